@@ -1,0 +1,244 @@
+"""Settings: frozen, validated where they are built, with a unit in every field's comment. Imports no torch.
+
+Everything that can change a number lives in one of these classes, so that `identity` of their dictionaries names the number.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+BRANCHES = ("cmp", "slc", "swa")  # compression, selection, sliding window: the order of the gates' last axis
+GATE_MODES = ("dynamic", "static", "fixed")
+ATTENTIONS = ("nsa", "dense")
+BACKENDS = ("auto", "reference", "triton")
+PRECISIONS = ("bf16", "fp32")
+
+S = TypeVar("S")
+
+
+class SettingsError(ValueError):
+    """A setting is wrong. The message is one line: the field, what was given, what is valid."""
+
+
+def require(condition: bool, field_name: str, value: Any, valid: str) -> None:
+    """Raise SettingsError naming the field, the value and what is valid, unless the condition holds."""
+    if not condition:
+        raise SettingsError(f"{field_name}={value!r} is not valid: {valid}")
+
+
+def one_of(field_name: str, value: Any, names: Iterable[str]) -> None:
+    """Raise SettingsError unless value is one of the names, which the message lists."""
+    names = list(names)
+    require(value in names, field_name, value, "choose one of " + ", ".join(names))
+
+
+def split_list(value: Any) -> Any:
+    """'cmp+slc' -> ('cmp', 'slc'): lists arrive so from a command line, where a comma separates the settings themselves."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split("+") if part.strip())
+    return tuple(value) if isinstance(value, Iterable) else value
+
+
+@dataclass(frozen=True)
+class NSASettings:
+    """Native sparse attention of the vision tokens (paper, section 3). The names are those of the model's configuration."""
+
+    block_size: int = 64  # s, tokens a block; should equal the vision tokens of one frame patch
+    block_count: int = 32  # b, blocks that a query attends to in the selection branch, its own block included
+    window: int = 256  # w, most recent tokens of the sliding-window branch, the query's own included
+    branches: tuple[str, ...] = BRANCHES  # branches that are computed; one left out contributes 0 and costs nothing
+    gate_mode: str = (
+        "dynamic"  # dynamic: from the hidden state; static: training means by layer and head; fixed: gate_values
+    )
+    gate_values: tuple[float, ...] | None = None  # gates of (cmp, slc, swa) under gate_mode="fixed"
+    gate_temperature: float = 0.3  # gate = sigmoid(logit / temperature)
+    attention: str = "nsa"  # nsa, or dense: stock causal attention of the same weights, gates unused
+    backend: str = "auto"  # kernels: auto picks triton on CUDA in half precision, else the torch reference
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "branches", split_list(self.branches))
+        if self.gate_values is not None:
+            object.__setattr__(self, "gate_values", _floats("gate_values", split_list(self.gate_values)))
+        for name in ("block_size", "block_count", "window"):
+            _integer(name, getattr(self, name), minimum=0 if name == "window" else 1)
+        unknown = [name for name in self.branches if name not in BRANCHES]
+        valid = f"give a non-empty subset of {', '.join(BRANCHES)} (joined with + on a command line)"
+        require(bool(self.branches) and not unknown, "branches", "+".join(map(str, self.branches)), valid)
+        object.__setattr__(self, "branches", tuple(name for name in BRANCHES if name in self.branches))
+        require(self.window > 0 or "swa" not in self.branches, "window", self.window, "1 or more while swa is a branch")
+        one_of("gate_mode", self.gate_mode, GATE_MODES)
+        one_of("attention", self.attention, ATTENTIONS)
+        one_of("backend", self.backend, BACKENDS)
+        require(
+            isinstance(self.gate_temperature, int | float) and self.gate_temperature > 0,
+            "gate_temperature",
+            self.gate_temperature,
+            "a number above 0",
+        )
+        if self.gate_mode == "fixed":
+            valid = "three numbers of at least 0 for cmp, slc, swa, as in 1.0+0.5+0.5, with gate_mode=fixed"
+            given = self.gate_values
+            require(given is not None and len(given) == 3 and min(given) >= 0, "gate_values", given, valid)
+        else:
+            require(self.gate_values is None, "gate_values", self.gate_values, "only with gate_mode=fixed")
+
+    @property
+    def budget(self) -> int:
+        """K_vis = b*s + w: key/value pairs that a vision query attends to (paper, section 3.3)."""
+        return self.block_count * self.block_size + self.window
+
+    def attention_fraction(self, length: int) -> float:
+        """Gamma = 2*K_vis/(L-1): share of causal dense attention over `length` vision tokens, at most 1."""
+        if self.attention == "dense" or length <= 1:
+            return 1.0
+        return min(1.0, 2 * self.budget / (length - 1))
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training run: what is trained, on what, for how long. The defaults are the paper's recipe (appendix)."""
+
+    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # hub name, folder, or "tiny": the small model made on the spot
+    nsa: NSASettings = field(default_factory=NSASettings)  # attention while training
+    seed: int = 0  # of initial weights, order and content of the samples
+    data: str = "synth"  # "synth", or a JSON/JSONL file of conversations about videos
+    video_folder: str | None = None  # where the videos of `data` lie
+    families: tuple[str, ...] = ("needle", "order", "layout")  # synthetic question families, in equal parts
+    frames: tuple[int, ...] = (8, 16, 32)  # frames a synthetic video may have
+    fps: float = 4.0  # frames a second sampled from real videos
+    pixels_per_frame: int = 50176  # cap of a frame, px; 64 vision tokens a 2-frame patch
+    max_tokens: int = 36_000  # tokens a sample; longer samples lose frames, evenly
+    steps: int | None = None  # optimizer steps; None: one epoch
+    batch_size: int = 32  # samples a step over all devices
+    micro_batch_size: int = 1  # samples a device holds at once
+    learning_rate: float = 1e-6  # peak
+    warmup_fraction: float = 0.1  # of the steps, linear
+    warmup_start: float = 1e-5  # first learning rate, as a share of the peak
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)  # AdamW
+    max_grad_norm: float = 1.0
+    precision: str = "bf16"
+    activation_checkpointing: bool = True
+    save_every: int = 100  # steps between checkpoints for resuming
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "families", split_list(self.families))
+        object.__setattr__(self, "frames", tuple(self.frames))
+        object.__setattr__(self, "betas", _floats("betas", tuple(self.betas)))
+        for name in ("batch_size", "micro_batch_size", "save_every", "max_tokens", "pixels_per_frame"):
+            _integer(name, getattr(self, name), minimum=1)
+        _integer("seed", self.seed, minimum=0)
+        if self.steps is not None:
+            _integer("steps", self.steps, minimum=1)
+        require(self.data != "synth" or self.steps is not None, "steps", None, "a number of steps with data=synth")
+        require(
+            self.data == "synth" or self.video_folder is not None, "video_folder", None, "the folder of data's videos"
+        )
+        require(
+            all(isinstance(n, int) and n >= 2 and n % 2 == 0 for n in self.frames) and bool(self.frames),
+            "frames",
+            self.frames,
+            "even numbers of at least 2",
+        )
+        require(0 <= self.warmup_fraction <= 1, "warmup_fraction", self.warmup_fraction, "a share from 0 to 1")
+        one_of("precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True)
+class SuiteSettings:
+    """How one benchmark is asked: its lmms-eval task, the video's sampling, and the answer's length."""
+
+    name: str  # our name, the key in evals/suites.py
+    task: str = ""  # lmms-eval's task name
+    frames: int | None = None  # frames a video (at most); None: by fps
+    fps: float | None = None  # frames a second; None: by frames
+    tokens_per_frame: int = 64  # vision tokens a 2-frame patch (cap); sets the resolution
+    max_new_tokens: int = 16
+    limit: int | None = None  # first questions only; None: all
+    seed: int = 0  # of synthetic questions; real benchmarks ignore it
+
+    def __post_init__(self) -> None:
+        for name in ("tokens_per_frame", "max_new_tokens"):
+            _integer(name, getattr(self, name), minimum=1)
+        for name in ("frames", "limit"):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), minimum=1)
+        require(self.frames is not None or self.fps is not None, "frames", None, "give frames, or fps, or both as caps")
+        require(self.fps is None or self.fps > 0, "fps", self.fps, "a number above 0")
+
+
+def _integer(name: str, value: Any, minimum: int) -> None:
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    require(good, name, value, f"a whole number of at least {minimum}")
+
+
+def _floats(name: str, values: Any) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise SettingsError(f"{name}={values!r} is not valid: give numbers") from None
+
+
+def from_dict(cls: type[S], mapping: Mapping[str, Any], where: str = "") -> S:
+    """Build settings from a plain mapping; an unknown key is refused with the list of the known ones."""
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    prefix = f"{where}: " if where else ""
+    unknown = [key for key in mapping if key not in known]
+    if unknown:
+        raise SettingsError(f"{prefix}unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+    values = dict(mapping)
+    if "nsa" in known and isinstance(values.get("nsa"), Mapping):
+        values["nsa"] = from_dict(NSASettings, values["nsa"], f"{where}.nsa" if where else "nsa")
+    try:
+        return cls(**values)
+    except SettingsError as error:
+        raise SettingsError(f"{prefix}{error}") from None
+    except TypeError as error:
+        raise SettingsError(f"{prefix}{error}") from None
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """The settings as JSON-ready values (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def identity(mapping: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits that stand for these values: SHA-256 of their canonical JSON."""
+    text = json.dumps(mapping, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@lru_cache
+def code_version(*folders: str) -> str:
+    """12 hexadecimal digits of what the Python files and YAML below these folders of the repository do.
+
+    Comments, docstrings and layout do not count: an identity should change when the number can, not when a sentence does.
+    """
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for folder in sorted(folders):
+        top = root / folder
+        files = [top] if top.is_file() else sorted([*top.rglob("*.py"), *top.rglob("*.yaml")])
+        for file in files:
+            digest.update(file.relative_to(root).as_posix().encode())
+            text = file.read_text(encoding="utf-8")
+            digest.update((_without_prose(text) if file.suffix == ".py" else text).encode())
+    return digest.hexdigest()[:12]
+
+
+def _without_prose(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

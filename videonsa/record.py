@@ -1,0 +1,110 @@
+"""Records: one JSON file a result, with its settings, numbers and provenance. Imports no torch.
+
+A result exists when its record exists: it is written under a temporary name, flushed to the disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import traceback
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("torch", "triton", "transformers", "lmms-eval", "numpy", "av")
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write the record so that a reader, also on another node, sees all of it or nothing.
+
+    Raises OSError when the folder cannot be written; the record that was there, if any, is then untouched.
+    """
+    write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's text atomically and durably (fsync of the file and of its folder)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record at path; None when there is none or the file is not a whole record."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return record if isinstance(record, dict) and "kind" in record and "status" in record else None
+
+
+def failure(error: BaseException) -> dict[str, str]:
+    """An exception as the `error` entry of a record; paths of this machine are cut to the file's place in the project."""
+    text = "".join(traceback.format_exception(error))
+    return {
+        "type": type(error).__name__,
+        "message": without_paths(str(error)),
+        "traceback": without_paths(text),
+    }
+
+
+def without_paths(text: str) -> str:
+    """The text without this machine's folders: records are shared between people."""
+    for folder, name in (
+        (str(ROOT), "."),
+        (os.path.realpath(sys.prefix), "<venv>"),
+        (sys.prefix, "<venv>"),
+        (str(Path.home()), "~"),
+    ):
+        if len(folder) > 1:
+            text = text.replace(folder, name)
+    return text
+
+
+@lru_cache
+def provenance() -> dict[str, Any]:
+    """Where a number comes from: commit, versions, machine. Times are added by whoever measures them."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
