@@ -1,0 +1,1 @@
+"""From records to tables, figures and reports. Reads an out folder, never a model; imports no torch."""
