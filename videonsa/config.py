@@ -1,6 +1,6 @@
 """Settings: frozen, validated where they are built, with a unit in every field's comment. Imports no torch.
 
-Everything that can change a number lives in one of these classes, so that `identity` of their dictionaries names the number.
+Everything that can change a number lives in one of these classes, so that `identity` of their values names it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def one_of(field_name: str, value: Any, names: Iterable[str]) -> None:
 
 
 def split_list(value: Any) -> Any:
-    """'cmp+slc' -> ('cmp', 'slc'): lists arrive so from a command line, where a comma separates the settings themselves."""
+    """'cmp+slc' -> ('cmp', 'slc'): so lists arrive from a command line, where a comma separates the settings."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split("+") if part.strip())
     return tuple(value) if isinstance(value, Iterable) else value
@@ -49,7 +49,7 @@ def split_list(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class NSASettings:
-    """Native sparse attention of the vision tokens (paper, section 3). The names are those of the model's configuration."""
+    """Native sparse attention of the vision tokens (paper, section 3), named as in the model's configuration."""
 
     block_size: int = 64  # s, tokens a block; should equal the vision tokens of one frame patch
     block_count: int = 32  # b, blocks that a query attends to in the selection branch, its own block included
@@ -220,7 +220,7 @@ def identity(mapping: Mapping[str, Any]) -> str:
 def code_version(*folders: str) -> str:
     """12 hexadecimal digits of what the Python files and YAML below these folders of the repository do.
 
-    Comments, docstrings and layout do not count: an identity should change when the number can, not when a sentence does.
+    Comments, docstrings and layout do not count: an identity changes when the number can, not when a sentence does.
     """
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()

@@ -59,7 +59,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """An exception as the `error` entry of a record; paths of this machine are cut to the file's place in the project."""
+    """An exception as the `error` entry of a record; paths are cut to the file's place in the project."""
     text = "".join(traceback.format_exception(error))
     return {
         "type": type(error).__name__,

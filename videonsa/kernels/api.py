@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -31,9 +32,9 @@ def nsa_attention(
 
         output_t = sum over branches c of gates[t, :, c] * Attn(query_t, K_t^c, V_t^c)
 
-    cmp: means of the complete blocks of `block_size` tokens that end at or before t (a query before the first end gets 0);
-    slc: the tokens up to t of `block_count` blocks, t's own and those of highest compression probability, summed over the
-    query heads of a key/value head; swa: the last `window` tokens, t included. No gradient flows through the choice.
+    cmp: means of the complete blocks of `block_size` tokens that end at or before t (0 for a query that sees none);
+    slc: the tokens up to t of `block_count` blocks, t's own and those of highest compression probability, summed over
+    the query heads of a key/value head, no gradient through the choice; swa: the last `window` tokens, t included.
 
     Args:
         query: [B, L, Hq, D], position encoding applied; Hq is a multiple of Hkv.
@@ -118,5 +119,5 @@ def _check_cu_seqlens(cu_seqlens: Tensor, query: Tensor) -> None:
     if cu_seqlens.is_cuda:
         return  # a look at the values would wait for the device at each call
     ends = cu_seqlens.tolist()
-    if ends[0] != 0 or ends[-1] != query.shape[1] or any(a > b for a, b in zip(ends, ends[1:], strict=False)):
+    if ends[0] != 0 or ends[-1] != query.shape[1] or any(a > b for a, b in itertools.pairwise(ends)):
         raise ValueError(f"cu_seqlens must rise from 0 to {query.shape[1]}, the packed length; got {ends}")

@@ -1,8 +1,8 @@
 """The whole method in plain torch: what every fast path is compared with, and what runs where there is no GPU.
 
 Paper: arXiv 2510.02295, section 3 (equations 1 to 8); definitions in the docstrings. Shape suffixes:
-    B samples, C queries of one chunk, L tokens, J blocks, H key/value heads, G query heads of one key/value head, D head size
-Queries are handled in chunks against the keys up to the chunk's end, so memory is O(chunk x L) and no future key is read.
+    B samples, C queries of a chunk, L tokens, J blocks, H key/value heads, G query heads of one of them, D head size
+Queries are handled in chunks against the keys up to the chunk's end: memory is O(chunk x L), and no future key is read.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def attention_probabilities(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield (start, {branch: probabilities}) for consecutive chunks of queries.
 
-    query [B, L, H*G, D], key [B, L, H, D]. Probabilities are [B, H, G, C, keys]: over the blocks that are complete at the
-    chunk's end for cmp, over the tokens up to the chunk's end for slc and swa.
+    query [B, L, H*G, D], key [B, L, H, D]. Probabilities are [B, H, G, C, keys]: over the blocks that are complete at
+    the chunk's end for cmp, over the tokens up to the chunk's end for slc and swa.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     length, heads = key.shape[1], key.shape[2]
@@ -157,7 +157,7 @@ def weigh(probability_BHGCK: Tensor, value_BHKD: Tensor) -> Tensor:
 
 
 def masked_softmax(score_BHGCK: Tensor, visible: Tensor) -> Tensor:
-    """Softmax over the visible keys (mask broadcast to the scores); a query that sees none gets zeros, and no NaN gradient."""
+    """Softmax over the visible keys (mask broadcast to the scores); a query that sees none gets zeros, with no NaN."""
     sees_any = visible.any(dim=-1, keepdim=True)
     masked = score_BHGCK.masked_fill(~visible & sees_any, -torch.inf)
     return masked.softmax(dim=-1).masked_fill(~sees_any, 0.0)

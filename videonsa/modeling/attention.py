@@ -1,0 +1,133 @@
+"""Attention of one decoder layer: gated NSA for vision tokens, dense causal attention for text (paper, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+from transformers.cache_utils import Cache
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention, apply_rotary_pos_emb
+
+from videonsa.kernels import nsa_attention
+from videonsa.modeling.layout import TokenLayout
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What NSA of one layer was given for the vision tokens of a forward; heads and sizes as in `nsa_attention`."""
+
+    layer: int
+    query: Tensor  # [B, N, Hq, D], position encoding applied
+    key: Tensor  # [B, N, Hkv, D]
+    value: Tensor  # [B, N, Hkv, D]
+    gates: Tensor  # [B, N, Hq, 3], order cmp, slc, swa
+    cu_seqlens: Tensor | None  # samples packed into one row, as in `nsa_attention`
+
+
+class GateLinear(nn.Linear):
+    """A layer of the gate network; its own class because its initial weights are its own."""
+
+
+class VideoNSAAttention(Qwen2_5_VLAttention):
+    """Qwen2.5-VL's attention, and a gate network for NSA. Without a token layout it is the stock layer exactly."""
+
+    def __init__(self, config: Qwen2_5_VLTextConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.g_proj_1 = GateLinear(self.hidden_size, self.hidden_size)
+        self.g_proj_2 = GateLinear(self.hidden_size, 3 * self.num_heads)
+        self.captured: list[AttentionInputs] | None = None  # filled while capture_attention watches
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        token_layout: TokenLayout | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, L, hidden] -> ([B, L, hidden], None); with a layout, padding gives o_proj of zeros."""
+        if token_layout is None:
+            return super().forward(
+                hidden_states, attention_mask, position_ids, past_key_values, position_embeddings, **kwargs
+            )
+        batch, length, _ = hidden_states.shape
+        query, key, value = (
+            projection(hidden_states).view(batch, length, -1, self.head_dim)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        assert position_embeddings is not None
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=2)
+        if past_key_values is not None:  # a prefill: the cache was empty, so the call's own keys are all keys
+            past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
+        vision = self._vision(hidden_states, query, key, value, token_layout)
+        text = self._text(query, key, value, token_layout)
+        rows = torch.cat([vision, text, vision.new_zeros(1, *vision.shape[1:])])
+        return self.o_proj(rows[token_layout.order].view(batch, length, -1)), None
+
+    def gates(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor:
+        """Gates [..., heads, 3] of hidden states [..., hidden]: sigmoid(W2 gelu(W1 x) / temperature)."""
+        if layout.gates is not None:
+            fixed = layout.gates[self.layer_idx].to(hidden_states.dtype)
+            return fixed.expand(*hidden_states.shape[:-1], -1, -1)
+        logits = self.g_proj_2(gelu(self.g_proj_1(hidden_states)))
+        return torch.sigmoid(logits / layout.nsa.gate_temperature).unflatten(-1, (self.num_heads, 3))
+
+    def _vision(self, hidden_states: Tensor, query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout) -> Tensor:
+        """NSA over each sample's packed vision tokens, [Nv, heads, D]."""
+
+        def pack(tokens: Tensor) -> Tensor:
+            return tokens.flatten(0, 1)[layout.vision_index].unflatten(0, (layout.vision_batch, -1))
+
+        query, key, value = pack(query), pack(key), pack(value)
+        gates = self.gates(pack(hidden_states), layout)
+        if self.captured is not None:
+            inputs = (tensor.detach() for tensor in (query, key, value, gates))
+            self.captured.append(AttentionInputs(self.layer_idx, *inputs, layout.cu_seqlens))
+        output = nsa_attention(
+            query,
+            key,
+            value,
+            gates,
+            block_size=layout.nsa.block_size,
+            block_count=layout.nsa.block_count,
+            window=layout.nsa.window,
+            branches=layout.nsa.branches,
+            cu_seqlens=layout.cu_seqlens,
+            scale=self.scaling,
+            backend=layout.nsa.backend,
+        )
+        return output.flatten(0, 1)
+
+    def _text(self, query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout) -> Tensor:
+        """Dense causal attention of the text tokens over all earlier tokens of their sample, [B*T, heads, D]."""
+        output = scaled_dot_product_attention(
+            query.flatten(0, 1)[layout.text_index].transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=layout.text_mask,
+            scale=self.scaling,
+            enable_gqa=True,
+        )
+        return output.transpose(1, 2).flatten(0, 1)
+
+
+@contextmanager
+def capture_attention(model: nn.Module) -> Iterator[list[AttentionInputs]]:
+    """Collect the inputs of NSA of every layer while the context lasts, in the order of the calls; detached."""
+    captured: list[AttentionInputs] = []
+    layers = [module for module in model.modules() if isinstance(module, VideoNSAAttention)]
+    for layer in layers:
+        layer.captured = captured
+    try:
+        yield captured
+    finally:
+        for layer in layers:
+            layer.captured = None

@@ -1,0 +1,69 @@
+"""Configuration of VideoNSA: Qwen2.5-VL's, and the fields of `NSASettings` flat beside it in config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
+
+from videonsa.config import BRANCHES, NSASettings, SettingsError, require
+
+NSA_FIELDS = tuple(f.name for f in dataclasses.fields(NSASettings))
+
+
+@strict
+class VideoNSAConfig(Qwen2_5_VLConfig):
+    r"""
+    block_size, block_count, window, branches, gate_mode, gate_values, gate_temperature, attention, backend:
+        See `videonsa.config.NSASettings`. All but the weights' shapes may be changed at load or on a live model.
+    static_gates (`list`, *optional*):
+        Mean gates over training samples, [layers][query heads][3 branches]; gate_mode="static" uses them.
+    """
+
+    model_type = "videonsa"
+
+    block_size: int = 64
+    block_count: int = 32
+    window: int = 256
+    branches: list[str] | tuple[str, ...] | str = BRANCHES
+    gate_mode: str = "dynamic"
+    gate_values: list[float] | tuple[float, ...] | str | None = None
+    gate_temperature: float = 0.3
+    attention: str = "nsa"
+    backend: str = "auto"
+    static_gates: list | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.set_nsa(self.nsa)
+
+    @property
+    def nsa(self) -> NSASettings:
+        """The settings, checked anew at each call: fields of a configuration may be assigned by anyone.
+
+        Raises SettingsError for a field that is not valid, also for static gates that are asked for and not there.
+        """
+        settings = NSASettings(**{name: getattr(self, name) for name in NSA_FIELDS})
+        missing = settings.attention == "nsa" and settings.gate_mode == "static" and self.static_gates is None
+        valid = "this checkpoint holds no static_gates; train one, or use gate_mode=dynamic or fixed"
+        require(not missing, "gate_mode", settings.gate_mode, valid)
+        return settings
+
+    def set_nsa(self, settings: NSASettings) -> None:
+        """Take over all fields of the settings (lists instead of tuples: config.json knows no tuples)."""
+        for name in NSA_FIELDS:
+            value = getattr(settings, name)
+            setattr(self, name, list(value) if isinstance(value, tuple) else value)
+
+
+def check_nsa_fields(fields: dict[str, Any]) -> None:
+    """Raise SettingsError for a name that is no NSA field."""
+    unknown = [name for name in fields if name not in NSA_FIELDS]
+    if unknown:
+        raise SettingsError(f"unknown NSA setting {unknown[0]!r}; known settings: {', '.join(NSA_FIELDS)}")
+
+
+AutoConfig.register(VideoNSAConfig.model_type, VideoNSAConfig)

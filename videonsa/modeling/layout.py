@@ -1,0 +1,76 @@
+"""Which tokens are vision and which text, worked out once a forward and shared by all layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videonsa.config import NSASettings
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where the tokens of a batch [B, L] go: vision tokens to NSA, text tokens to dense attention, padding nowhere.
+
+    Token t of sample i has the flat index i*L + t.
+    """
+
+    nsa: NSASettings
+    gates: Tensor | None  # [layers, heads, 3] in place of the gates of the hidden states; None: dynamic
+    vision_index: Tensor  # [Nv] flat indices of the vision tokens, sample by sample
+    vision_batch: int  # B when every sample has equally many vision tokens: packed as [B, Nv / B]; else 1, as [1, Nv]
+    cu_seqlens: Tensor | None  # int32 [samples + 1], bounds of the samples in [1, Nv]
+    text_index: Tensor  # [B, T] flat indices of each sample's text tokens, filled up to the most that a sample has
+    text_mask: Tensor  # bool [B, 1, T, L], the keys that each of them sees
+    order: Tensor  # [B*L] row of each token in (Nv vision rows, B*T text rows, one row of zeros for padding)
+
+
+def token_layout(
+    is_vision: Tensor, attention_mask: Tensor | None, nsa: NSASettings, gates: Tensor | None
+) -> TokenLayout:
+    """Lay out a batch: is_vision bool [B, L]; attention_mask [B, L] (1 token, 0 padding), or None without padding."""
+    batch, length = is_vision.shape
+    is_token = torch.ones_like(is_vision) if attention_mask is None else attention_mask.bool()
+    is_vision = is_vision & is_token
+    is_text = is_token & ~is_vision
+    vision_index = is_vision.flatten().nonzero().squeeze(1)
+
+    counts = is_vision.sum(dim=1)
+    uniform = bool((counts == counts[0]).all())
+    bounds = torch.nn.functional.pad(counts[counts > 0].cumsum(0), (1, 0)).int()
+
+    text_index, slot = _text_slots(is_text)
+    vision_row = is_vision.flatten().cumsum(0).view_as(is_vision) - 1
+    text_row = len(vision_index) + slot + torch.arange(batch, device=slot.device)[:, None] * text_index.shape[1]
+    zeros_row = len(vision_index) + text_index.numel()
+    order = torch.where(is_vision, vision_row, torch.where(is_text, text_row, zeros_row))
+
+    causal = torch.arange(length, device=is_vision.device) <= (text_index % length)[:, :, None]
+    return TokenLayout(
+        nsa=nsa,
+        gates=gates,
+        vision_index=vision_index,
+        vision_batch=batch if uniform else 1,
+        cu_seqlens=None if uniform else bounds,
+        text_index=text_index,
+        text_mask=(causal & is_token[:, None])[:, None],
+        order=order.flatten(),
+    )
+
+
+def _text_slots(is_text: Tensor) -> tuple[Tensor, Tensor]:
+    """text_index [B, T], and the place in it of each text token [B, L].
+
+    Unused places point at the sample's last position: it sees at least one token, so attention there is no NaN, whose
+    gradient would spread; nothing reads its output.
+    """
+    batch, length = is_text.shape
+    slot = is_text.cumsum(dim=1) - 1
+    most = int(slot[:, -1].max()) + 1
+    last = torch.arange(1, batch + 1, device=is_text.device)[:, None] * length - 1
+    text_index = last.repeat(1, most)
+    samples, positions = is_text.nonzero(as_tuple=True)
+    text_index[samples, slot[samples, positions]] = samples * length + positions
+    return text_index, slot
