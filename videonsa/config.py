@@ -21,6 +21,20 @@ ATTENTIONS = ("nsa", "dense")
 BACKENDS = ("auto", "reference", "triton")
 PRECISIONS = ("bf16", "fp32")
 
+# What the public release computes other than the paper, by name, in canonical order (docs/semantics.md).
+DIFFERENCES = {
+    "cmp_mask": "a query sees the means of its own and all later blocks: the compression branch reads the future",
+    "head_layout": "heads lie twice in slots, 16 a key/value head, so they meet other heads' keys; outputs are averaged",
+    "vision_packing": "vision tokens stay at their place; text keys are zero yet attended, blocks and window count them",
+    "gate_leak": "text gains half of each branch for a zero query, vision the mean of all earlier values",
+    "modality_by_position": "a token is vision when its three positions differ: a few vision tokens count as text",
+    "importance_lse": "blocks are ranked by exp(score - lse) with the lse of some other token and head",
+    "importance_own_block": "the query's own block weighs 1 a head instead of always being chosen",
+    "importance_round_up": "the number of blocks rounds up to a power of two, chosen by a sorting network",
+    "dense_decode": "a call of vision tokens only skips the dense path, and so that part of gate_leak",
+}
+DIFFERENCE_GROUPS = {"importance": ("importance_lse", "importance_own_block", "importance_round_up")}
+
 S = TypeVar("S")
 
 
@@ -47,6 +61,40 @@ def split_list(value: Any) -> Any:
     return tuple(value) if isinstance(value, Iterable) else value
 
 
+def differences(semantics: Any) -> frozenset[str]:
+    """The release's differences that these semantics contain: none for paper, all for release.
+
+    Accepts paper, release, names joined with + (or a list of them; importance stands for its three parts), and release
+    with names taken away, as in release-cmp_mask. Raises SettingsError for anything else.
+    """
+    if isinstance(semantics, str) and semantics.startswith("release-"):
+        return frozenset(DIFFERENCES) - _named_differences(tuple(semantics.split("-")[1:]))
+    parts = split_list(semantics)
+    if parts == ("paper",):
+        return frozenset()
+    if parts == ("release",):
+        return frozenset(DIFFERENCES)
+    return _named_differences(parts)
+
+
+def canonical_semantics(semantics: Any) -> str:
+    """One spelling for each set of differences: paper, release, or the names in their order, joined with +."""
+    names = differences(semantics)
+    if not names:
+        return "paper"
+    return "release" if len(names) == len(DIFFERENCES) else "+".join(name for name in DIFFERENCES if name in names)
+
+
+def _named_differences(parts: Any) -> frozenset[str]:
+    names: set[str] = set()
+    for part in parts if isinstance(parts, tuple) and parts else (parts,):
+        whole = part in ("paper", "release")
+        require(not whole, "semantics", part, "it is a whole set and stands alone; join differences by name")
+        one_of("semantics", part, ["paper", "release", *DIFFERENCES, *DIFFERENCE_GROUPS])
+        names.update(DIFFERENCE_GROUPS.get(part, (part,)))
+    return frozenset(names)
+
+
 @dataclass(frozen=True)
 class NSASettings:
     """Native sparse attention of the vision tokens (paper, section 3), named as in the model's configuration."""
@@ -62,6 +110,7 @@ class NSASettings:
     gate_temperature: float = 0.3  # gate = sigmoid(logit / temperature)
     attention: str = "nsa"  # nsa, or dense: stock causal attention of the same weights, gates unused
     backend: str = "auto"  # kernels: auto picks triton on CUDA in half precision, else the torch reference
+    semantics: str = "paper"  # paper; release: what the published checkpoint was trained with; or differences by name
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "branches", split_list(self.branches))
@@ -77,6 +126,8 @@ class NSASettings:
         one_of("gate_mode", self.gate_mode, GATE_MODES)
         one_of("attention", self.attention, ATTENTIONS)
         one_of("backend", self.backend, BACKENDS)
+        object.__setattr__(self, "semantics", canonical_semantics(self.semantics))
+        self._check_semantics()
         require(
             isinstance(self.gate_temperature, int | float) and self.gate_temperature > 0,
             "gate_temperature",
@@ -89,6 +140,17 @@ class NSASettings:
             require(given is not None and len(given) == 3 and min(given) >= 0, "gate_values", given, valid)
         else:
             require(self.gate_values is None, "gate_values", self.gate_values, "only with gate_mode=fixed")
+
+    def _check_semantics(self) -> None:
+        names = differences(self.semantics)
+        valid = "reference or auto: semantics other than paper have no Triton kernels"
+        require(not names or self.backend != "triton", "backend", self.backend, valid)
+        if "importance_round_up" in names and "slc" in self.branches:
+            size = self.block_size
+            valid = "a power of two under importance_round_up, whose sorting network takes block_size columns at once"
+            require(size & (size - 1) == 0, "block_size", size, valid)
+            valid = f"at most block_size={size} under importance_round_up, whose sorting network keeps no more"
+            require(self.block_count <= size, "block_count", self.block_count, valid)
 
     @property
     def budget(self) -> int:

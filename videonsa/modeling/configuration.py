@@ -17,7 +17,7 @@ NSA_FIELDS = tuple(f.name for f in dataclasses.fields(NSASettings))
 @strict
 class VideoNSAConfig(Qwen2_5_VLConfig):
     r"""
-    block_size, block_count, window, branches, gate_mode, gate_values, gate_temperature, attention, backend:
+    block_size, block_count, window, branches, gate_mode, gate_values, gate_temperature, attention, backend, semantics:
         See `videonsa.config.NSASettings`. All but the weights' shapes may be changed at load or on a live model.
     static_gates (`list`, *optional*):
         Mean gates over training samples, [layers][query heads][3 branches]; gate_mode="static" uses them.
@@ -34,6 +34,7 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
     gate_temperature: float = 0.3
     attention: str = "nsa"
     backend: str = "auto"
+    semantics: list[str] | tuple[str, ...] | str = "paper"
     static_gates: list | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
