@@ -1,0 +1,180 @@
+"""The reference against attention computed by hand, query by query, and against what must hold of the method."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.helpers import TOLERANCE, attention_inputs, relative_error
+from videonsa.kernels import nsa_attention
+from videonsa.kernels import reference as reference_module
+
+SIZES = {"block_size": 4, "block_count": 3, "window": 5}
+SUBSETS = [("cmp",), ("slc",), ("swa",), ("cmp", "slc"), ("cmp", "swa"), ("slc", "swa"), ("cmp", "slc", "swa")]
+
+
+def by_hand(query, key, value, gates, *, block_size, block_count, window, branches=("cmp", "slc", "swa")):
+    """method.md, literally: one query of one head after the other, in Python."""
+    batch, length, heads, size = query.shape
+    group = heads // key.shape[2]
+    output = torch.zeros_like(query)
+
+    def attend(q, keys, values):
+        return ((keys @ q) / math.sqrt(size)).softmax(0) @ values if len(keys) else torch.zeros_like(q)
+
+    for b in range(batch):
+        for g in range(key.shape[2]):
+            k, v = key[b, :, g], value[b, :, g]
+            for t in range(length):
+                ends = [j for j in range(length // block_size) if (j + 1) * block_size - 1 <= t]
+                mean = [slice(j * block_size, (j + 1) * block_size) for j in ends]
+                blocks_k = torch.stack([k[m].mean(0) for m in mean]) if mean else k[:0]
+                blocks_v = torch.stack([v[m].mean(0) for m in mean]) if mean else v[:0]
+                members = range(g * group, (g + 1) * group)
+                own = t // block_size
+                importance = sum(((blocks_k @ query[b, t, h]) / math.sqrt(size)).softmax(0) for h in members)
+                ranked = sorted((j for j in ends if j != own), key=lambda j: -importance[j].item())
+                chosen = {own, *ranked[: block_count - 1]}
+                tokens = [i for i in range(t + 1) if i // block_size in chosen]
+                recent = slice(max(0, t - window + 1), t + 1)
+                for h in members:
+                    q = query[b, t, h]
+                    parts = {
+                        "cmp": attend(q, blocks_k, blocks_v),
+                        "slc": attend(q, k[tokens], v[tokens]),
+                        "swa": attend(q, k[recent], v[recent]),
+                    }
+                    for i, name in enumerate(("cmp", "slc", "swa")):
+                        if name in branches:
+                            output[b, t, h] += gates[b, t, h, i] * parts[name]
+    return output
+
+
+@pytest.mark.parametrize("branches", SUBSETS, ids="+".join)
+def test_equals_the_definition_for_every_subset_of_branches(branches):
+    inputs = attention_inputs(23, batch=2)
+    output = nsa_attention(**inputs, **SIZES, branches=branches)
+    assert relative_error(output, by_hand(**inputs, **SIZES, branches=branches)) < TOLERANCE[torch.float64]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    length=st.integers(1, 40),
+    kv_heads=st.integers(1, 2),
+    group=st.sampled_from([1, 2, 7]),
+    block_size=st.integers(1, 9),
+    block_count=st.integers(1, 12),
+    window=st.integers(1, 50),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_definition_for_any_shape(length, kv_heads, group, block_size, block_count, window, seed):
+    inputs = attention_inputs(length, heads=kv_heads * group, kv_heads=kv_heads, size=4, seed=seed)
+    sizes = {"block_size": block_size, "block_count": block_count, "window": window}
+    assert relative_error(nsa_attention(**inputs, **sizes), by_hand(**inputs, **sizes)) < TOLERANCE[torch.float64]
+
+
+def dense_causal(query, key, value):
+    heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    output = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)
+    return output.transpose(1, 2)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("group", [1, 2, 7])
+@pytest.mark.parametrize(
+    ("branch", "sizes"),
+    [("slc", {"block_count": 99, "window": 1}), ("swa", {"block_count": 1, "window": 99})],
+    ids=["all blocks chosen", "window over everything"],
+)
+def test_is_dense_causal_attention_when_nothing_is_left_out(branch, sizes, group, length):
+    inputs = attention_inputs(length, heads=2 * group, kv_heads=2)
+    inputs["gates"] = torch.ones_like(inputs["gates"])
+    output = nsa_attention(**inputs, block_size=4, **sizes, branches=(branch,))
+    expected = dense_causal(inputs["query"], inputs["key"], inputs["value"])
+    assert relative_error(output, expected) < TOLERANCE[torch.float64]
+
+
+@pytest.mark.parametrize("branches", SUBSETS, ids="+".join)
+def test_a_later_token_never_changes_an_earlier_output(branches):
+    inputs = attention_inputs(30, dtype=torch.float32)
+    before = nsa_attention(**inputs, **SIZES, branches=branches)
+    for t in range(30):
+        changed = {name: tensor.clone() for name, tensor in inputs.items()}
+        for tensor in changed.values():
+            tensor[:, t] += 3.0
+        after = nsa_attention(**changed, **SIZES, branches=branches)
+        assert torch.equal(after[:, :t], before[:, :t])
+
+
+@pytest.mark.parametrize("branches", SUBSETS, ids="+".join)
+def test_gradients(branches):
+    inputs = attention_inputs(11, heads=4, kv_heads=2, size=3)
+    tensors = [tensor.requires_grad_() for tensor in inputs.values()]
+
+    def function(*values):
+        return nsa_attention(
+            **dict(zip(inputs, values, strict=True)), block_size=3, block_count=2, window=4, branches=branches
+        )
+
+    assert torch.autograd.gradcheck(function, tensors)
+
+
+def test_packed_sequences_are_each_sequence_alone():
+    lengths = [13, 1, 22]
+    inputs = attention_inputs(sum(lengths))
+    bounds = torch.tensor([0, 13, 14, 36], dtype=torch.int32)
+    packed = nsa_attention(**inputs, **SIZES, cu_seqlens=bounds)
+    for piece, part in zip(packed.split(lengths, 1), range(3), strict=True):
+        alone = {name: tensor.split(lengths, 1)[part] for name, tensor in inputs.items()}
+        assert torch.equal(piece, nsa_attention(**alone, **SIZES))
+
+
+def test_chunks_do_not_change_the_result(monkeypatch):
+    inputs = attention_inputs(37, batch=2)
+    whole = nsa_attention(**inputs, **SIZES)
+    monkeypatch.setattr(reference_module, "CHUNK_ELEMENTS", 5 * 2 * 4 * 37)  # five queries a chunk
+    assert relative_error(nsa_attention(**inputs, **SIZES), whole) < TOLERANCE[torch.float64]
+
+
+def test_a_query_without_a_complete_block_gets_zero_from_compression_and_no_nan():
+    inputs = attention_inputs(10)
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    output = nsa_attention(**inputs, block_size=4, block_count=2, window=3, branches=("cmp",))
+    assert torch.equal(output[:, :3], torch.zeros_like(output[:, :3]))
+    assert output[:, 3].abs().sum() > 0
+    output.sum().backward()
+    assert all(tensor.grad.isfinite().all() for tensor in inputs.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_precision(dtype):
+    exact = attention_inputs(40)
+    rounded = {name: tensor.to(dtype) for name, tensor in exact.items()}
+    output = nsa_attention(**rounded, **SIZES)
+    expected = nsa_attention(**{name: tensor.double() for name, tensor in rounded.items()}, **SIZES)
+    assert output.dtype == dtype
+    assert relative_error(output, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"branches": ("cmp", "foo")}, "subset of cmp, slc, swa"),
+        ({"branches": ()}, "non-empty"),
+        ({"window": 0}, "at least 1 while swa"),
+        ({"block_size": 0}, "block_size=0"),
+        ({"block_count": 0}, "block_count=0"),
+        ({"backend": "cuda"}, "auto, reference, triton"),
+        ({"gates": torch.zeros(1, 8, 4)}, "gates must be"),
+        ({"key": torch.zeros(1, 8, 3, 8)}, "multiple of the 3"),
+        ({"cu_seqlens": torch.tensor([0, 5, 9])}, "rise from 0 to 8"),
+    ],
+)
+def test_bad_arguments_are_refused_with_what_is_right(change, message):
+    with pytest.raises(ValueError, match=message):
+        nsa_attention(**{**attention_inputs(8), **SIZES, **change})
