@@ -1,0 +1,103 @@
+"""A random model of a few hundred thousand parameters, and inputs with videos, images and text."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from videonsa.modeling import VideoNSAConfig, VideoNSAForConditionalGeneration
+
+IMAGE, VIDEO, VISION_START, VISION_END, PAD = 290, 291, 292, 293, 0
+STOCK = {
+    "text_config": {
+        "vocab_size": 300,
+        "hidden_size": 56,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 7,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+        "initializer_range": 0.2,
+        "pad_token_id": PAD,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "vision_config": {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "window_size": 112,
+        "out_hidden_size": 56,
+        "fullatt_block_indexes": [0],
+        "tokens_per_second": 1,
+        "initializer_range": 0.2,
+    },
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture(scope="session")
+def shared_model():
+    torch.manual_seed(0)
+    config = VideoNSAConfig(**STOCK, block_size=4, block_count=2, window=6)
+    return VideoNSAForConditionalGeneration(config).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def model(shared_model):
+    """The shared model; its settings are put back afterwards."""
+    before = shared_model.config.nsa
+    yield shared_model
+    shared_model.config.set_nsa(before)
+    shared_model.config.static_gates = None
+
+
+def sample(*parts: tuple[str, int], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Model inputs of parts ("text", tokens), ("video", 2-frame patches of 4 tokens) and ("image", 4-token rows)."""
+    generator = torch.Generator().manual_seed(seed)
+    ids, grids, pixels = [], {"video": [], "image": []}, {"video": [], "image": []}
+    for kind, count in parts:
+        if kind == "text":
+            ids += torch.randint(3, 200, (count,), generator=generator).tolist()
+            continue
+        grid = [count, 4, 4] if kind == "video" else [1, 2 * count, 8]
+        patches = grid[0] * grid[1] * grid[2]
+        ids += [VISION_START, *[VIDEO if kind == "video" else IMAGE] * (patches // 4), VISION_END]
+        grids[kind].append(grid)
+        pixels[kind].append(torch.randn(patches, 3 * 2 * 14 * 14, generator=generator))
+    input_ids = torch.tensor([ids])
+    types = (input_ids == IMAGE).int() + 2 * (input_ids == VIDEO).int()
+    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "mm_token_type_ids": types}
+    if grids["video"]:
+        inputs["pixel_values_videos"] = torch.cat(pixels["video"])
+        inputs["video_grid_thw"] = torch.tensor(grids["video"])
+        inputs["second_per_grid_ts"] = torch.ones(len(grids["video"]))
+    if grids["image"]:
+        inputs["pixel_values"] = torch.cat(pixels["image"])
+        inputs["image_grid_thw"] = torch.tensor(grids["image"])
+    return inputs
+
+
+def batch(samples: list[dict[str, torch.Tensor]], side: str) -> dict[str, torch.Tensor]:
+    """Several samples in one batch, padded on one side."""
+    length = max(s["input_ids"].shape[1] for s in samples)
+    inputs: dict[str, torch.Tensor] = {}
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        rows = [s[name][0] for s in samples]
+        room = [length - len(row) for row in rows]
+        rows = [
+            torch.nn.functional.pad(row, (n, 0) if side == "left" else (0, n))
+            for row, n in zip(rows, room, strict=True)
+        ]
+        inputs[name] = torch.stack(rows)
+    for name in ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts", "pixel_values", "image_grid_thw"):
+        held = [s[name] for s in samples if name in s]
+        if held:
+            inputs[name] = torch.cat(held)
+    return inputs

@@ -1,0 +1,89 @@
+"""Saving and loading: bit-exact, by the Auto classes, from stock weights, settings changed at load, refusals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from tests.modeling.conftest import STOCK, sample
+from videonsa.config import SettingsError
+from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
+
+SAMPLE = (("text", 3), ("video", 8), ("text", 5))
+
+
+@pytest.fixture(scope="module")
+def folder(shared_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint")
+    shared_model.save_pretrained(path)
+    return path
+
+
+def test_round_trip_is_bit_exact(shared_model, folder):
+    again = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    assert isinstance(again, VideoNSAForConditionalGeneration)
+    assert again.config.nsa == shared_model.config.nsa == AutoConfig.from_pretrained(folder).nsa
+    for (name, before), (_, after) in zip(shared_model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(before, after), name
+    inputs = sample(*SAMPLE)
+    with torch.no_grad():
+        assert torch.equal(shared_model(**inputs).logits, again(**inputs).logits)
+
+
+def test_settings_can_be_changed_at_load(folder):
+    for loaded in (
+        VideoNSAForConditionalGeneration.from_pretrained(folder, block_count=1, branches="swa+cmp", window=9),
+        load_model(folder, nsa={"block_count": 1, "branches": "cmp+swa", "window": 9}),
+    ):
+        nsa = loaded.config.nsa
+        assert (nsa.block_count, nsa.branches, nsa.window, nsa.block_size) == (1, ("cmp", "swa"), 9, 4)
+
+
+def test_a_bad_setting_at_load_is_refused(folder):
+    with pytest.raises(SettingsError, match="window=0"):
+        VideoNSAForConditionalGeneration.from_pretrained(folder, window=0)
+    with pytest.raises(SettingsError, match="known settings"):
+        load_model(folder, nsa={"blocks": 1})
+
+
+def test_stock_weights_load_with_fresh_gates_and_back(folder, tmp_path):
+    torch.manual_seed(1)
+    stock = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**STOCK)).eval()
+    stock.save_pretrained(tmp_path)
+    ours = load_model(tmp_path, nsa={"attention": "dense"})
+    inputs = sample(*SAMPLE)
+    with torch.no_grad():
+        assert torch.equal(ours(**inputs).logits, stock(**inputs).logits)
+    gate = ours.model.language_model.layers[0].self_attn
+    assert gate.g_proj_1.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not gate.g_proj_1.bias.any()
+    assert not gate.g_proj_2.bias.any()
+    back = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    assert torch.equal(back.lm_head.weight, VideoNSAForConditionalGeneration.from_pretrained(folder).lm_head.weight)
+
+
+def test_weights_are_named_as_in_qwen(folder):
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        names = set(weights.keys())
+    assert "model.layers.0.self_attn.g_proj_1.weight" in names
+    assert "visual.blocks.0.attn.qkv.weight" in names
+
+
+def test_folders_that_hold_no_such_model_are_refused_in_one_line(folder, tmp_path):
+    cases = {"no such folder": tmp_path / "absent"}
+    (tmp_path / "empty").mkdir()
+    cases["no readable config.json"] = tmp_path / "empty"
+    for name, model_type in (("llama", "llama"), ("bare", "videonsa")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+    cases["its model_type is 'llama'"] = tmp_path / "llama"
+    cases["no weights in it"] = tmp_path / "bare"
+    for message, path in cases.items():
+        with pytest.raises(SettingsError, match=message) as caught:
+            load_model(path)
+        assert "\n" not in str(caught.value)
