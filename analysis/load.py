@@ -175,7 +175,7 @@ def _cell_row(name: str, record: dict | None, planned: Mapping[str, Any], proble
 
 
 def _attention(settings: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
-    """Attention at test time: the training's with the cell's own settings over it; of a missing cell what the plan says."""
+    """Attention at test time: the training's, the cell's own settings over it; of a missing cell what its plan says."""
     trained = _part(_part(settings, "train"), "nsa")
     known = NSASettings.__dataclass_fields__
     given = (

@@ -1,8 +1,8 @@
 """Intervals and paired tests: how sure is a score, and is a difference more than noise.
 
 A right/wrong score gets Wilson's interval and McNemar's exact test; a graded one (VSIBench) a bootstrap over its
-questions. Both treat questions as independent draws: where a benchmark asks several about one video, the true interval is
-somewhat wider. Neither says anything about another training seed.
+questions. Both treat questions as independent draws: where a benchmark asks several about one video, the true interval
+is somewhat wider. Neither says anything about another training seed.
 """
 
 from __future__ import annotations

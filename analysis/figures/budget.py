@@ -1,0 +1,179 @@
+"""Attention allocation (paper, figures 3 and 16): how should a budget be split between chosen blocks and local window?
+
+Above, every setting at its window and block count, coloured by accuracy, with the curves on which the budget is equal.
+Below, the same accuracies with their intervals against the share of the budget that is local. Suites have their own
+levels, but the same number of points per colour and per inch, so that steps compare across panels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures import style
+
+COLUMNS = 3  # suites side by side
+SHAPES = ("o", "s", "^", "D", "v", "P")  # budgets, the reference's first
+OTHER = "X"  # settings whose budget no other setting has
+DASHES = (0, (4, 2))
+
+
+def usable(rows: pd.DataFrame) -> pd.DataFrame:
+    """The cells that have a place on the two axes: sparse attention, all branches, a block count and a window."""
+    sparse = (rows["attention"] != "dense") & rows["block_count"].notna() & (rows["window"].fillna(0) > 0)
+    all_branches = rows["branches"].isna() | (rows["branches"] == "cmp+slc+swa")
+    return rows[sparse & all_branches]
+
+
+def draw(rows: pd.DataFrame, reference: str | None = None) -> Figure:
+    """From the tidy table (analysis.tables.compare); ValueError when no finished cell has a place on the axes."""
+    cells = usable(rows)
+    done = cells[cells["status"] == "done"]
+    if not len(done):
+        raise ValueError("no finished cell with a block count and a window")
+    suites = list(dict.fromkeys(done["suite"]))
+    shapes = _shapes(done, reference)
+    columns = min(COLUMNS, len(suites))
+    bands = -(-len(suites) // columns)
+    width = style.TEXT_WIDTH if columns > 2 else 2.1 * columns + 0.4
+    figure = style.new_figure(width, 4.2 * bands + 0.3)
+    grid = figure.subplots(2 * bands, columns, squeeze=False, height_ratios=[1, 1] * bands)
+    span = _span(done)
+    for i, suite in enumerate(suites):
+        upper, lower = grid[2 * (i // columns)][i % columns], grid[2 * (i // columns) + 1][i % columns]
+        here, all_here = cells[cells["suite"] == suite], rows[rows["suite"] == suite]
+        finished = here[here["status"] == "done"]
+        middle = 50 * float(finished["accuracy"].max() + finished["accuracy"].min())
+        norm = Normalize(middle - span / 2, middle + span / 2)
+        _plane(upper, cells, here, shapes, reference, norm)
+        _shares(lower, finished, shapes, reference, norm)
+        style.reference_lines(lower, all_here)
+        upper.set_title(style.suite_title(suite))
+        bar = figure.colorbar(ScalarMappable(norm, style.SCORES), ax=upper, location="bottom", aspect=22, pad=0.02)
+        bar.set_label("accuracy (%)")
+        bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    for spare in range(len(suites), bands * columns):
+        for row in (0, 1):
+            grid[2 * (spare // columns) + row][spare % columns].set_visible(False)
+    for row in range(0, 2 * bands, 2):
+        grid[row][0].set_ylabel("block count $b$")
+        grid[row + 1][0].set_ylabel("accuracy (%), 95 % interval")
+    _legend(figure, shapes, cells, reference)
+    return figure
+
+
+def _span(done: pd.DataFrame) -> float:
+    """Points of accuracy that a panel's colours cover: the widest suite's range, at least 4."""
+    per_suite = done.groupby("suite")["accuracy"]
+    return max(4.0, 100 * float((per_suite.max() - per_suite.min()).max()))
+
+
+def _shapes(done: pd.DataFrame, reference: str | None) -> dict[float, str]:
+    """A marker for each budget that gets a curve: the reference's, then those of two or more settings."""
+    counts = done.drop_duplicates(["block_count", "window"])["budget"].value_counts()
+    own = list(done.loc[done["label"] == reference, "budget"].unique())
+    shared = sorted(set(counts[counts > 1].index) - set(own))
+    return dict(zip([*own, *shared], SHAPES, strict=False))
+
+
+def _plane(
+    axes: Axes,
+    every: pd.DataFrame,
+    here: pd.DataFrame,
+    shapes: Mapping[float, str],
+    reference: str | None,
+    norm: Normalize,
+) -> None:
+    windows, counts = every["window"].astype(float), every["block_count"].astype(float)
+    style.log_axis(axes, "x", windows)
+    style.log_axis(axes, "y", counts)
+    axes.set_xlabel("window $w$ (tokens)")
+    size = float(every["block_size"].dropna().iloc[0])
+    for budget in shapes:
+        _equal_budget(axes, budget, size)
+    for row in here.itertuples():
+        if row.status == "done":
+            face = colormaps[style.SCORES](norm(100 * row.accuracy))
+            _mark(axes, row.window, row.block_count, shapes.get(row.budget, OTHER), face, row.label == reference)
+        elif row.status == "failed":
+            axes.plot([row.window], [row.block_count], "x", color=style.GREY, ms=5, mew=1.1)
+
+
+def _mark(axes: Axes, x: float, y: float, shape: str, face: Any, trained: bool) -> None:
+    axes.plot([x], [y], shape, ms=5.5, mfc=face, mec="black", mew=0.5, zorder=3)
+    if trained:
+        axes.plot([x], [y], "o", ms=10, mfc="none", mec=style.VERMILION, mew=1.2, zorder=4)
+
+
+def _equal_budget(axes: Axes, budget: float, block_size: float) -> None:
+    """The curve block count x block size + window = budget, inside the panel."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    steep = budget - block_size * np.geomspace(low, high, 200)  # where the curve falls, counts sample it better
+    windows = np.concatenate([np.geomspace(left, min(right, 0.99 * budget), 200), steep])
+    windows = np.sort(windows[(windows >= left) & (windows <= right)])
+    counts = (budget - windows) / block_size
+    inside = (counts >= low) & (counts <= high)
+    axes.plot(windows[inside], counts[inside], color=style.GREY, lw=0.7, ls=DASHES, zorder=1)
+    axes.set_xlim(left, right)
+    axes.set_ylim(low, high)
+
+
+def _shares(
+    axes: Axes, done: pd.DataFrame, shapes: Mapping[float, str], reference: str | None, norm: Normalize
+) -> None:
+    """Accuracy with its interval against the local share; settings of one budget are joined."""
+    done = done.sort_values("local_share")
+    for budget in shapes:
+        equal = done[done["budget"] == budget]
+        axes.plot(equal["local_share"], 100 * equal["accuracy"].astype(float), color=style.GREY, lw=0.7, ls=DASHES)
+    nudges = 0.025 * done.groupby("local_share").cumcount()  # intervals at one share stand side by side
+    for row, place in zip(done.itertuples(), done["local_share"] + nudges, strict=True):
+        accuracy, low, high = 100 * row.accuracy, 100 * row.low, 100 * row.high
+        if not np.isnan(low):
+            axes.plot([place] * 2, [low, high], color="#555555", lw=0.8, zorder=2)
+        face = colormaps[style.SCORES](norm(accuracy))
+        _mark(axes, place, accuracy, shapes.get(row.budget, OTHER), face, row.label == reference)
+    half = 100 * float((done["high"] - done["low"]).max()) / 2
+    reach = (norm.vmax - norm.vmin) / 2 + (0 if np.isnan(half) else half) + 3  # type: ignore[operator]
+    middle = (norm.vmax + norm.vmin) / 2  # type: ignore[operator]
+    axes.set_ylim(middle - reach, middle + reach)
+    axes.set_xlim(-0.04, 1.04)
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.set_xlabel(r"local share $\alpha = w / K$")
+
+
+def _legend(figure: Figure, shapes: Mapping[float, str], cells: pd.DataFrame, reference: str | None) -> None:
+    entries: list[tuple[str, Line2D]] = []
+    if reference in set(cells["label"]):
+        ring = Line2D([], [], ls="", marker="o", ms=8, mfc="none", mec=style.VERMILION, mew=1.2)
+        entries.append(("reference setting" if _trained_elsewhere(cells, reference) else "training setting", ring))
+    for budget, shape in shapes.items():
+        entries.append((f"$K$ = {style.plain(budget)}", _grey(shape)))
+    if not set(cells["budget"].dropna()) <= set(shapes):
+        entries.append(("other $K$", _grey(OTHER)))
+    entries.append(("equal budget $K = bs + w$", Line2D([], [], color=style.GREY, lw=0.7, ls=DASHES)))
+    if (cells["status"] == "failed").any():
+        entries.append(("failed", Line2D([], [], ls="", marker="x", color=style.GREY, ms=5)))
+    names, handles = zip(*entries, strict=True)
+    per_row = max(2, int(figure.get_figwidth() / 1.15))
+    figure.legend(list(handles), list(names), loc="outside lower center", ncols=min(per_row, len(names)))
+
+
+def _grey(shape: str) -> Line2D:
+    return Line2D([], [], ls="", marker=shape, ms=5.5, mfc="#CCCCCC", mec="black", mew=0.5)
+
+
+def _trained_elsewhere(cells: pd.DataFrame, reference: str | None) -> bool:
+    """Whether the reference's weights were trained with another block count or window than it is asked with."""
+    own: Sequence[Any] = list(cells[cells["label"] == reference].itertuples())
+    known = [row for row in own if not pd.isna(row.train_window) and not pd.isna(row.train_block_count)]
+    return any(row.train_window != row.window or row.train_block_count != row.block_count for row in known)

@@ -1,0 +1,160 @@
+"""How every figure looks and is written: a paper's column widths, a palette for colour-blind readers too, fixed bytes.
+
+No pyplot: a Figure made here belongs to its caller, has no global state and needs no display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+TEXT_WIDTH = 5.5  # inches, text of a one-column paper
+COLUMN_WIDTH = 3.3  # inches, one column of a two-column paper
+FORMATS = ("pdf", "svg", "png")
+DPI = 200  # of the PNG
+
+# Okabe and Ito (2008), readable with every common colour blindness
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE, GREY = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#767676"
+SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BRANCH_COLOURS = {"cmp": BLUE, "slc": VERMILION, "swa": GREEN, "gated": BLACK, "dense": GREY}
+BRANCH_MARKERS = {"cmp": "o", "slc": "s", "swa": "^", "gated": "D", "dense": "v"}
+BRANCH_NAMES = {"cmp": "compression", "slc": "selection", "swa": "window", "gated": "gated sum", "dense": "dense"}
+SCORES = "viridis"  # colour map of every score
+
+BACKGROUND = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}  # of small text
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
+    "font.size": 7.0,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.0,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 4.0,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "pdf.fonttype": 42,  # letters stay letters in the PDF
+    "svg.fonttype": "path",
+    "svg.hashsalt": "videonsa-bench",
+    "savefig.facecolor": "white",
+}
+METADATA = {
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+    "png": {"Software": None},
+}  # nothing that changes by the day
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in inches, laid out so that labels do not meet."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def panels(count: int, columns: int, width: float, height: float, **options: object) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, row by row, each `height` inches high; unused places stay empty."""
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    figure = new_figure(width, rows * height)
+    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)  # type: ignore[arg-type]
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    return figure, axes[:count]
+
+
+def style() -> matplotlib.rc_context:  # type: ignore[valid-type]
+    """The context in which a figure is both drawn and written."""
+    return matplotlib.rc_context(STYLE)
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write name.pdf, .svg and .png; the same figure gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()  # lays out once; every format then shares the layout
+    figure.set_layout_engine("none")
+    paths = []
+    for kind in FORMATS:
+        path = folder / f"{name}.{kind}"
+        temporary = folder / f".{name}.part.{kind}"
+        figure.savefig(temporary, format=kind, dpi=DPI, metadata=METADATA[kind])
+        temporary.replace(path)
+        paths.append(path)
+    return paths
+
+
+def log_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
+    """A base-2 logarithmic axis around these values, ticked at the values themselves where their labels have room."""
+    places = sorted({float(value) for value in values})
+    octaves = np.log2(places[-1] / places[0]) + 1.6
+    gap = 2 ** (octaves * (0.12 if which == "x" else 0.065))  # shares of the axis that a label takes
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log", base=2)
+    (axes.set_xlim if which == "x" else axes.set_ylim)(places[0] / 2**0.8, places[-1] * 2**0.8)
+    axis.set_major_locator(FixedLocator(_thinned(places, gap)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+
+
+def _thinned(values: Sequence[float], gap: float) -> list[float]:
+    """Values at least a factor `gap` apart; powers of two are kept first, as a log axis is read by them."""
+    kept: list[float] = []
+    for value in sorted(values, key=lambda value: (not np.log2(value).is_integer(), value)):
+        if all(max(value, other) >= gap * min(value, other) for other in kept):
+            kept.append(value)
+    return sorted(kept)
+
+
+def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> None:
+    """Chance, and dense attention where the suite's rows have it, across a panel of accuracies in %.
+
+    A chance below the panel is said at its edge instead: stretching the axis down to it would flatten the intervals.
+    """
+    dense = rows[(rows["status"] == "done") & (rows["attention"] == "dense")]
+    chance = rows["chance"].dropna()
+    marks = [("chance", 100 * chance.iloc[0])] if len(chance) else []
+    marks += [("dense", 100 * dense["accuracy"].iloc[0])] if len(dense) else []
+    low, high = axes.get_xlim() if vertical else axes.get_ylim()
+    place = axes.get_xaxis_transform() if vertical else axes.get_yaxis_transform()
+    for name, value in marks:
+        if low <= value <= high:
+            (axes.axvline if vertical else axes.axhline)(value, color=GREY, lw=0.7, ls=":", zorder=1)
+            x, y = (value, 1.0) if vertical else (0.99, value)
+            align = {"ha": "center", "va": "bottom"} if vertical else {"ha": "right", "va": "bottom"}
+            axes.text(x, y, name, fontsize=5.5, color="#444444", transform=place, **align)
+        else:
+            text = f"{name}: {value:.0f} %"
+            axes.text(
+                0.02, 0.02, text, fontsize=5.5, color="#444444", transform=axes.transAxes, bbox=BACKGROUND, zorder=5
+            )
+
+
+def plain(value: float) -> str:
+    """1024 -> '1024', 131072 -> '128K', 0.5 -> '0.5'."""
+    if value >= 8192 and value % 1024 == 0:
+        return f"{value / 1024:g}K"
+    return f"{value:g}"
+
+
+def suite_title(name: str) -> str:
+    """'synth_needle' -> 'needle (synthetic)'; benchmarks keep their names."""
+    return f"{name.removeprefix('synth_')} (synthetic)" if name.startswith("synth_") else name

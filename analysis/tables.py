@@ -1,0 +1,213 @@
+"""The sweep table: variants x suites, each accuracy with its interval and its paired difference to the reference.
+
+`compare` computes it once, tidy, one row a cell; the terminal, Markdown and CSV are three ways to write the same rows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from analysis.load import Results
+from analysis.stats import NO_PAIRS, estimate, holm, paired
+
+SIGNIFICANT = 0.05
+SUITES_A_TABLE = 4  # more suites than this are stacked as further tables
+COSTS = {  # column -> (heading, factor)
+    "prefill_ms": ("prefill\nms", 1.0),
+    "peak_memory_mib": ("peak\nMiB", 1.0),
+    "attention_fraction": ("attention\n%", 100.0),
+}
+TEXT_WIDTH = 140  # characters of table.txt
+
+
+def compare(results: Results, reference: str | None) -> pd.DataFrame:
+    """The cells with columns added: low, high, answered, unanswered, difference (_low, _high), p, p_holm, pairs, test.
+
+    A difference is the cell minus the reference variant on the same suite, over the questions that both answered.
+    Holm's correction is over every test of the frame. A failed or missing cell has NaN everywhere.
+    """
+    cells = results.cells.copy()
+    asked = results.questions.drop_duplicates(["cell", "doc_id"], keep="last")
+    scores = {cell: group.set_index("doc_id") for cell, group in asked.groupby("cell")}
+    base = {row.suite: row.id for row in cells.itertuples() if row.label == reference}
+    rows = [_statistics(row, scores, base.get(row.suite), reference) for row in cells.itertuples()]
+    for name, values in pd.DataFrame(rows, index=cells.index).items():
+        cells[name] = values
+    cells["p_holm"] = holm(cells["p"].to_numpy(dtype=float)) if len(cells) else []
+    cells["reference"] = reference
+    return cells
+
+
+def _statistics(
+    row: Any, scores: Mapping[str, pd.DataFrame], base: str | None, reference: str | None
+) -> dict[str, Any]:
+    own = scores.get(row.id)
+    mean = estimate(own["score"].to_numpy() if own is not None else [])
+    unanswered = int(own["score"].isna().sum()) if own is not None else None
+    other = scores.get(base) if base and row.label != reference else None
+    test = paired(*_same_questions(own, other)) if own is not None and other is not None else NO_PAIRS
+    return {
+        "low": mean.low,
+        "high": mean.high,
+        "answered": mean.n if own is not None else None,
+        "unanswered": unanswered,
+        "difference": test.difference,
+        "difference_low": test.low,
+        "difference_high": test.high,
+        "p": test.p,
+        "pairs": test.n,
+        "test": test.test,
+    }
+
+
+def _same_questions(own: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of both on the questions with the same id and the same prompt."""
+    both = own.index.intersection(other.index)
+    first, second = own.loc[both], other.loc[both]
+    asked, other_asked = first["prompt_hash"], second["prompt_hash"]
+    same = ((asked == other_asked) | asked.isna() | other_asked.isna()).to_numpy()
+    return first["score"].to_numpy(dtype=float)[same], second["score"].to_numpy(dtype=float)[same]
+
+
+def to_csv(rows: pd.DataFrame) -> str:
+    """Tidy, every digit, one row a cell; tracebacks stay in the records."""
+    return rows.drop(columns=["traceback"]).to_csv(index=False, lineterminator="\n")
+
+
+def score_text(row: Any, decimals: int = 0) -> str:
+    """'91.0 [86–94] +1.5*', 'failed', or '-' for a cell that has not run."""
+    if row is None or row.status == "missing":
+        return "-"
+    if row.status == "failed":
+        return "failed"
+    text = f"{100 * row.accuracy:.1f}"
+    if not np.isnan(row.low):
+        text += f" [{100 * row.low:.{decimals}f}–{100 * row.high:.{decimals}f}]"
+    if not np.isnan(row.difference):
+        text += f" {100 * row.difference:+.1f}{'*' if row.p_holm < SIGNIFICANT else ''}"
+    return text + (f" ({int(row.unanswered)} err)" if row.unanswered else "")
+
+
+def cost_text(values: pd.Series, factor: float = 1.0) -> str:
+    """One number, or 'low–high' where the suites differ; '-' when none was measured."""
+    numbers = pd.to_numeric(values, errors="coerce").dropna() * factor
+    if not len(numbers):
+        return "-"
+    low, high = (f"{x:,.0f}" if x >= 99.5 else f"{x:.3g}" for x in (numbers.min(), numbers.max()))
+    return low if low == high else f"{low}–{high}"
+
+
+def sweep_title(plan: Mapping[str, Any]) -> str:
+    """'tiny-budget: how does ...? (settings changed at test time)'."""
+    when = {"test": " (changed at test time)", "train": " (each variant trained)"}.get(str(plan.get("asks")), "")
+    question = plan.get("question") or ""
+    return f"{plan.get('sweep', 'sweep')}{': ' if question else ''}{question}{when}"
+
+
+def rich_table(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str] = ()) -> RenderableType:
+    """The table for a terminal; it folds to the terminal's width."""
+    suites = list(dict.fromkeys(rows["suite"]))
+    chunks = [suites[i : i + SUITES_A_TABLE] for i in range(0, len(suites), SUITES_A_TABLE)]
+    parts: list[RenderableType] = [Text(sweep_title(plan), style="bold")]
+    parts += [_rich_part(rows, chunk, plan) for chunk in chunks]
+    parts += [Text.from_markup(f"[dim]{escape(note)}[/dim]") for note in [*notes(rows, plan), *problems]]
+    return Group(*parts)
+
+
+def _rich_part(rows: pd.DataFrame, suites: Sequence[str], plan: Mapping[str, Any]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("variant", no_wrap=True)
+    for suite in suites:
+        table.add_column(suite, min_width=12)  # "91.0 [86–94]"; the difference folds below it on a narrow terminal
+    for heading, _ in COSTS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, group in rows.groupby("label", sort=False):
+        here = {row.suite: row for row in group.itertuples()}
+        cells = [Text(score_text(here.get(suite)), style=_style(here.get(suite))) for suite in suites]
+        shown = group[group["suite"].isin(suites)]
+        costs = [cost_text(shown[column], factor) for column, (_, factor) in COSTS.items()]
+        name = Text(str(label), style="bold" if label == plan.get("reference") else "")
+        table.add_row(name, *cells, *costs)
+    return table
+
+
+def _style(row: Any) -> str:
+    if row is None or row.status == "missing":
+        return "dim"
+    if row.status == "failed":
+        return "red"
+    if not np.isnan(row.difference) and row.p_holm < SIGNIFICANT:
+        return "green" if row.difference > 0 else "yellow"
+    return ""
+
+
+def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
+    """What a reader must know to read the table, and every cell that is not whole."""
+    lines = ["accuracy in % [95 % interval over questions; it does not cover another training seed]"]
+    tests = int(rows["p"].notna().sum())
+    if tests:
+        lines.append(
+            f"then the difference to {plan.get('reference')} on the same questions; "
+            f"* p < {SIGNIFICANT} in a paired test, Holm-corrected over {tests} comparisons"
+        )
+    elif plan.get("reference"):
+        lines.append(f"no comparison: the reference {plan['reference']} has no finished cell to compare with")
+    lines += _chance(rows)
+    lines.append("attention: key/value pairs of a vision query as a share of causal dense attention; - is not measured")
+    for row in rows[rows["unanswered"].fillna(0) > 0].itertuples():
+        total = int(row.answered + row.unanswered)
+        lines.append(
+            f"{row.label}, {row.suite}: {int(row.unanswered)} of {total} questions ended in an error, left out"
+        )
+    lost = rows[rows["status"] == "failed"].fillna({"error_type": "error", "error": "no message"})
+    for (label, kind, message), group in lost.groupby(["label", "error_type", "error"], sort=False):
+        lines.append(f"{label} failed on {', '.join(group['suite'])}: {kind}: {_first_line(message)}")
+    missing = int((rows["status"] == "missing").sum())
+    return lines + ([f"{missing} of {len(rows)} cells have no record yet"] if missing else [])
+
+
+def _chance(rows: pd.DataFrame) -> list[str]:
+    chance = rows.dropna(subset=["chance"]).groupby("suite", sort=False)["chance"].first().astype(float)
+    if not len(chance):
+        return []
+    if chance.nunique() == 1 and set(chance.index) == set(rows["suite"]):
+        return [f"chance: {100 * chance.iloc[0]:.0f} % on every suite"]
+    return ["chance: " + ", ".join(f"{suite} {100 * value:.0f} %" for suite, value in chance.items())]
+
+
+def _first_line(text: Any) -> str:
+    lines = str(text or "no message").splitlines()
+    return lines[0][:160] if lines else "no message"
+
+
+def to_text(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str] = ()) -> str:
+    """The terminal's table as plain text."""
+    stream = io.StringIO()
+    Console(file=stream, width=TEXT_WIDTH, color_system=None, highlight=False).print(rich_table(rows, plan, problems))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def to_markdown(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str] = ()) -> str:
+    """The same table for a README or a pull request; intervals with one decimal."""
+    suites = list(dict.fromkeys(rows["suite"]))
+    headings = ["variant", *suites, *(heading for heading, _ in COSTS.values())]
+    lines = [f"**{sweep_title(plan)}**", "", _markdown_row(headings), _markdown_row(["---"] * len(headings))]
+    for label, group in rows.groupby("label", sort=False):
+        here = {row.suite: row for row in group.itertuples()}
+        cells = [score_text(here.get(suite), decimals=1) for suite in suites]
+        costs = [cost_text(group[column], factor) for column, (_, factor) in COSTS.items()]
+        lines.append(_markdown_row([f"**{label}**" if label == plan.get("reference") else str(label), *cells, *costs]))
+    return "\n".join([*lines, "", *(f"- {note}" for note in [*notes(rows, plan), *problems])]) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -1,0 +1,205 @@
+"""A made-up, realistic out folder: nine budgets x three suites, 200 questions each, one cell failed, one missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SUITES = {"synth_needle": 0.95, "synth_order": 0.78, "synth_layout": 0.92}  # accuracy of the reference
+BUDGETS = [(1, 24), (4, 12), (5, 8), (5, 4), (6, 2), (2, 4), (2, 8), (10, 16), (12, 4)]  # block count, window; s = 4
+REFERENCE = "b=5 w=4"
+QUESTIONS = 200
+BRANCHES = ("cmp", "slc", "swa")
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def nsa(**given: Any) -> dict[str, Any]:
+    return {"block_size": 4, "block_count": 5, "window": 4, "branches": list(BRANCHES), **given}
+
+
+def identity(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def evaluation(name: str, label: str, suite: dict, attention: dict, accuracy: float, errors: int = 0) -> dict[str, Any]:
+    """A finished evaluation; the questions' difficulty is common to all variants of a suite, as with real ones."""
+    common = np.random.default_rng(int(identity(suite["name"]), 16) % 2**32)
+    difficulty = common.uniform(size=QUESTIONS)
+    noise = np.random.default_rng(int(name, 16) % 2**32).normal(0, 0.08, QUESTIONS)
+    correct = difficulty + noise < accuracy
+    length = suite["frames"] * suite["tokens_per_frame"] // 2
+    budget = attention["block_count"] * attention["block_size"] + attention["window"]
+    questions = [
+        {
+            "doc_id": i,
+            "prompt_hash": identity(suite["name"], i),
+            "answer": "red",
+            "prediction": None if i < errors else "red" if correct[i] else "blue",
+            "score": None if i < errors else float(correct[i]),
+            "latency_ms": 30.0 + budget / 10,
+            "prefill_ms": 20.0 + budget / 10,
+            "prefill_tokens": length + 40,
+            "vision_tokens": length,
+            "peak_memory_mib": 610.0 + budget,
+            "error": "InvalidDataError: moov atom not found" if i < errors else None,
+        }
+        for i in range(QUESTIONS)
+    ]
+    right = int(correct[errors:].sum())
+    fraction = min(1.0, 2 * budget / (length - 1)) if attention.get("attention") != "dense" else 1.0
+    return {
+        "schema": 1,
+        "kind": "evaluation",
+        "status": "done",
+        "id": name,
+        "label": label,
+        "settings": {"train": {"model": "tiny", "nsa": nsa()}, "nsa": attention, "suite": suite, "seed": 0},
+        "identities": {"cell": name, "training": "a" * 12, "code": "c" * 12},
+        "scores": {
+            "metric": "exact_match",
+            "accuracy": right / (QUESTIONS - errors),
+            "correct": right,
+            "questions": QUESTIONS,
+            "errors": errors,
+            "chance": 0.25,
+        },
+        "questions": questions,
+        "summary": {
+            "prefill_ms_p50": 20.0 + budget / 10,
+            "latency_ms_p50": 30.0 + budget / 10,
+            "peak_memory_mib": 610.0 + budget,
+            "prefill_tokens_mean": length + 40.0,
+            "vision_tokens_mean": float(length),
+            "attention_fraction": fraction,
+        },
+        "error": None,
+        "provenance": {"commit": "f" * 40},
+    }
+
+
+def failed(record: dict[str, Any]) -> dict[str, Any]:
+    error = {"type": "OutOfMemoryError", "message": "asked for 128 GiB\nof 140", "traceback": "Traceback ...\n  line 1"}
+    scores = {**record["scores"], "accuracy": None, "correct": None}
+    return {**record, "status": "failed", "scores": scores, "questions": [], "summary": {}, "error": error}
+
+
+def probe(name: str, suite: dict, layers: int = 6, points: int = 400) -> dict[str, Any]:
+    generator = np.random.default_rng(int(name, 16) % 2**32)
+    return {
+        "schema": 1,
+        "kind": "probe",
+        "status": "done",
+        "settings": {"train": {"model": "tiny", "nsa": nsa()}, "nsa": nsa(), "suite": suite, "seed": 0},
+        "layers": [_layer(generator, layer, layers) for layer in range(layers)],
+        "points": [_point(generator, layers) for _ in range(points)],
+        "provenance": {"commit": "f" * 40},
+        "error": None,
+    }
+
+
+def _layer(generator: np.random.Generator, layer: int, layers: int) -> dict[str, Any]:
+    depth = layer / max(1, layers - 1)
+    centres = {"cmp": 0.55 + 0.2 * depth, "slc": 0.5 - 0.25 * depth, "swa": 0.45 + 0.3 * np.sin(3 * depth)}
+    gates = {}
+    for branch, centre in centres.items():
+        spread = generator.uniform(0.05, 0.15)
+        gates[branch] = {"mean": centre + 0.01, "q25": centre - spread, "median": centre, "q75": centre + spread}
+    ratios = {"cmp": 0.012 * (1 + depth), "slc": 0.0, "swa": 0.004 * (1 - depth), "gated": 0.003}
+    sinks = {branch: {"ratio": ratio, "keys": 4096} for branch, ratio in ratios.items()}
+    return {"layer": layer, "gates": gates, "sinks": sinks}
+
+
+def _point(generator: np.random.Generator, layers: int) -> dict[str, Any]:
+    sink = bool(generator.uniform() < 0.04)
+    return {
+        "layer": int(generator.integers(layers)),
+        "branch": str(generator.choice(BRANCHES)),
+        "position": float(generator.uniform(0, 0.1 if sink else 1)),
+        "alpha": float(generator.uniform(0.1, 0.6) if sink else generator.lognormal(-6, 1.2)),
+        "v_norm": float(generator.uniform(0.1, 0.3) if sink else generator.normal(1.5, 0.25)),
+        "sink": sink,
+    }
+
+
+def suite(name: str, frames: int = 32, tokens: int = 4) -> dict[str, Any]:
+    return {"name": name, "task": name, "frames": frames, "tokens_per_frame": tokens, "limit": QUESTIONS, "fps": None}
+
+
+def plan(sweep: str, axes: list[str], cells: list[dict], reference: str | None, asks: str = "test") -> dict[str, Any]:
+    profile, grid = sweep.split("-", 1)
+    about = {"schema": 1, "sweep": sweep, "profile": profile, "grid": grid, "asks": asks, "axes": axes}
+    return {**about, "question": "What does a question need?", "reference": reference, "cells": cells}
+
+
+def cell(label: str, suite_name: str, variant: dict, probe_id: str | None = None) -> dict[str, Any]:
+    name = identity(label, suite_name)
+    about = {"id": name, "label": label, "suite": suite_name, "variant": variant}
+    return {**about, "training": "a" * 12, "probe": probe_id}
+
+
+def budget_sweep(out: Path) -> Path:
+    """runs/ with the sweep tiny-budget; returns the sweep folder."""
+    cells = []
+    for count, window in BUDGETS:
+        label = f"b={count} w={window}"
+        probe_id = identity("probe", label)
+        for name, base in SUITES.items():
+            variant = {"block_count": count, "window": window}
+            planned = cell(label, name, variant, probe_id)
+            cells.append(planned)
+            loss = 0.05 * abs(np.log2((count * 4 + window) / 24)) + 0.12 * (window / (count * 4 + window) - 0.17) ** 2
+            errors = 3 if (label, name) == (REFERENCE, "synth_order") else 0
+            record = evaluation(planned["id"], label, suite(name), nsa(**variant), base - loss, errors)
+            if (label, name) == ("b=12 w=4", "synth_layout"):
+                record = failed(record)
+            if (label, name) != ("b=10 w=16", "synth_needle"):
+                write(out / "cells" / planned["id"] / "record.json", record)
+        write(out / "probes" / probe_id / "record.json", probe(probe_id, suite("synth_needle")))
+    sweep = out / "sweeps" / "tiny-budget"
+    write(sweep / "plan.json", plan("tiny-budget", ["block_count", "window"], cells, REFERENCE))
+    return sweep
+
+
+def branch_sweep(out: Path) -> Path:
+    """The seven subsets of the branches."""
+    subsets = ["cmp", "slc", "swa", "cmp+slc", "cmp+swa", "slc+swa", "cmp+slc+swa"]
+    cells = []
+    for i, subset in enumerate(subsets):
+        for name, base in SUITES.items():
+            planned = cell(subset, name, {"branches": subset})
+            cells.append(planned)
+            attention = nsa(branches=subset.split("+"))
+            record = evaluation(planned["id"], subset, suite(name), attention, max(0.3, base - 0.08 * (6 - i)))
+            write(out / "cells" / planned["id"] / "record.json", record)
+    sweep = out / "sweeps" / "tiny-branches"
+    write(sweep / "plan.json", plan("tiny-branches", ["branches"], cells, "cmp+slc+swa"))
+    return sweep
+
+
+def token_sweep(out: Path) -> Path:
+    """Frames x tokens a frame, the two longest contexts at the largest frame not run."""
+    cells = []
+    for frames in (8, 16, 32, 64):
+        for tokens in (4, 16, 36):
+            label = f"frames={frames} tokens_per_frame={tokens}"
+            for name, base in SUITES.items():
+                planned = cell(label, name, {"frames": frames, "tokens_per_frame": tokens})
+                cells.append(planned)
+                accuracy = base - 0.07 * abs(np.log2(frames / 32)) - 0.05 * abs(np.log2(tokens / 4))
+                record = evaluation(planned["id"], label, suite(name, frames, tokens), nsa(), max(0.25, accuracy))
+                if (frames, tokens) == (64, 16):
+                    record = failed(record)
+                if (frames, tokens) != (64, 36):
+                    write(out / "cells" / planned["id"] / "record.json", record)
+    sweep = out / "sweeps" / "tiny-tokens"
+    reference = "frames=32 tokens_per_frame=4"
+    write(sweep / "plan.json", plan("tiny-tokens", ["frames", "tokens_per_frame"], cells, reference))
+    return sweep
