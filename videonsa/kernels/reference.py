@@ -62,7 +62,7 @@ def nsa_reference(
     ):
         end = start + next(iter(probabilities.values())).shape[3]
         gate = {name: gates_BHGL3[:, :, :, start:end, i, None] for i, name in enumerate(("cmp", "slc", "swa"))}
-        output = 0.0
+        output = torch.zeros((), dtype=dtype, device=query.device)
         if "cmp" in probabilities:
             output = output + weigh(gate["cmp"] * probabilities["cmp"], value_BHJD[:, :, : end // block_size])
         tokenwise = [gate[name] * probabilities[name] for name in ("slc", "swa") if name in probabilities]

@@ -1,0 +1,32 @@
+# make run    set everything up and run the main sweep: train, evaluate nine attention budgets, draw the figures
+# make test   set everything up and pass the tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test setup check format clean
+
+run: .venv/ready
+	$(BIN)/python ablations/run.py --grid budget
+
+test: .venv/ready-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+setup: .venv/ready
+
+format: .venv/ready-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv runs
+
+.venv/ready: pyproject.toml constraints.txt .ci/setup
+	PYTHON=$(PYTHON) .ci/setup
+	@touch $@
+
+.venv/ready-dev: pyproject.toml constraints.txt .ci/setup
+	PYTHON=$(PYTHON) .ci/setup dev
+	@touch $@ .venv/ready
