@@ -24,8 +24,8 @@ PRECISIONS = ("bf16", "fp32")
 # What the public release computes other than the paper, by name, in canonical order (docs/semantics.md).
 DIFFERENCES = {
     "cmp_mask": "a query sees the means of its own and all later blocks: the compression branch reads the future",
-    "head_layout": "heads lie twice in slots, 16 a key/value head, so they meet other heads' keys; outputs are averaged",
-    "vision_packing": "vision tokens stay at their place; text keys are zero yet attended, blocks and window count them",
+    "head_layout": "heads lie twice in slots, 16 a key/value head, and meet other heads' keys; outputs are averaged",
+    "vision_packing": "vision tokens stay at their place; text keys are zero yet attended, and blocks count them",
     "gate_leak": "text gains half of each branch for a zero query, vision the mean of all earlier values",
     "modality_by_position": "a token is vision when its three positions differ: a few vision tokens count as text",
     "importance_lse": "blocks are ranked by exp(score - lse) with the lse of some other token and head",

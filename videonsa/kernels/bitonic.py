@@ -1,9 +1,9 @@
 """The sorting network of the release's block choice, so that ties fall as they fell there.
 
-The release ranks blocks with a bitonic network (Batcher 1968) over groups of W = block_size columns. Such a network is not
-stable: which of several equal blocks comes first depends on its wiring alone, so a network wired alike gives the same order.
-The groups are merged in turn: the better half of what is kept so far with the better half of the next group. So as soon as
-there is a second group, at most W/2 blocks of one group survive, also when more are asked for.
+The release ranks blocks with a bitonic network (Batcher 1968) over groups of W = block_size columns. Such a network is
+not stable: which of several equal blocks comes first depends on its wiring alone, so one that is wired alike gives the
+same order. The groups are merged in turn: the better half of what is kept so far with the better half of the next one.
+So as soon as there is a second group, at most W/2 blocks of one group survive, also when more are asked for.
 
 Shape suffixes: R rows (one query of one key/value head each), W columns of a group, J blocks.
 """
@@ -27,7 +27,7 @@ def next_power_of_two(number: int) -> int:
 def network_topk(importance_RJ: Tensor, own_R: Tensor, count: int, width: int) -> Tensor:
     """The blocks that the network ranks first, int64 [R, count], best first; -1 where a row has fewer.
 
-    importance_RJ: finite or +inf. Columns after own_R, the block that holds the query, are no candidates and count as 0.
+    importance_RJ: no NaN. Columns after own_R, the block that holds the query, are no candidates and count as 0.
     count, width: powers of two with count <= width.
     """
     blocks = importance_RJ.shape[1]

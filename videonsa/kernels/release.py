@@ -1,13 +1,13 @@
 """What the public release computes instead of the paper's method, in plain torch, each difference on its own switch.
 
 `mixed_attention` is one decoder layer's attention of one sample, text and vision together. With no difference it is the
-paper's method: dense causal attention for text, `nsa_attention` among the vision tokens. With all of them it is the code that
-trained and evaluated the released checkpoint. docs/semantics.md gives each difference's evidence and consequence.
+paper's method: dense causal attention for text, `nsa_attention` among the vision tokens. With all of them it is what
+the released checkpoint was trained and evaluated with. docs/semantics.md gives each difference's evidence and effect.
 
 Shape suffixes (the sample is alone, so B = 1 throughout):
-    B samples, L tokens of the sample, N tokens of the branches' sequence (L, or the vision tokens only), C queries of a chunk,
-    J blocks, Q query heads, S head slots, H key/value heads, G slots of a key/value head (S = H*G), D head size, K keys
-Queries go in chunks, and each chunk is computed anew in the backward pass, so memory is O(chunk x L).
+    B samples, L tokens of the sample, N tokens of the branches' sequence (L, or the vision tokens only), C queries of a
+    chunk, J blocks, Q query heads, S head slots, H key/value heads, G slots of a key/value head, D head size, K keys
+Queries go in chunks, and several chunks are computed anew in the backward pass, so memory is O(chunk x L).
 """
 
 from __future__ import annotations
@@ -152,13 +152,15 @@ def sparse_branches(
 ) -> dict[str, Tensor]:
     """Output of each branch before its gate, {name: [1, N, Q, D]}, of N tokens to themselves."""
     inputs = prepare(query, key, value, sizes)
-    parts: dict[str, list[Tensor]] = {name: [] for name in branches}
+    outputs: dict[str, list[Tensor]] = {name: [] for name in branches}
     for part in inputs.chunks():
+        whole = part.stop - part.start == query.shape[1]
         for name in branches:
             chosen_BHCb = choose(inputs, part, sizes) if name == "slc" else None
-            slots_BCSD = compute_anew(partial(BRANCH[name], inputs, part, sizes, chosen_BHCb))
-            parts[name].append(from_slots(slots_BCSD, query.shape[2], sizes))
-    return {name: torch.cat(part, dim=1) for name, part in parts.items()}
+            compute = partial(BRANCH[name], inputs, part, sizes, chosen_BHCb)
+            slots_BCSD = compute() if whole else compute_anew(compute)
+            outputs[name].append(from_slots(slots_BCSD, query.shape[2], sizes))
+    return {name: torch.cat(chunk, dim=1) for name, chunk in outputs.items()}
 
 
 def block_choices(query: Tensor, key: Tensor, sizes: Sizes) -> Tensor:
@@ -229,7 +231,7 @@ def block_means(tokens_BHND: Tensor, block_size: int) -> Tensor:
 
 
 def visible_blocks(position_C1: Tensor, blocks: int, sizes: Sizes) -> Tensor:
-    """Which block means a query sees, bool [C, J]: of blocks that ended by it; cmp_mask: of its own and all later ones."""
+    """Which block means a query sees, bool [C, J]: of blocks ended by it; cmp_mask: of its own and all later ones."""
     end_J = torch.arange(1, blocks + 1, device=position_C1.device) * sizes.block_size - 1
     return position_C1 <= end_J if sizes.has("cmp_mask") else end_J <= position_C1
 
@@ -325,7 +327,8 @@ def attend(query_BHGCD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, visible: T
 
 def compute_anew(function: Callable[[], Tensor]) -> Tensor:
     """The function's value; while gradients are recorded its inner results are not kept but computed again for them."""
-    return checkpoint(function, use_reentrant=False) if torch.is_grad_enabled() else function()
+    recorded = torch.is_grad_enabled()
+    return checkpoint(function, use_reentrant=False, preserve_rng_state=False) if recorded else function()
 
 
 def chunks(length: int, elements_a_query: int) -> Iterator[slice]:

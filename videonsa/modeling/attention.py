@@ -16,6 +16,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttenti
 
 from videonsa.kernels import nsa_attention
 from videonsa.modeling.layout import TokenLayout
+from videonsa.modeling.release import ReleaseLayout
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        token_layout: TokenLayout | None = None,
+        token_layout: TokenLayout | ReleaseLayout | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """[B, L, hidden] -> ([B, L, hidden], None); with a layout, padding gives o_proj of zeros."""
@@ -67,12 +68,19 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=2)
         if past_key_values is not None:  # a prefill: the cache was empty, so the call's own keys are all keys
             past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
+        if isinstance(token_layout, ReleaseLayout):
+            gates = self.gates(hidden_states, token_layout)
+            if self.captured is not None:
+                q, k, v, g = (token_layout.pack(tensor.detach()) for tensor in (query, key, value, gates))
+                self.captured.append(AttentionInputs(self.layer_idx, q, k, v, g, token_layout.vision_bounds()))
+            output = token_layout.attend(query, key, value, gates, self.scaling)
+            return self.o_proj(output.flatten(2)), None
         vision = self._vision(hidden_states, query, key, value, token_layout)
         text = self._text(query, key, value, token_layout)
         rows = torch.cat([vision, text, vision.new_zeros(1, *vision.shape[1:])])
         return self.o_proj(rows[token_layout.order].view(batch, length, -1)), None
 
-    def gates(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor:
+    def gates(self, hidden_states: Tensor, layout: TokenLayout | ReleaseLayout) -> Tensor:
         """Gates [..., heads, 3] of hidden states [..., hidden]: sigmoid(W2 gelu(W1 x) / temperature)."""
         if layout.gates is not None:
             fixed = layout.gates[self.layer_idx].to(hidden_states.dtype)

@@ -22,6 +22,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
 from videonsa.modeling.layout import TokenLayout, token_layout
+from videonsa.modeling.release import ReleaseLayout, release_layout
 
 GATE_INIT_STD = 0.02  # initial gate weights of the release; biases are 0, so that each gate starts near 0.5
 
@@ -36,11 +37,17 @@ class VideoNSATextModel(Qwen2_5_VLTextModel):
         self.post_init()
 
     def forward(
-        self, *args: Any, attention_mask: Any = None, token_layout: TokenLayout | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        attention_mask: Any = None,
+        token_layout: TokenLayout | ReleaseLayout | None = None,
+        **kwargs: Any,
     ) -> Any:
         """As the stock decoder. A token layout already knows the padding, so no L x L mask is built beside it."""
         if token_layout is None:
             return super().forward(*args, attention_mask=attention_mask, **kwargs)
+        if isinstance(token_layout, ReleaseLayout):
+            token_layout = token_layout.with_positions(kwargs.get("position_ids"))
         masks = dict.fromkeys(self.config.layer_types)
         return super().forward(*args, attention_mask=masks, token_layout=token_layout, **kwargs)
 
@@ -106,7 +113,7 @@ class VideoNSAModel(Qwen2_5_VLModel):
         token_types: Tensor | None,
         attention_mask: Tensor | None,
         past_key_values: Cache | None,
-    ) -> TokenLayout | None:
+    ) -> TokenLayout | ReleaseLayout | None:
         nsa = self.config.nsa
         if nsa.attention == "dense":
             return None
@@ -129,7 +136,8 @@ class VideoNSAModel(Qwen2_5_VLModel):
             )
         if attention_mask is not None and attention_mask.dim() != 2:
             raise ValueError(f"NSA takes a padding mask [B, L]; got one of shape {list(attention_mask.shape)}")
-        return token_layout(is_vision, attention_mask, nsa, self._gates(is_vision.device))
+        lay_out = token_layout if nsa.semantics == "paper" else release_layout
+        return lay_out(is_vision, attention_mask, nsa, self._gates(is_vision.device))
 
     def _gates(self, device: torch.device) -> Tensor | None:
         """Gates that replace the dynamic ones, [layers, heads, 3]; None when they are dynamic."""
