@@ -1,0 +1,193 @@
+"""A cell: one variant, one suite, one seed, and the identities that name its files. Imports no torch.
+
+An identity covers everything that can change a number (settings, seed, the code that computes it) and nothing else: not
+the cluster, not the number of workers. The training's identity names the checkpoint, so that cells which differ only at
+test time, also of different grids, share one training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from ablations.grid import Grid, Variant
+from ablations.profile import Profile, check_suites, suite_settings
+from videonsa.config import (
+    NSASettings,
+    SettingsError,
+    SuiteSettings,
+    TrainSettings,
+    code_version,
+    from_dict,
+    identity,
+    to_dict,
+)
+
+TRAINING_CODE = ("videonsa/kernels", "videonsa/modeling", "videonsa/training", "videonsa/synth", "videonsa/tiny.py")
+EVALUATION_CODE = ("videonsa/kernels", "videonsa/modeling", "videonsa/synth", "videonsa/tiny.py", "evals")
+NO_EFFECT = ("save_every",)  # training settings that change no number: resuming is exact
+_SAMPLE = 1 << 20  # bytes read from each end of a weights file
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a cell's weights are: settings of a training, or a checkpoint that exists."""
+
+    settings: TrainSettings | None
+    checkpoint: str | None
+    nsa: NSASettings  # attention that the weights were made for
+
+    @cached_property
+    def id(self) -> str:
+        """12 hexadecimal digits: the name of the training's folder."""
+        if self.settings is None:
+            return identity({"checkpoint": _fingerprint(str(self.checkpoint))})
+        settings = {key: value for key, value in to_dict(self.settings).items() if key not in NO_EFFECT}
+        return identity({"train": settings, "code": code_version(*TRAINING_CODE)})
+
+    @property
+    def record_settings(self) -> dict[str, Any]:
+        """The settings as a record keeps them."""
+        return {"checkpoint": self.checkpoint} if self.settings is None else to_dict(self.settings)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number to find."""
+
+    label: str
+    suite: SuiteSettings
+    seed: int
+    training: Training
+    nsa: NSASettings  # attention at test time
+    varied: Mapping[str, Any]  # the grid's own settings of this variant, for reading
+
+    @cached_property
+    def id(self) -> str:
+        """12 hexadecimal digits: the name of the cell's folder."""
+        code = code_version(*EVALUATION_CODE)
+        return identity(
+            {"training": self.training.id, "nsa": to_dict(self.nsa), "suite": to_dict(self.suite), "code": code}
+        )
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings as the record keeps them."""
+        suite, nsa = to_dict(self.suite), to_dict(self.nsa)
+        return {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "seed": self.seed}
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """The identities as the record keeps them."""
+        return {"cell": self.id, "training": self.training.id, "code": code_version(*EVALUATION_CODE)}
+
+    def __str__(self) -> str:
+        seed = f" seed {self.seed}" if self.seed else ""
+        return f"{self.label} · {self.suite.name}{seed}"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Gates and sinks of one training's model, measured on the videos of one suite."""
+
+    training: Training
+    suite: SuiteSettings
+    videos: int
+
+    @cached_property
+    def id(self) -> str:
+        """12 hexadecimal digits: the name of the probe's folder."""
+        suite = to_dict(self.suite) | {"limit": None}
+        what = {"training": self.training.id, "nsa": to_dict(self.training.nsa), "suite": suite, "videos": self.videos}
+        return identity({"probe": what, "code": code_version(*EVALUATION_CODE)})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings as the record keeps them."""
+        nsa, suite = to_dict(self.training.nsa), to_dict(self.suite)
+        return {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "videos": self.videos}
+
+
+def make_cells(grid: Grid, profile: Profile) -> list[Cell]:
+    """The grid's variants x suites x seeds, in the order of tables. A given checkpoint has no seed: it counts once."""
+    suites = profile.suites if grid.suites is None else _chosen_suites(grid, profile)
+    cells = []
+    for variant in grid.variants:
+        usual = profile.checkpoint if grid.asks == "test" else None
+        checkpoint = variant.settings.get("checkpoint", usual)
+        seeds = grid.seeds or profile.seeds
+        for seed in seeds[:1] if checkpoint else seeds:
+            training = make_training(variant, grid, profile, checkpoint, seed)
+            changes = _group(variant.settings, "nsa")
+            nsa = from_dict(NSASettings, to_dict(training.nsa) | changes, f"{grid.name}: {variant.label}: nsa")
+            varied = {key: value for key, value in variant.settings.items() if key in grid.axes}
+            for name, suite_changes in suites.items():
+                suite = suite_settings(
+                    name, {**suite_changes, **_group(variant.settings, "suite")}, f"{grid.name}: {name}"
+                )
+                cells.append(Cell(variant.label, suite, seed, training, nsa, varied))
+    return cells
+
+
+def make_training(variant: Variant, grid: Grid, profile: Profile, checkpoint: str | None, seed: int) -> Training:
+    """The training that a variant needs. With `asks: train` its nsa.* settings hold while training too."""
+    where = f"{grid.name}: {variant.label}"
+    settings = dict(profile.train) | {"seed": seed}
+    changes = _group(variant.settings, "train")
+    nsa = dict(settings.get("nsa") or {})
+    if grid.asks == "train":
+        nsa |= _group(variant.settings, "nsa")
+    nsa |= {key[4:]: value for key, value in changes.items() if key.startswith("nsa.")}
+    settings |= {key: value for key, value in changes.items() if not key.startswith("nsa.")}
+    train = from_dict(TrainSettings, settings | {"nsa": nsa}, f"{where}: train")
+    return Training(None if checkpoint else train, checkpoint, train.nsa)
+
+
+def make_probe(training: Training, profile: Profile) -> Probe | None:
+    """The probe of a training, on the profile's probe suite."""
+    if profile.probe_suite is None:
+        return None
+    changes = profile.suites.get(profile.probe_suite, {})
+    return Probe(training, suite_settings(profile.probe_suite, changes, f"{profile.name}: probe"), profile.probe_videos)
+
+
+def _chosen_suites(grid: Grid, profile: Profile) -> dict[str, dict[str, Any]]:
+    """The grid's suites, each with the profile's settings under the grid's own."""
+    chosen = {name: {**profile.suites.get(name, {}), **own} for name, own in (grid.suites or {}).items()}
+    check_suites(chosen, grid.name)
+    return chosen
+
+
+def _group(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """{'nsa.window': 8, 'train.steps': 3}, 'nsa' -> {'window': 8}."""
+    return {key[len(group) + 1 :]: value for key, value in settings.items() if key.startswith(f"{group}.")}
+
+
+@lru_cache
+def _fingerprint(checkpoint: str) -> str:
+    """A hub name as it is; a folder by its configuration and by the size and both ends of its weights files."""
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        if checkpoint.startswith((".", "/", "~")):
+            raise SettingsError(f"checkpoint {checkpoint!r}: there is no such folder")
+        return checkpoint
+    if not (folder / "config.json").is_file():
+        raise SettingsError(
+            f"checkpoint {checkpoint!r}: the folder has no config.json; give a folder that a model was saved to"
+        )
+    weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+    if not weights:
+        raise SettingsError(f"checkpoint {checkpoint!r}: the folder has no weights (*.safetensors)")
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in weights:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(_SAMPLE))
+            file.seek(max(0, size - _SAMPLE))
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()

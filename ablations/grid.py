@@ -1,0 +1,252 @@
+"""Grids: which settings vary, written as YAML (ablations/grids/<profile>/*.yaml). Imports no torch.
+
+    question: How should a fixed budget be split between blocks and window?     # one line, shown by --list
+    asks: test              # test: NSA settings change only at evaluation, on one trained model; train: each is trained
+    base: {nsa.window: 8}   # settings of every variant, over the profile's
+    axes:                   # one entry an axis; variants are the product of the axes (or `combine: zip`)
+      nsa.block_count: [1, 2, 4]             # the name is the setting
+      split:                                 # or any name, and rows of several settings that move together
+        - {nsa.block_count: 1, nsa.window: 16, label: local}
+    exclude: [{nsa.block_count: 4, nsa.window: [8, 16]}]    # variants left out: where all of these hold
+    labels: {nsa.block_count: b}             # short names in tables
+    suites: [synth_needle]  # instead of the profile's; or a mapping with settings of each
+    seeds: [0, 1]           # instead of the profile's
+
+Settings are dotted: nsa.* (attention at test time; with `asks: train` also while training), train.* (also train.nsa.*),
+suite.* (frames, fps, tokens_per_frame, limit, ...), checkpoint (a hub name or folder: nothing is trained).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ablations.profile import check_keys, load_yaml, numbers, whole_numbers
+from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, one_of
+
+FOLDER = Path(__file__).parent / "grids"
+KEYS = ("question", "asks", "base", "axes", "combine", "exclude", "labels", "suites", "seeds")
+SHORT = {
+    "nsa.block_count": "b",
+    "nsa.window": "w",
+    "nsa.block_size": "s",
+    "nsa.branches": "",
+    "nsa.gate_mode": "gate",
+    "nsa.gate_values": "gates",
+    "nsa.attention": "",
+    "suite.tokens_per_frame": "tokens",
+}
+_FIELDS = {
+    "nsa": [f.name for f in dataclasses.fields(NSASettings)],
+    "train": [f.name for f in dataclasses.fields(TrainSettings) if f.name not in ("nsa", "seed")],
+    "suite": [f.name for f in dataclasses.fields(SuiteSettings) if f.name not in ("name", "task")],
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point of a grid: a label and the settings that make it."""
+
+    label: str
+    settings: Mapping[str, Any]  # dotted name -> value, the grid's base included
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A checked grid."""
+
+    name: str
+    question: str
+    asks: str
+    variants: tuple[Variant, ...]
+    suites: Mapping[str, Mapping[str, Any]] | None = None  # None: the profile's
+    seeds: tuple[int, ...] | None = None
+    axes: tuple[str, ...] = field(default=())  # settings that vary
+
+
+def grid_names(profile: str) -> list[str]:
+    """The grids that come with the project at this profile's scale."""
+    return sorted(path.stem for path in (FOLDER / profile).glob("*.yaml"))
+
+
+def find_grid(name: str, profile: str) -> Path:
+    """The file of a grid given by name or by path."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / profile / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(grid_names(profile)) or "none"
+        raise SettingsError(f"no grid {name!r}; grids of profile {profile}: {known}; or the path of a YAML file")
+    return path
+
+
+def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None) -> Grid:
+    """Read and check a grid; `changes` (of --set) go over its base, and may not touch what it varies."""
+    path = find_grid(name, profile)
+    content = load_yaml(path)
+    where = path.name
+    check_keys(content, KEYS, where)
+    one_of(f"{where}: asks", content.get("asks", "test"), ("test", "train"))
+    one_of(f"{where}: combine", content.get("combine", "product"), ("product", "zip"))
+    axes = [_axis(key, values, where) for key, values in _mapping(content, "axes", where).items()]
+    varied = tuple(dict.fromkeys(key for axis in axes for row in axis for key in row if key != "label"))
+    changes = dict(changes or {})
+    suites, seeds = changes.pop("suites", content.get("suites")), changes.pop("seeds", content.get("seeds"))
+    for key in changes:
+        if key in varied:
+            raise SettingsError(f"--set {key}: grid {path.stem} varies it; choose among its values with --only")
+    base = flatten(_mapping(content, "base", where), f"{where}: base") | changes
+    labels = SHORT | _mapping(content, "labels", where)
+    points = _combine(axes, content.get("combine", "product"), where)
+    excluded = [flatten(rule, f"{where}: exclude") for rule in content.get("exclude") or []]
+    kept = [point for point in points if not any(_matches(base | _merge(point), rule) for rule in excluded)]
+    return Grid(
+        name=path.stem,
+        question=str(content.get("question", "")),
+        asks=content.get("asks", "test"),
+        variants=_variants(kept, base, labels, where),
+        suites=_suites(suites, where),
+        seeds=None if seeds is None else whole_numbers(seeds, f"{where}: seeds"),
+        axes=varied,
+    )
+
+
+def flatten(mapping: Any, where: str) -> dict[str, Any]:
+    """{'nsa': {'window': 8}} and {'nsa.window': 8} -> {'nsa.window': 8}; a name that is no setting is refused."""
+    if not isinstance(mapping, Mapping):
+        raise SettingsError(f"{where}: expected settings such as nsa.window: 8")
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": item for inner, item in value.items() if not isinstance(item, Mapping)}
+            flat |= {
+                f"{key}.{inner}.{last}": item
+                for inner, nested in value.items()
+                if isinstance(nested, Mapping)
+                for last, item in nested.items()
+            }
+        else:
+            flat[str(key)] = value
+    for key in flat:
+        check_setting(key, where)
+    return flat
+
+
+def check_setting(key: str, where: str) -> None:
+    """Refuse a dotted name that is no setting, listing those near it."""
+    group, _, name = key.partition(".")
+    if key == "checkpoint" or name in _FIELDS.get(group, ()):
+        return
+    if group == "train" and name.startswith("nsa.") and name[4:] in _FIELDS["nsa"]:
+        return
+    if group in _FIELDS and name:
+        known = ", ".join(f"{group}.{known}" for known in _FIELDS[group])
+        raise SettingsError(f"{where}: unknown setting {key!r}; known: {known}")
+    raise SettingsError(f"{where}: unknown setting {key!r}; settings are nsa.*, train.*, suite.* and checkpoint")
+
+
+def parse_changes(pairs: list[str]) -> dict[str, Any]:
+    """The values of repeated --set key=value; lists as in YAML ([1, 2]), suites and branches joined with +."""
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise SettingsError(f"--set {pair}: give key=value, such as nsa.window=8")
+        try:
+            value = numbers(yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise SettingsError(f"--set {pair}: the value is not valid YAML") from None
+        if key not in ("suites", "seeds"):
+            check_setting(key, "--set")
+        elif isinstance(value, str):
+            value = numbers([yaml.safe_load(part) for part in value.split("+")])
+        changes[key] = value
+    return changes
+
+
+def _mapping(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = content.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"{where}: {key}: expected a mapping, as in {key}: {{nsa.window: ...}}")
+    return dict(value)
+
+
+def _axis(name: str, values: Any, where: str) -> list[dict[str, Any]]:
+    """One axis as rows of settings (and perhaps a label)."""
+    if not isinstance(values, list) or not values:
+        raise SettingsError(f"{where}: axes: {name}: expected a list of values, as in [1, 2, 4]")
+    rows = []
+    for value in values:
+        if isinstance(value, Mapping):
+            settings = flatten({k: v for k, v in value.items() if k != "label"}, f"{where}: axes: {name}")
+            rows.append(settings | ({"label": str(value["label"])} if "label" in value else {}))
+        else:
+            check_setting(name, f"{where}: axes")
+            rows.append({name: value})
+    return rows
+
+
+def _combine(axes: list[list[dict[str, Any]]], how: str, where: str) -> list[tuple[dict[str, Any], ...]]:
+    if how == "product":
+        return list(itertools.product(*axes))
+    if len({len(axis) for axis in axes}) > 1:
+        lengths = ", ".join(str(len(axis)) for axis in axes)
+        raise SettingsError(f"{where}: combine: zip needs axes of one length, not {lengths}")
+    return list(zip(*axes, strict=True))
+
+
+def _merge(point: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    return {key: value for row in point for key, value in row.items() if key != "label"}
+
+
+def _matches(settings: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    """All of the rule's settings hold; a list in the rule means any of its values."""
+    return all(
+        settings.get(key) in value if isinstance(value, list) else settings.get(key) == value
+        for key, value in rule.items()
+    )
+
+
+def _variants(
+    points: list[tuple[dict[str, Any], ...]], base: Mapping[str, Any], labels: Mapping[str, str], where: str
+) -> tuple[Variant, ...]:
+    if not points:
+        raise SettingsError(f"{where}: no variant is left: exclude removes them all")
+    variants = [
+        Variant(" ".join(_row_label(row, labels) for row in point) or "base", dict(base) | _merge(point))
+        for point in points
+    ]
+    seen: set[str] = set()
+    for variant in variants:
+        if variant.label in seen:
+            raise SettingsError(f"{where}: two variants are called {variant.label!r}; give rows a label")
+        seen.add(variant.label)
+    return tuple(variants)
+
+
+def _row_label(row: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    if "label" in row:
+        return str(row["label"])
+    return " ".join(_setting_label(key, value, labels) for key, value in row.items())
+
+
+def _setting_label(key: str, value: Any, labels: Mapping[str, str]) -> str:
+    short = labels.get(key, key.rpartition(".")[2])
+    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{short}={text}" if short else text
+
+
+def _suites(suites: Any, where: str) -> dict[str, dict[str, Any]] | None:
+    if suites is None:
+        return None
+    if isinstance(suites, str):
+        suites = [suites]
+    if isinstance(suites, list):
+        suites = {str(name): {} for name in suites}
+    if not isinstance(suites, Mapping) or not suites:
+        raise SettingsError(f"{where}: suites: give a list of suites, or a mapping of suites to their settings")
+    return {str(name): dict(changes or {}) for name, changes in suites.items()}

@@ -1,0 +1,219 @@
+"""The plan of a sweep: its cells, what is done, and the jobs for the rest. Imports no torch.
+
+Done means that the record exists, is whole, and is this cell's: there is no other list of what has been done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ablations.cell import Cell, Probe, Training, make_cells, make_probe
+from ablations.grid import Grid, find_grid, grid_names
+from ablations.profile import Profile
+from videonsa.config import identity
+from videonsa.record import SCHEMA, read_record, write_text
+
+DONE, FAILED, INTERRUPTED, WAITING = "done", "failed", "interrupted", "waiting"
+INTERRUPTIONS = ("WorkerDied", "Cancelled")  # types of failure that are nobody's fault: tried again without being asked
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A grid under a profile in an out folder."""
+
+    grid: Grid
+    profile: Profile
+    out: Path
+    name: str  # of the folder below out/sweeps
+    cells: tuple[Cell, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the plan, the jobs, the table and the figures lie."""
+        return self.out / "sweeps" / self.name
+
+    @cached_property
+    def trainings(self) -> dict[str, Training]:
+        """The trainings that the cells need, by id."""
+        return {cell.training.id: cell.training for cell in self.cells}
+
+    @cached_property
+    def probes(self) -> dict[str, Probe]:
+        """The probe of each training, by training id."""
+        made = {key: make_probe(training, self.profile) for key, training in self.trainings.items()}
+        return {key: probe for key, probe in made.items() if probe is not None}
+
+
+@dataclass
+class State:
+    """What the records of a sweep say, read once."""
+
+    cells: dict[str, str] = field(default_factory=dict)  # cell id -> DONE, FAILED, INTERRUPTED or WAITING
+    trainings: dict[str, str] = field(default_factory=dict)
+    probes: dict[str, str] = field(default_factory=dict)  # by training id
+    errors: dict[str, str] = field(default_factory=dict)  # id of any of these -> one line
+    seconds: dict[str, float] = field(default_factory=dict)  # id -> what it took
+
+    def count(self, status: str) -> int:
+        """Number of cells in this state."""
+        return sum(value == status for value in self.cells.values())
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process: a training, or some cells of one checkpoint, or a probe."""
+
+    name: str  # also its folder below the sweep's jobs/
+    kind: str  # train, evaluate or probe
+    training: Training
+    cells: tuple[Cell, ...] = ()  # train: those that wait for it
+    probe: Probe | None = None
+    after: str | None = None  # the name of the training job that must succeed first
+
+
+def make_sweep(grid: Grid, profile: Profile, out: Path, source: str, changes: Mapping[str, Any]) -> Sweep:
+    """Cells and folder. A sweep with --set, or of a foreign file named as a grid of ours, has a folder of its own."""
+    name = f"{profile.name}-{grid.name}"
+    foreign = find_grid(source, profile.name).resolve() if grid.name != source else None
+    if changes or (foreign and grid.name in grid_names(profile.name)):
+        name += "-" + identity({"changes": dict(changes), "file": str(foreign or "")})[:6]
+    return Sweep(grid, profile, out, name, tuple(make_cells(grid, profile)))
+
+
+def read_state(sweep: Sweep) -> State:
+    """Read the records of every cell, training and probe of the sweep."""
+    state = State()
+    for key, training in sweep.trainings.items():
+        record = None if training.checkpoint else read_record(training_folder(sweep.out, key) / "record.json")
+        good = record is not None and record.get("identities", {}).get("training") == key
+        state.trainings[key] = DONE if training.checkpoint else _status(record if good else None)
+        _note(state, key, record)
+    for key, probe in sweep.probes.items():
+        record = read_record(sweep.out / "probes" / probe.id / "record.json")
+        state.probes[key] = _status(record)
+        _note(state, probe.id, record)
+    for cell in sweep.cells:
+        if cell.id in state.cells:
+            continue
+        record = read_record(cell_folder(sweep.out, cell.id) / "record.json")
+        state.cells[cell.id] = _status(record if record is None or is_of(record, cell) else None)
+        _note(state, cell.id, record)
+    return state
+
+
+def is_of(record: Mapping[str, Any], cell: Cell) -> bool:
+    """The record answers for this cell: its id and the settings that it was made with."""
+    settings = record.get("settings") or {}
+    same = all(settings.get(key) == cell.settings[key] for key in ("nsa", "suite"))
+    return same and record.get("kind") == "evaluation" and (record.get("identities") or {}).get("cell") == cell.id
+
+
+def _status(record: Mapping[str, Any] | None) -> str:
+    if record is None:
+        return WAITING
+    if record["status"] == DONE:
+        return DONE
+    return INTERRUPTED if (record.get("error") or {}).get("type") in INTERRUPTIONS else FAILED
+
+
+def _note(state: State, key: str, record: Mapping[str, Any] | None) -> None:
+    if record is None:
+        return
+    if error := record.get("error"):
+        state.errors[key] = f"{error.get('type')}: {' '.join(str(error.get('message')).split())}"[:300]
+    seconds = (record.get("summary") or {}).get("seconds")
+    if record["status"] == DONE and isinstance(seconds, int | float):
+        state.seconds[key] = float(seconds)
+
+
+def make_jobs(sweep: Sweep, state: State, cells: Iterable[Cell], retry: bool, per_training: int) -> list[Job]:
+    """The jobs that are still to run: trainings, evaluation jobs of several cells of one checkpoint, probes.
+
+    `cells` are those asked for (--only); failed ones run again when `retry` says so, interrupted ones always.
+    At most `per_training` evaluation jobs share the cells of one checkpoint: each pays its start-up once.
+    """
+    again = (WAITING, INTERRUPTED) + ((FAILED,) if retry else ())
+    chosen = {cell.id: cell for cell in cells}
+    todo = {key: cell for key, cell in chosen.items() if state.cells[key] in again}
+    training_jobs, evaluation_jobs, probe_jobs = [], [], []
+    for key in dict.fromkeys(cell.training.id for cell in chosen.values()):
+        training, mine = sweep.trainings[key], [cell for cell in todo.values() if cell.training.id == key]
+        status = state.trainings[key]
+        probe_wanted = key in sweep.probes and state.probes[key] in again
+        if status == FAILED and not retry:
+            continue
+        after = None
+        if status != DONE:
+            if not mine and not probe_wanted:
+                continue
+            after = f"train-{key}"
+            training_jobs.append(Job(after, "train", training, tuple(mine)))
+        for number, share in enumerate(deal(mine, per_training)):
+            evaluation_jobs.append(Job(f"evaluate-{key}-{number}", "evaluate", training, tuple(share), after=after))
+        if probe_wanted:
+            probe_jobs.append(Job(f"probe-{key}", "probe", training, probe=sweep.probes[key], after=after))
+    return [*training_jobs, *evaluation_jobs, *probe_jobs]
+
+
+def deal(cells: list[Cell], hands: int) -> list[list[Cell]]:
+    """Deal the cells out suite by suite, so that every hand has its part of the long ones; no hand is empty."""
+    order = sorted(cells, key=lambda cell: cell.suite.name)
+    return [order[start::hands] for start in range(min(hands, len(order)))]
+
+
+def write_plan(sweep: Sweep) -> None:
+    """plan.json: what this sweep is, for people and for analysis."""
+    probes = {key: probe.id for key, probe in sweep.probes.items()}
+    content = {
+        "schema": SCHEMA,
+        "kind": "plan",
+        "grid": sweep.grid.name,
+        "profile": sweep.profile.name,
+        "question": sweep.grid.question,
+        "asks": sweep.grid.asks,
+        "axes": list(sweep.grid.axes),
+        "trainings": {key: training.record_settings for key, training in sweep.trainings.items()},
+        "cells": [
+            {
+                "id": cell.id,
+                "label": cell.label,
+                "suite": cell.suite.name,
+                "seed": cell.seed,
+                "training": cell.training.id,
+                "probe": probes.get(cell.training.id),
+                "variant": {key.rpartition(".")[2]: value for key, value in cell.varied.items()},
+            }
+            for cell in sweep.cells
+        ],
+    }
+    text = json.dumps(content, indent=1) + "\n"
+    path = sweep.folder / "plan.json"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def fingerprint(sweep: Sweep) -> str:
+    """Changes when a record of the sweep does: what its table and figures were made from."""
+    digest = hashlib.sha256((sweep.folder / "plan.json").read_bytes())
+    paths = [cell_folder(sweep.out, cell.id) for cell in sweep.cells]
+    paths += [sweep.out / "probes" / probe.id for probe in sweep.probes.values()]
+    for folder in paths:
+        path = folder / "record.json"
+        digest.update(f"{path.name} {path.stat().st_mtime_ns if path.is_file() else None}".encode())
+    return digest.hexdigest()
+
+
+def training_folder(out: Path, key: str) -> Path:
+    """Where a training's files lie."""
+    return out / "trainings" / key
+
+
+def cell_folder(out: Path, key: str) -> Path:
+    """Where a cell's files lie."""
+    return out / "cells" / key

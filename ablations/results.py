@@ -1,0 +1,134 @@
+"""What a sweep shows: what it would do, where it stands, and at the end its table and figures. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from ablations.cell import Cell
+from ablations.display import describe, read_progress
+from ablations.estimate import estimate
+from ablations.grid import FOLDER, grid_names, load_grid
+from ablations.lock import describe as owner_of
+from ablations.lock import is_held, read_owner
+from ablations.plan import DONE, FAILED, INTERRUPTED, WAITING, Job, State, Sweep, fingerprint
+from ablations.profile import profile_names
+from videonsa.config import SettingsError
+from videonsa.record import write_text
+
+
+def list_text(profile: str) -> str:
+    """The grids of a profile with their questions, and the profiles."""
+    lines = [f"Grids of profile {profile} (ablations/grids/{profile}/):"]
+    names = grid_names(profile)
+    width = max(map(len, names), default=0)
+    for name in names:
+        try:
+            grid = load_grid(name, profile)
+            lines.append(f"  {name:<{width}}  {grid.asks:<5}  {len(grid.variants):>3} variants  {grid.question}")
+        except SettingsError as error:
+            lines.append(f"  {name:<{width}}  broken: {error}")
+    others = [name for name in profile_names() if name != profile]
+    lines.append(f"Other profiles: {', '.join(others)} (--profile NAME). A grid of your own: --grid path/to/file.yaml")
+    return "\n".join(lines if FOLDER.is_dir() else lines[-1:])
+
+
+def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int) -> str:
+    """Cells, what they share, what is done, how long the rest takes."""
+    lines = [_title(sweep), ""]
+    width = max(len(cell.label) for cell in sweep.cells)
+    suite_width = max(len(cell.suite.name) for cell in sweep.cells)
+    for cell in sweep.cells:
+        row = (
+            f"  {cell.label:<{width}}  {cell.suite.name:<{suite_width}}  seed {cell.seed}  training {cell.training.id}"
+        )
+        lines.append(f"{row}  cell {cell.id}  {state.cells[cell.id]}")
+    trainings = [f"{key} ({state.trainings[key]})" for key in sweep.trainings]
+    lines += [
+        "",
+        f"{len(sweep.cells)} cells share {len(trainings)} training{'s' * (len(trainings) > 1)}: {', '.join(trainings)}",
+    ]
+    counts = {kind: sum(job.kind == kind for job in jobs) for kind in ("train", "evaluate", "probe")}
+    lines.append("To run: " + ", ".join(f"{number} {kind} jobs" for kind, number in counts.items()))
+    lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")
+    lines.append(f"Records: {sweep.out}; table and figures: {sweep.folder}")
+    return "\n".join(lines)
+
+
+def status_text(sweep: Sweep, state: State) -> str:
+    """Where the sweep stands, from its records and the progress of its jobs."""
+    lines = [_title(sweep), _counts(state)]
+    lock = sweep.folder / "lock"
+    if is_held(lock):
+        lines.append(f"running: {owner_of(read_owner(lock))}")
+        jobs = sorted((sweep.folder / "jobs").glob("*/progress.json"))
+        states = [read_progress(path.parent) for path in jobs]
+        lines += [f"  {describe(progress)}" for progress in states if progress.get("phase") not in (None, "end")]
+    elif state.count(WAITING) or state.count(INTERRUPTED):
+        lines.append("not running; the same command without --status goes on")
+    return "\n".join(lines + problems(sweep.cells, state, sweep))
+
+
+def problems(cells: Iterable[Cell], state: State, sweep: Sweep) -> list[str]:
+    """One line for every failure."""
+    lines = []
+    for cell in cells:
+        if state.cells[cell.id] in (FAILED, INTERRUPTED):
+            lines.append(f"  failed  {cell}: {state.errors.get(cell.id, '')}")
+    for key, status in state.trainings.items():
+        if status in (FAILED, INTERRUPTED):
+            lines.append(f"  failed  training {key}: {state.errors.get(key, '')}")
+    for key, status in state.probes.items():
+        if status in (FAILED, INTERRUPTED):
+            probe = sweep.probes[key].id
+            lines.append(f"  failed  probe {probe} (gates and sinks): {state.errors.get(probe, '')}")
+    if lines:
+        lines.append(f"  tracebacks: in the records below {sweep.out}; --retry-failed runs them again")
+    return lines
+
+
+def show(sweep: Sweep, state: State) -> bool:
+    """Print the table and where it lies; make it first unless it is there already. False when it cannot be made."""
+    try:
+        paths = summary(sweep)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"the table could not be made: {type(error).__name__}: {error}")
+        return False
+    table = sweep.folder / "table.txt"
+    if table.is_file():
+        print(table.read_text(encoding="utf-8").rstrip())
+    print("\n" + _counts(state))
+    print("\n".join(f"  {path}" for path in paths))
+    return True
+
+
+def summary(sweep: Sweep) -> list[Path]:
+    """The table and figures of a sweep, made by analysis; made anew only when a record has changed."""
+    note = sweep.folder / "summary.json"
+    current = fingerprint(sweep)
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+        paths = [sweep.folder / path for path in known["paths"]]
+        if known["records"] == current and all(path.is_file() for path in paths):
+            return paths
+    except (OSError, ValueError, KeyError):
+        pass
+    from analysis.run import summarize
+
+    paths = [Path(path) for path in summarize(sweep.out, sweep.folder)]
+    names = [str(path.relative_to(sweep.folder)) for path in paths if path.is_relative_to(sweep.folder)]
+    write_text(note, json.dumps({"records": current, "paths": names}, indent=1) + "\n")
+    return paths
+
+
+def _title(sweep: Sweep) -> str:
+    return f"{sweep.name}: {sweep.grid.question} ({len(sweep.cells)} cells, changed at {sweep.grid.asks} time)"
+
+
+def _counts(state: State) -> str:
+    names = (DONE, FAILED, INTERRUPTED, WAITING)
+    counts = {name: state.count(name) for name in names}
+    return f"{len(state.cells)} cells: " + ", ".join(f"{number} {name}" for name, number in counts.items() if number)

@@ -1,0 +1,135 @@
+"""Run a sweep: `python ablations/run.py --grid budget`. Plans, runs what has no record yet, shows the table."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not the script's folder: its names would hide packages
+
+    from videonsa.bootstrap import ensure_environment
+
+    ensure_environment()
+
+import argparse
+import fnmatch
+from collections.abc import Sequence
+
+from ablations.cell import Cell
+from ablations.grid import load_grid, parse_changes
+from ablations.lock import Lock, LockHeld
+from ablations.plan import DONE, Sweep, make_jobs, make_sweep, read_state, write_plan
+from ablations.profile import load_profile
+from ablations.results import dry_run_text, list_text, problems, show, status_text
+from ablations.stages import Stages
+from ablations.submit import local_resources, run_debug, run_local
+from slurm.executor import CLUSTERS
+from videonsa.config import SettingsError, one_of
+
+WRONG_INPUT, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None, stages: Stages | None = None) -> int:
+    """The command line. Exit codes: 0 all asked for is done, 1 something failed, 2 wrong input, 130 interrupted."""
+    options = parse(arguments)
+    try:
+        return run(options, stages or Stages())
+    except SettingsError as error:
+        return _complain(str(error), WRONG_INPUT)
+    except LockHeld as error:
+        return _complain(f"this sweep is running already ({error}); --status shows how far it is", 1)
+    except OSError as error:
+        return _complain(f"cannot write to {error.filename or options.out}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted; nothing finished is lost: the same command goes on", INTERRUPTED)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="python ablations/run.py", description=__doc__)
+    parser.add_argument("--grid", metavar="NAME", help="a grid of the profile, or the path of a YAML file")
+    parser.add_argument("--list", action="store_true", help="the grids and what they ask")
+    parser.add_argument("--dry-run", action="store_true", help="cells, what is shared and done, time; runs nothing")
+    parser.add_argument("--status", action="store_true", help="how far the sweep is")
+    parser.add_argument("--retry-failed", action="store_true", help="run failed cells again")
+    parser.add_argument("--only", metavar="PATTERN", help="cells whose label, suite or id holds this (* and ? allowed)")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting (repeatable)")
+    parser.add_argument("--profile", default="tiny", metavar="NAME", help="tiny (default) or paper")
+    parser.add_argument("--cluster", default="auto", metavar="|".join(CLUSTERS), help="where jobs run")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="records, tables (default: runs)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes at once (default: one a GPU, or a core)")
+    options = parser.parse_args(arguments)
+    if not (options.grid or options.list):
+        parser.error("give --grid NAME, or --list to see the grids")
+    if options.workers is not None and options.workers < 1:
+        parser.error("--workers: give a whole number of at least 1")
+    return options
+
+
+def run(options: argparse.Namespace, stages: Stages) -> int:
+    """Carry out the options; raises SettingsError, LockHeld, OSError, KeyboardInterrupt."""
+    one_of("--cluster", options.cluster, CLUSTERS)
+    profile = load_profile(options.profile)
+    if options.list:
+        print(list_text(profile.name))
+        return 0
+    changes = parse_changes(options.set)
+    sweep = make_sweep(load_grid(options.grid, profile.name, changes), profile, options.out, options.grid, changes)
+    chosen = choose(sweep, options.only)
+    resources = local_resources(options.workers)
+    state = read_state(sweep)
+    if options.status:
+        print(status_text(sweep, state))
+        return 0
+    jobs = make_jobs(sweep, state, chosen, options.retry_failed, resources.workers)
+    if options.dry_run:
+        print(dry_run_text(sweep, state, jobs, resources.workers))
+        return 0
+    check_out(options.out)
+    with Lock(sweep.folder / "lock"):
+        write_plan(sweep)
+        state = read_state(sweep)
+        jobs = make_jobs(sweep, state, chosen, options.retry_failed, resources.workers)
+        if jobs and options.cluster == "debug":
+            run_debug(sweep, jobs, stages)
+        elif jobs:
+            run_local(sweep, jobs, stages, resources)
+        return finish(sweep, chosen)
+
+
+def finish(sweep: Sweep, chosen: list[Cell]) -> int:
+    """Show the results; 1 when one of the chosen cells, or a training or probe of theirs, is not done."""
+    state = read_state(sweep)
+    shown = show(sweep, state)
+    lines = problems(chosen, state, sweep)
+    print("\n".join(lines), end="\n" if lines else "")
+    return 0 if shown and not lines and all(state.cells[cell.id] == DONE for cell in chosen) else 1
+
+
+def choose(sweep: Sweep, pattern: str | None) -> list[Cell]:
+    """The cells that --only names: those whose label, suite, seed or id holds the pattern."""
+    if pattern is None:
+        return list(sweep.cells)
+    chosen = [cell for cell in sweep.cells if fnmatch.fnmatch(f"{cell} {cell.id}", f"*{pattern}*")]
+    if not chosen:
+        labels = ", ".join(dict.fromkeys(cell.label for cell in sweep.cells))
+        raise SettingsError(f"--only {pattern}: no cell of this name; labels: {labels}")
+    return chosen
+
+
+def check_out(out: Path) -> None:
+    """Raise OSError, naming the folder, when nothing can be written there."""
+    out.mkdir(parents=True, exist_ok=True)
+    trial = out / ".writable"
+    try:
+        trial.write_bytes(b"\0" * (1 << 20))
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def _complain(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""What a job runs: a training, the cells of one checkpoint, or a probe; each leaves a record. No torch at first.
+
+The heavy functions are named here and imported inside the job, so that planning stays light; tests put others in.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablations.cell import Cell
+from ablations.lock import claimed, is_alive
+from ablations.mirror import mirror
+from ablations.plan import DONE, FAILED, Job, cell_folder, is_of, training_folder
+from videonsa.config import to_dict
+from videonsa.record import SCHEMA, failure, provenance, read_record, write_record
+
+PROGRESS_SECONDS = 0.5  # at most one progress file in this time
+
+
+class TrainingFailed(RuntimeError):
+    """The training that a cell needs has failed."""
+
+
+class JobFailed(RuntimeError):
+    """Something in a job failed; its records say what. Raised last, so that Slurm sees a failed job."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The heavy functions by name, 'package.module:function'."""
+
+    train: str = "videonsa.training.run:train"
+    evaluate: str = "evals.run:evaluate"
+    probe: str = "evals.probe:probe"
+
+    def load(self, name: str) -> Callable[..., Any]:
+        """Import one of them."""
+        module, _, function = getattr(self, name).partition(":")
+        return getattr(importlib.import_module(module), function)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The process that a local worker must not outlive."""
+
+    pid: int
+    started: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job with all that it needs; submitit pickles it. A requeued job simply starts again: its stages resume."""
+
+    job: Job
+    out: Path
+    folder: Path  # of the job: progress.json
+    sweep: str
+    stages: Stages = Stages()
+    parent: Parent | None = None
+    mirror: bool = True  # to W&B
+
+    def __call__(self) -> None:
+        """Run the job; raises JobFailed at the end when anything in it failed."""
+        if self.parent is not None:
+            _die_with(self.parent)
+        progress = Progress(self.folder)
+        run = {"train": run_training, "evaluate": run_cells, "probe": run_probe}[self.job.kind]
+        problems = run(self, progress)
+        progress.write(phase="end", force=True)
+        if problems:
+            raise JobFailed("; ".join(problems))
+
+    def checkpoint(self, *_: Any, **__: Any) -> Any:
+        """Called by submitit before a preempted or timed-out job is requeued."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+class Progress:
+    """A job's progress.json, for whoever watches: phase, what is done of how much, since when."""
+
+    def __init__(self, folder: Path):
+        self.path, self.state, self.written = folder / "progress.json", {"pid": os.getpid()}, 0.0
+
+    def write(self, force: bool = False, **changes: Any) -> None:
+        """Note changes; the file follows at most every PROGRESS_SECONDS, and never fails the job."""
+        self.state |= changes
+        now = time.time()
+        if not force and now - self.written < PROGRESS_SECONDS:
+            return
+        self.written = now
+        temporary = self.path.with_name(f".progress.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(self.state | {"time": now, "host": platform.node()}), encoding="utf-8")
+            os.replace(temporary, self.path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+
+    def begin(self, phase: str, what: str = "", cell: str = "") -> Callable[..., None]:
+        """A new phase; returns the on_progress(done, total) to hand to a stage."""
+        self.write(force=True, phase=phase, what=what, cell=cell, done=0, total=0, since=time.time())
+
+        def on_progress(done: int = 0, total: int = 0, *_: Any, **__: Any) -> None:
+            self.write(done=done, total=total)
+
+        return on_progress
+
+
+def run_training(work: Work, progress: Progress) -> list[str]:
+    """Train into trainings/<id>/final and leave its record; returns what failed."""
+    training, folder = work.job.training, training_folder(work.out, work.job.training.id)
+    report = progress.begin("wait", "training")
+    with claimed(folder):
+        record = read_record(folder / "record.json")
+        if record is not None and record["status"] == DONE:
+            return []
+        report = progress.begin("train", "training")
+        base: dict[str, Any] = {"schema": SCHEMA, "kind": "training", "status": FAILED, "id": training.id}
+        base |= {"settings": training.record_settings, "identities": {"training": training.id}}
+        started = time.time()
+        try:
+            work.stages.load("train")(training.settings, folder, on_progress=report)
+            summary = _training_summary(folder) | {"seconds": round(time.time() - started, 3)}
+            record = base | {"status": DONE, "summary": summary, "error": None}
+        except Exception as error:
+            record = base | {"summary": {}, "error": failure(error)}
+        write_record(folder / "record.json", record | {"provenance": provenance()})
+    if record["status"] == DONE:
+        return []
+    reason = record["error"]
+    for cell in work.job.cells:
+        fail_cell(work.out, cell, _training_failure(training.id, reason))
+    return [f"training {training.id}: {reason['message']}"]
+
+
+def run_cells(work: Work, progress: Progress) -> list[str]:
+    """Evaluate the cells one after another, each with its record and its W&B run; returns what failed."""
+    problems = []
+    for number, cell in enumerate(work.job.cells):
+        progress.write(force=True, cells_done=number, cells=len(work.job.cells))
+        report = progress.begin("evaluate", str(cell), cell.id)
+        with claimed(cell_folder(work.out, cell.id)):
+            record = read_record(cell_folder(work.out, cell.id) / "record.json")
+            if record is None or not is_of(record, cell) or record["status"] != DONE:
+                record = evaluate_cell(work, cell, report)
+        if record["status"] != DONE:
+            problems.append(f"{cell}: {record['error']['message']}")
+        if work.mirror:
+            progress.write(force=True, phase="mirror", cell="")
+            mirror(record, work.out, work.sweep, cell.label)
+    return problems
+
+
+def evaluate_cell(work: Work, cell: Cell, report: Callable[..., None]) -> dict[str, Any]:
+    """One cell's record, written."""
+    folder = cell_folder(work.out, cell.id)
+    started = time.time()
+    record = cell_record(cell)
+    try:
+        checkpoint = _checkpoint(work.out, cell)
+        result = work.stages.load("evaluate")(checkpoint, to_dict(cell.nsa), cell.suite, folder, on_progress=report)
+        record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
+        record["summary"] = dict(result.get("summary") or {}) | {"seconds": round(time.time() - started, 3)}
+        if (result.get("scores") or {}).get("accuracy") is None:
+            raise RuntimeError("no question could be scored")
+        record |= {"status": DONE, "error": None}
+    except Exception as error:
+        record |= {"status": FAILED, "error": failure(error)}
+    write_record(folder / "record.json", record | {"provenance": provenance()})
+    return record
+
+
+def run_probe(work: Work, progress: Progress) -> list[str]:
+    """Measure gates and sinks into probes/<id>/record.json; returns what failed."""
+    probe = work.job.probe
+    assert probe is not None
+    folder = work.out / "probes" / probe.id
+    report = progress.begin("wait", "probe")
+    with claimed(folder):
+        record = read_record(folder / "record.json")
+        if record is not None and record["status"] == DONE:
+            return []
+        progress.begin("probe", "gates and sinks")
+        record = {"schema": SCHEMA, "kind": "probe", "id": probe.id, "settings": probe.settings}
+        record["identities"] = {"probe": probe.id, "training": probe.training.id}
+        started = time.time()
+        try:
+            checkpoint = _checkpoint(work.out, work.job)
+            result = work.stages.load("probe")(
+                checkpoint, to_dict(probe.training.nsa), probe.suite, videos=probe.videos
+            )
+            report(1, 1)
+            record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
+            record |= {"status": DONE, "summary": {"seconds": round(time.time() - started, 3)}, "error": None}
+        except Exception as error:
+            record |= {"status": FAILED, "error": failure(error)}
+        write_record(folder / "record.json", record | {"provenance": provenance()})
+    return [] if record["status"] == DONE else [f"probe {probe.id}: {record['error']['message']}"]
+
+
+def cell_record(cell: Cell) -> dict[str, Any]:
+    """The part of a cell's record that is known before it runs."""
+    return {
+        "schema": SCHEMA,
+        "kind": "evaluation",
+        "status": FAILED,
+        "id": cell.id,
+        "label": cell.label,
+        "settings": cell.settings,
+        "identities": cell.identities,
+        "scores": {},
+        "questions": [],
+        "summary": {},
+        "error": None,
+    }
+
+
+def fail_cell(out: Path, cell: Cell, error: Mapping[str, str]) -> None:
+    """Leave a failure record where there is no finished one."""
+    path = cell_folder(out, cell.id) / "record.json"
+    record = read_record(path)
+    if record is None or record["status"] != DONE:
+        write_record(path, cell_record(cell) | {"error": dict(error), "provenance": provenance()})
+
+
+def _training_failure(training: str, error: Mapping[str, str]) -> dict[str, str]:
+    """The error of a cell whose training failed; an interrupted training interrupts it too."""
+    kind = error["type"] if error["type"] in ("WorkerDied", "Cancelled") else "TrainingFailed"
+    return {"type": kind, "message": f"training {training} failed: {error['message']}", "traceback": error["traceback"]}
+
+
+def _checkpoint(out: Path, of: Cell | Job) -> str | Path:
+    """The weights of a cell or job: its training's final folder, or the checkpoint that was given."""
+    training = of.training
+    if training.checkpoint is not None:
+        return training.checkpoint
+    folder = training_folder(out, training.id)
+    record = read_record(folder / "record.json")
+    if record is None or record["status"] != DONE:
+        reason = (record or {}).get("error", {}).get("message", "it has no record")
+        raise TrainingFailed(f"training {training.id} is not done: {reason}")
+    return folder / "final"
+
+
+def _training_summary(folder: Path) -> dict[str, Any]:
+    """Steps, last loss and tokens of a training, from its metrics."""
+    try:
+        lines = [
+            json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if line
+        ]
+    except (OSError, json.JSONDecodeError):
+        return {}
+    last: dict[str, Any] = {}
+    for line in lines:
+        last |= line
+    wanted = {"step": "steps", "loss": "final_loss", "tokens": "tokens"}
+    return {name: last[key] for key, name in wanted.items() if key in last}
+
+
+def _die_with(parent: Parent) -> None:
+    """End this process within a second of the end of run.py, or of submitit's controller between the two."""
+    controller = os.getppid()
+
+    def watch() -> None:
+        while is_alive(parent.pid, parent.started) and os.getppid() == controller:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent watch").start()

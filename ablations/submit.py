@@ -1,0 +1,180 @@
+"""Running the jobs of a plan on this machine, in order of what they need. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ablations.display import Display, read_progress
+from ablations.lock import process_started
+from ablations.plan import DONE, Job, Sweep, cell_folder, training_folder
+from ablations.stages import Parent, Stages, Work, fail_cell
+from slurm.executor import Running, local_cores, local_gpus, run_here, start_local
+from videonsa.record import SCHEMA, provenance, read_record, write_record
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What this machine has for the sweep."""
+
+    workers: int
+    cores: int
+    gpus: tuple[int, ...]
+
+
+def local_resources(workers: int | None) -> Resources:
+    """As many workers as asked for, else one a GPU, else one a core."""
+    cores, gpus = local_cores(), local_gpus()
+    return Resources(workers or len(gpus) or cores, cores, gpus)
+
+
+def run_debug(sweep: Sweep, jobs: list[Job], stages: Stages) -> None:
+    """Run every job in this process, one after another."""
+    set_aside(sweep, jobs)
+    for job in jobs:
+        if job.after is None or is_trained(sweep, job):
+            folder = job_folder(sweep, job)
+            run_here(make_work(sweep, job, stages), folder)
+
+
+def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resources) -> None:
+    """Run the jobs in worker processes until none is left. KeyboardInterrupt ends the workers before it goes on."""
+    set_aside(sweep, jobs)
+    waiting, running = list(jobs), {}  # type: list[Job], dict[str, tuple[Job, Running]]
+    cells = [cell.id for job in jobs if job.kind == "evaluate" for cell in job.cells]
+    with Display(sweep, cells, resources.workers) as display, _workers_ended(running):
+        while waiting or running:
+            for name, (job, process) in list(running.items()):
+                if process.ended():
+                    del running[name]
+                    waiting += settle(sweep, job, process)
+            for job in next_jobs(sweep, waiting, running, resources.workers):
+                waiting.remove(job)
+                running[job.name] = (job, start(sweep, job, stages, waiting, running, resources))
+                display.say(f"start   {job.kind} ({len(job.cells)} cells)" if job.cells else f"start   {job.kind}")
+            display.update((name, process.folder) for name, (_, process) in running.items())
+            time.sleep(POLL_SECONDS)
+        display.update([])
+
+
+def next_jobs(sweep: Sweep, waiting: list[Job], running: Iterable[str], workers: int) -> list[Job]:
+    """The jobs that can start now; one whose training has failed is dropped from `waiting`."""
+    names = set(running) | {job.name for job in waiting}
+    ready = []
+    for job in list(waiting):
+        if job.after is None or is_trained(sweep, job):
+            ready.append(job)
+        elif job.after not in names:
+            waiting.remove(job)
+    return ready[: max(0, workers - len(list(running)))]
+
+
+def start(sweep: Sweep, job: Job, stages: Stages, waiting: list[Job], running: dict, resources: Resources) -> Running:
+    """Start one job. The cores are divided among the jobs that can run beside it."""
+    beside = len(running) + sum(other.after is None or is_trained(sweep, other) for other in waiting) + 1
+    threads = max(1, resources.cores // min(resources.workers, beside))
+    taken = {gpu for _, process in running.values() for gpu in process.gpus}
+    free = [gpu for gpu in resources.gpus if gpu not in taken] or list(resources.gpus)
+    parent = Parent(os.getpid(), process_started(os.getpid()))
+    work = replace(make_work(sweep, job, stages), parent=parent)
+    return start_local(work, work.folder, job.name, threads, tuple(free[:1]))
+
+
+def make_work(sweep: Sweep, job: Job, stages: Stages) -> Work:
+    """The picklable thing that a job runs; its folder is made, its earlier progress forgotten."""
+    folder = job_folder(sweep, job)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "progress.json").unlink(missing_ok=True)
+    return Work(job, sweep.out.resolve(), folder.resolve(), sweep.name, stages)
+
+
+def job_folder(sweep: Sweep, job: Job) -> Path:
+    """Where a job's logs and progress lie."""
+    return sweep.folder / "jobs" / job.name
+
+
+def is_trained(sweep: Sweep, job: Job) -> bool:
+    """The weights that the job needs are there."""
+    if job.training.checkpoint is not None:
+        return True
+    record = read_record(training_folder(sweep.out, job.training.id) / "record.json")
+    return record is not None and record["status"] == DONE
+
+
+def set_aside(sweep: Sweep, jobs: Iterable[Job]) -> None:
+    """Failure records of what runs again are kept as failure.json: a new record then is the new run's."""
+    for job in jobs:
+        folders = [cell_folder(sweep.out, cell.id) for cell in job.cells]
+        if job.kind == "train":
+            folders.append(training_folder(sweep.out, job.training.id))
+        elif job.probe is not None:
+            folders.append(sweep.out / "probes" / job.probe.id)
+        for folder in folders:
+            record = read_record(folder / "record.json")
+            if record is not None and record["status"] != DONE:
+                os.replace(folder / "record.json", folder / "failure.json")
+
+
+def settle(sweep: Sweep, job: Job, process: Running) -> list[Job]:
+    """After a worker's end: what has no record gets one that says why. Returns a job for the cells it had not begun."""
+    words = process.last_words()
+    if process.succeeded():  # it came to its end, yet could not write a record
+        error = {"type": "JobError", "message": words.splitlines()[-1] if words else "no record was written"}
+    else:
+        reason = f"the worker ended without a word during {job.kind} (killed, or out of memory)"
+        error = {"type": "WorkerDied", "message": f"{reason}; its log is in {process.folder}"}
+    error["traceback"] = words
+    if job.kind == "evaluate":
+        return _settle_cells(sweep, job, error, read_progress(process.folder))
+    if job.kind == "train":
+        if not is_trained(sweep, job):
+            _fail(training_folder(sweep.out, job.training.id), "training", job.training.id, job, error)
+            for cell in job.cells:
+                fail_cell(sweep.out, cell, error)
+    elif job.probe is not None:
+        _fail(sweep.out / "probes" / job.probe.id, "probe", job.probe.id, job, error)
+    return []
+
+
+def _settle_cells(sweep: Sweep, job: Job, error: dict[str, str], progress: dict) -> list[Job]:
+    """The cell that was being evaluated has failed, the others go on; before the first cell, all have failed."""
+    left = [cell for cell in job.cells if read_record(cell_folder(sweep.out, cell.id) / "record.json") is None]
+    begun = left if "cells" not in progress else [cell for cell in left if cell.id == progress.get("cell")]
+    for cell in begun:
+        fail_cell(sweep.out, cell, error)
+    rest = tuple(cell for cell in left if cell not in begun)
+    return [replace(job, name=job.name + "+", cells=rest)] if rest else []
+
+
+def _fail(folder: Path, kind: str, key: str, job: Job, error: dict[str, str]) -> None:
+    path = folder / "record.json"
+    if read_record(path) is None:
+        settings = job.probe.settings if job.probe else job.training.record_settings
+        record = {"schema": SCHEMA, "kind": kind, "status": "failed", "id": key, "settings": settings}
+        record |= {"identities": {kind: key}, "summary": {}, "error": error, "provenance": provenance()}
+        write_record(path, record)
+
+
+@contextmanager
+def _workers_ended(running: dict[str, tuple[Job, Running]]) -> Iterator[None]:
+    """No worker outlives the block. SIGTERM and SIGHUP count as Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for _, process in running.values():
+            process.kill()
+        for number, handler in before.items():
+            signal.signal(number, handler)

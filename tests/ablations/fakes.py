@@ -1,0 +1,81 @@
+"""Stages that stand in for training and evaluation, so that the machinery of sweeps is tested in seconds.
+
+A file FAULTS in the out folder's parent holds JSON: what should go wrong, by the name of a suite, "train" or "probe".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from ablations.stages import Stages
+
+STAGES = Stages("tests.ablations.fakes:train", "tests.ablations.fakes:evaluate", "tests.ablations.fakes:probe")
+
+
+def faults(out: Path) -> dict[str, Any]:
+    path = out.parent / "FAULTS"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def strike(out: Path, name: str) -> None:
+    """Note that this was called, then do what FAULTS says: raise, die, or take long."""
+    with open(out.parent / "CALLS", "a", encoding="utf-8") as file:
+        file.write(f"{name} {os.getpid()}\n")
+    fault = faults(out).get(name)
+    if fault == "raise":
+        raise ValueError(f"{name} is broken")
+    if fault == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if isinstance(fault, int | float):
+        time.sleep(fault)
+
+
+def train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
+    out = folder.parent.parent
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        for step in range(1, 4):
+            on_progress(step, 3)
+            file.write(json.dumps({"step": step, "loss": 1 / step, "tokens": 10 * step}) + "\n")
+    strike(out, "train")
+    (folder / "final").mkdir(exist_ok=True)
+    return folder / "final"
+
+
+def evaluate(checkpoint: Any, nsa: dict, suite: Any, folder: Path, on_progress: Any = None) -> dict[str, Any]:
+    out = folder.parent.parent
+    assert Path(checkpoint).is_dir()
+    on_progress(1, 4)
+    strike(out, suite.name)
+    scores = [1, 1, 0, 1]
+    questions = [
+        {"doc_id": str(number), "answer": "red", "prediction": "red" if score else "blue", "score": score, "error": None}
+        for number, score in enumerate(scores)
+    ]
+    return {
+        "questions": questions,
+        "scores": {"metric": "exact_match", "accuracy": 0.75, "correct": 3, "questions": 4, "errors": 0, "chance": 0.25},
+        "summary": {"prefill_ms_p50": 5.0, "peak_memory_mib": 100.0, "attention_fraction": 0.5},
+    }
+
+
+def probe(checkpoint: Any, nsa: dict, suite: Any, videos: int = 8) -> dict[str, Any]:
+    assert Path(checkpoint).is_dir()
+    out = Path(checkpoint).parent.parent.parent
+    strike(out, "probe")
+    return {"layers": [], "points": []}
+
+
+def calls(out: Path) -> list[str]:
+    """Names of the stages that were called, in order."""
+    path = out.parent / "CALLS"
+    return [line.split()[0] for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def pids(out: Path) -> list[int]:
+    """Processes that ran stages."""
+    return [int(line.split()[1]) for line in (out.parent / "CALLS").read_text().splitlines()]
