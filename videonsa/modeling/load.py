@@ -26,6 +26,8 @@ def load_model(checkpoint: str | Path, *, nsa: dict[str, Any] | None = None, **k
         _check_folder(folder)
     elif str(checkpoint).startswith(("/", "./", "../")) or str(checkpoint).count("/") > 1:
         raise SettingsError(f"checkpoint {str(checkpoint)!r}: there is no such folder")
+    if nsa and "semantics" in nsa:  # known at load, so that the release is not first given its own
+        kwargs["semantics"] = nsa["semantics"]
     model = VideoNSAForConditionalGeneration.from_pretrained(str(checkpoint), **kwargs)
     model.set_nsa(**(nsa or {}))
     return model.eval()

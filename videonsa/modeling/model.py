@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
 from videonsa.modeling.layout import TokenLayout, token_layout
 from videonsa.modeling.release import ReleaseLayout, release_layout
+from videonsa.modeling.release_checkpoint import as_text, hub_arguments, is_release, release_settings
+
+log = logging.getLogger(__name__)
 
 GATE_INIT_STD = 0.02  # initial gate weights of the release; biases are 0, so that each gate starts near 0.5
 
@@ -166,6 +170,23 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         config.nsa  # noqa: B018  fields given at load were assigned unchecked: refuse a bad one here
         self.model = VideoNSAModel(config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As of every transformers model. The public release (Enxin/VideoNSA) gets release semantics, and a log line.
+
+        That is a checkpoint of model type qwen2_5_vl, as the release calls itself, that holds gate weights; its own
+        block_counts and window_size are taken over. A caller's `semantics`, or a `config` of ours, goes before this.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if not isinstance(kwargs.get("config"), VideoNSAConfig):
+            written, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_arguments(kwargs))
+            if is_release(written, info["missing_keys"]):
+                fields = {name: value for name, value in release_settings(written).items() if name not in kwargs}
+                model.set_nsa(**fields)
+                log.warning("%s is the public release: %s", pretrained_model_name_or_path, as_text(model.config.nsa))
+        return (model, info) if wants_info else model
 
     def set_nsa(self, **fields: Any) -> None:
         """Change fields of `NSASettings` on the live model; all are checked before any is changed.
