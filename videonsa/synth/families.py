@@ -1,0 +1,210 @@
+"""The three families of questions: needle (a rare frame), order (time), layout (space).
+
+A family asks first and shows afterwards: the question and its four options are drawn without knowing which option will be
+right, then the video is drawn for the option that is. So the text tells nothing about the answer, by construction. Every
+question has the same number of words, so that a batch of samples needs no padding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from videonsa.synth.canvas import COLORS, UNITS, WHITE, background, paint, paint_anywhere, tint
+
+PLACES = ("left", "right", "top", "bottom")
+NUMBERS = ("one", "two", "three", "four")
+FLASH = (2, 5)  # a flash lasts 2 to 4 frames
+
+Ask = Callable[[np.random.Generator], tuple[str, list[str]]]
+Show = Callable[[np.random.Generator, str, list[str], int, int, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of question.
+
+    `ask(rng)` gives the question and its four options. `show(rng, subject, options, answer, frames, size)` draws the video
+    uint8 [frames, size, size, 3] in which option number `answer` is right; `subject` is the question's last word.
+    """
+
+    name: str
+    ask: Ask
+    show: Show
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family: its kinds of question, which take turns, and the fewest frames that can show one."""
+
+    name: str
+    kinds: tuple[Kind, ...]
+    min_frames: int
+
+
+def colors(rng: np.random.Generator, count: int) -> list[str]:
+    """Different colour names in random order."""
+    return [str(name) for name in rng.permutation(list(COLORS))[:count]]
+
+
+def shuffled(rng: np.random.Generator, words: tuple[str, ...]) -> list[str]:
+    return [str(word) for word in rng.permutation(words)]
+
+
+def about_colors(question: str) -> Ask:
+    """A question whose options are four colours."""
+    return lambda rng: (question, colors(rng, 4))
+
+
+def about_one_color(question: str, words: tuple[str, ...]) -> Ask:
+    """A question that ends in a colour and whose options are four given words."""
+    return lambda rng: (f"{question} {colors(rng, 1)[0]}", shuffled(rng, words))
+
+
+def spread(rng: np.random.Generator, lengths: list[int], frames: int) -> list[int]:
+    """Starts of runs of the given lengths, in this order, in `frames` frames; neighbours stay at least one frame apart if they can."""
+    apart = 1 if sum(lengths) + len(lengths) - 1 <= frames else 0
+    slack = frames - sum(lengths) - apart * (len(lengths) - 1)
+    cuts = np.sort(rng.integers(0, slack + 1, len(lengths)))
+    before = np.cumsum([0, *lengths[:-1]])
+    return [int(cut + done + apart * place) for place, (cut, done) in enumerate(zip(cuts, before, strict=True))]
+
+
+def the_answer_and_others(rng: np.random.Generator, answer: int, most: int) -> list[int]:
+    """The numbers of the options that are shown, in random order: all four, or as many as fit, the answer's among them."""
+    others = [int(option) for option in rng.permutation(4) if option != answer]
+    return [int(option) for option in rng.permutation([answer, *others][:most])]
+
+
+def flash_lengths(rng: np.random.Generator, count: int, frames: int) -> list[int]:
+    """Lengths of `count` flashes, in frames, shorter where the video is."""
+    longest = max(FLASH[0], min(FLASH[1] - 1, frames // count))
+    return [int(length) for length in rng.integers(FLASH[0], longest + 1, count)]
+
+
+def show_ring(rng: np.random.Generator, _: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
+    """A flash of each option's colour (of fewer in a video below 8 frames); the answer's has a white ring."""
+    video = background(rng, frames, size)
+    order = the_answer_and_others(rng, answer, frames // FLASH[0])
+    lengths = flash_lengths(rng, len(order), frames)
+    for option, start, length in zip(order, spread(rng, lengths, frames), lengths, strict=True):
+        flash = video[start : start + length]
+        paint_anywhere(rng, flash, tint(rng, COLORS[options[option]]), ring=option == answer)
+    return video
+
+
+def show_sequence(marker: bool, last: bool) -> Show:
+    """Four flashes, one of each option's colour. Which is right depends on their order alone.
+
+    Without `marker` the right one comes first (or last); with it, the right one is the next after a white flash. All frames are drawn
+    before the order is known: the same set of frames serves all four answers, so a bag of frames is at chance.
+    """
+
+    def show(rng: np.random.Generator, _: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
+        video = background(rng, frames, size)
+        chosen = sorted(the_answer_and_others(rng, answer, frames // FLASH[0] - marker))
+        shown = [COLORS[options[option]] for option in chosen] + [WHITE] * marker
+        lengths = flash_lengths(rng, len(shown), frames)
+        bag = np.split(np.arange(frames), np.cumsum(lengths))  # the frames of each flash, then the empty ones
+        for part, rgb in zip(bag, shown, strict=False):
+            flash = video[part]
+            paint_anywhere(rng, flash, tint(rng, rgb))
+            video[part] = flash
+        order = [int(place) for place in rng.permutation(len(chosen))]
+        here, there = order.index(chosen.index(answer)), -1 if last else int(rng.integers(0, len(chosen))) if marker else 0
+        order[here], order[there] = order[there], order[here]
+        if marker:
+            order.insert(there, len(chosen))
+        starts = spread(rng, [lengths[place] for place in order], frames)
+        return arrange(video, [bag[place] for place in order], starts, bag[-1])
+
+    return show
+
+
+def show_repeats(rng: np.random.Generator, subject: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
+    """One square that goes and comes back, always the same. How often depends on time alone: it fills as many frames for every answer."""
+    video = background(rng, frames, size)
+    grain = 2 if frames >= 16 else 1  # runs and gaps are multiples of a frame patch where there is room
+    count, seen = NUMBERS.index(options[answer]) + 1, max(4 * grain, frames // 4)
+    flash = video[:seen]
+    paint_anywhere(rng, flash, tint(rng, COLORS[subject]))
+    cuts = np.sort(rng.permutation(np.arange(grain, seen, grain))[: count - 1])
+    runs = np.split(np.arange(seen), cuts)
+    slack = (frames - seen) // grain - (count - 1)
+    shifts = np.sort(rng.integers(0, slack + 1, count)) + np.arange(count)
+    starts = [int(run[0] + shift * grain) for run, shift in zip(runs, shifts, strict=True)]
+    return arrange(video, runs, starts, np.arange(seen, frames))
+
+
+def arrange(video: np.ndarray, runs: list[np.ndarray], starts: list[int], rest: np.ndarray) -> np.ndarray:
+    """Put runs of frames at their starts and the rest, in its order, everywhere else."""
+    source = np.full(len(video), -1)
+    for run, start in zip(runs, starts, strict=True):
+        source[start : start + len(run)] = run
+    source[source < 0] = rest
+    return video[source]
+
+
+def show_place(rng: np.random.Generator, subject: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
+    """A coloured square that stays at one of the four sides."""
+    video = background(rng, frames, size)
+    side = int(rng.integers(13, 18))
+    far, off = UNITS - side, (UNITS - side) // 2 + int(rng.integers(-4, 5))
+    edge = int(rng.integers(0, 5))
+    corner = {"left": (off, edge), "right": (off, far - edge), "top": (edge, off), "bottom": (far - edge, off)}
+    paint(video[stay(rng, frames)], tint(rng, COLORS[subject]), *corner[options[answer]], side)
+    return video
+
+
+def show_many(rng: np.random.Generator, subject: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
+    """One to four squares of the asked colour, one a quadrant."""
+    video = background(rng, frames, size)
+    count = NUMBERS.index(options[answer]) + 1
+    here, color = stay(rng, frames), tint(rng, COLORS[subject])
+    for quadrant in rng.permutation(4)[:count]:
+        side = int(rng.integers(10, 16))
+        top, left = rng.integers(0, UNITS // 2 - side, 2) + UNITS // 2 * np.array(divmod(int(quadrant), 2))
+        paint(video[here], color, top, left, side)
+    return video
+
+
+def show_largest(rng: np.random.Generator, _: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
+    """Four squares, one a quadrant and one of each option's colour; the answer's is the largest."""
+    video = background(rng, frames, size)
+    here = stay(rng, frames)
+    for option, quadrant in enumerate(rng.permutation(4)):
+        side = int(rng.integers(22, 27)) if option == answer else int(rng.integers(9, 16))
+        top, left = rng.integers(0, UNITS // 2 - side, 2) + UNITS // 2 * np.array(divmod(int(quadrant), 2))
+        paint(video[here], tint(rng, COLORS[options[option]]), top, left, side)
+    return video
+
+
+def stay(rng: np.random.Generator, frames: int) -> slice:
+    """The frames in which a thing of a layout question is there: at least the middle half."""
+    return slice(int(rng.integers(0, frames // 4 + 1)), frames - int(rng.integers(0, frames // 4 + 1)))
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("needle", (Kind("ring", about_colors("what color had the ring around it"), show_ring),), 2),
+        Family(
+            "order",
+            (
+                Kind("first", about_colors("which color came first of them all"), show_sequence(False, last=False)),
+                Kind("after", about_colors("which color came right after the white"), show_sequence(True, last=False)),
+                Kind("often", about_one_color("how often did we see the", NUMBERS), show_repeats),
+            ),
+            8,
+        ),
+        Family(
+            "layout",
+            (
+                Kind("place", about_one_color("where in the video is the", PLACES), show_place),
+                Kind("many", about_one_color("how many squares are there in", NUMBERS), show_many),
+                Kind("largest", about_colors("which color had the largest of squares"), show_largest),
+            ),
+            2,
+        ),
+    )
+}
