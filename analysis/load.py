@@ -7,80 +7,34 @@ not a whole record of ours is named in `Results.problems` and left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from videonsa.config import NSASettings, SettingsError, from_dict
+from analysis.rows import (
+    CELL_COLUMNS,
+    GATE_COLUMNS,
+    POINT_COLUMNS,
+    QUESTION_COLUMNS,
+    SINK_COLUMNS,
+    cell_row,
+    layer_rows,
+    part,
+    point_rows,
+    question_rows,
+)
 from videonsa.record import SCHEMA, read_record
-
-SUMMARY = {  # names in the record -> columns
-    "prefill_ms_p50": "prefill_ms",
-    "latency_ms_p50": "latency_ms",
-    "peak_memory_mib": "peak_memory_mib",
-    "prefill_tokens_mean": "prefill_tokens",
-    "vision_tokens_mean": "vision_tokens",
-    "attention_fraction": "attention_fraction",
-}
-CELL_COLUMNS = [
-    *(
-        "id",
-        "label",
-        "suite",
-        "status",
-        "seed",
-        "training",
-        "probe",
-        "metric",
-        "accuracy",
-        "correct",
-        "questions",
-        "errors",
-    ),
-    *(
-        "chance",
-        *SUMMARY.values(),
-        "block_size",
-        "block_count",
-        "window",
-        "branches",
-        "gate_mode",
-        "attention",
-        "budget",
-    ),
-    *(
-        "local_share",
-        "train_block_count",
-        "train_window",
-        "frames",
-        "fps",
-        "tokens_per_frame",
-        "limit",
-        "model",
-        "steps",
-    ),
-    *("error_type", "error", "traceback", "code", "commit"),
-]
-QUESTION_COLUMNS = [
-    *("cell", "label", "suite", "doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
-    *("prefill_tokens", "vision_tokens", "peak_memory_mib", "error"),
-]
-GATE_COLUMNS = ["probe", "label", "suite", "layer", "branch", "mean", "q25", "median", "q75"]
-SINK_COLUMNS = ["probe", "label", "suite", "layer", "branch", "ratio", "keys"]
-POINT_COLUMNS = ["probe", "label", "suite", "layer", "branch", "position", "alpha", "v_norm", "sink"]
 
 
 @dataclass(frozen=True)
 class Results:
     """What an out folder holds. Accuracies are shares (0..1), times ms, memory MiB, lengths tokens."""
 
-    cells: pd.DataFrame  # one row a cell, CELL_COLUMNS
-    questions: (
-        pd.DataFrame
-    )  # one row a question of a finished cell, QUESTION_COLUMNS; score is NaN where it could not be asked
+    cells: pd.DataFrame  # one row a cell
+    questions: pd.DataFrame  # one row a question of a finished cell; score is NaN where it ended in an error
     gates: pd.DataFrame  # one row a probe, layer and branch
     sinks: pd.DataFrame  # the same, with branch "gated" for the sum
     points: pd.DataFrame  # sampled keys of the probes
@@ -92,7 +46,7 @@ class NotAPlan(ValueError):
 
 
 def read_plan(sweep: Path) -> dict[str, Any]:
-    """The plan of a sweep folder (runs/sweeps/<profile>-<grid>); raises NotAPlan when it is missing or damaged."""
+    """The plan of a sweep folder (runs/sweeps/<profile>-<grid>), its name added; NotAPlan when missing or damaged."""
     path = sweep / "plan.json"
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
@@ -101,30 +55,52 @@ def read_plan(sweep: Path) -> dict[str, Any]:
     cells = plan.get("cells") if isinstance(plan, dict) else None
     if not isinstance(cells, list) or not all(isinstance(cell, dict) and "id" in cell for cell in cells):
         raise NotAPlan(f"{path}: no plan of a sweep (it has no list of cells with ids)")
-    return plan
+    return {**plan, "sweep": plan.get("sweep") or sweep.name}
+
+
+def axes_of(plan: Mapping[str, Any]) -> set[str]:
+    """The settings that a plan varies, without their group: {"block_count", "window"}."""
+    return {str(axis).rpartition(".")[2] for axis in plan.get("axes") or []}
 
 
 def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     """Every record below `out`, or with a plan those of its cells, in its order, with rows for the missing ones."""
     problems: list[str] = []
     planned = {cell["id"]: cell for cell in plan["cells"]} if plan else {}
-    names = list(planned) if plan else _folders(out / "cells")
     cells, questions = [], []
-    for name in names:
+    for name in planned or _folders(out / "cells"):
         record = _record(out / "cells" / name / "record.json", "evaluation", problems)
-        row = _cell_row(name, record, planned.get(name, {}), problems)
-        if plan or record is not None:
-            cells.append(row)
+        if record is None and not planned:
+            continue
+        training = part(plan, "trainings").get(planned.get(name, {}).get("training")) or {}
+        row = _checked(cell_row(name, record, planned.get(name, {}), training), problems)
+        cells.append(row)
         if record is not None and row["status"] == "done":
-            questions += _question_rows(row, record)
-    probes = _probe_names(out, plan, planned)
-    tables = _probe_tables(out, probes, problems)
+            questions += question_rows(row, record)
     frame = _tell_seeds_apart(pd.DataFrame(cells, columns=CELL_COLUMNS))
     asked = pd.DataFrame(questions, columns=QUESTION_COLUMNS)
     asked["label"] = asked["cell"].map(dict(zip(frame["id"], frame["label"], strict=True)))
     asked["score"] = pd.to_numeric(asked["score"], errors="coerce")
-    problems += _disagreements(frame, asked)
-    return Results(frame, asked, *tables, tuple(problems))
+    tables = _probe_tables(out, _probe_labels(out, planned), problems)
+    return Results(frame, asked, *tables, problems=tuple(problems + _disagreements(frame, asked)))
+
+
+def find_reference(plan: Mapping[str, Any], cells: pd.DataFrame) -> str | None:
+    """The variant that the others are compared with: the plan's, else the one that is asked as its model was trained.
+
+    Of several such, the one whose videos have the most frames and the tokens a frame of training; None when that does
+    not leave exactly one, or when each variant was trained for itself.
+    """
+    if "reference" in plan:
+        return plan["reference"]
+    if plan.get("asks") == "train":
+        return None
+    trained = cells[cells["as_trained"].fillna(False).astype(bool)]
+    if trained["variant"].nunique() > 1:
+        same = (trained["frames"] == trained["train_frames"]) & (trained["tokens_per_frame"] == trained["block_size"])
+        trained = trained[same]
+    labels = trained["variant"].unique()
+    return str(labels[0]) if len(labels) == 1 else None
 
 
 def _folders(parent: Path) -> list[str]:
@@ -149,59 +125,16 @@ def _record(path: Path, kind: str, problems: list[str]) -> dict[str, Any] | None
     return None
 
 
-def _part(mapping: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    value = (mapping or {}).get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _cell_row(name: str, record: dict | None, planned: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    settings = _part(record, "settings")
-    suite, train, scores = _part(settings, "suite"), _part(settings, "train"), _part(record, "scores")
-    error, identities = _part(record, "error"), _part(record, "identities")
-    status = record["status"] if record else "missing"
-    if status == "done" and not isinstance(scores.get("accuracy"), int | float):
-        problems.append(f"cell {name}: its record says done but has no accuracy; shown as failed")
-        status = "failed"
-    row = {key: scores.get(key) for key in ("metric", "accuracy", "correct", "questions", "errors", "chance")}
-    row |= {column: _part(record, "summary").get(key) for key, column in SUMMARY.items()}
-    row |= {key: suite.get(key) for key in ("frames", "fps", "tokens_per_frame", "limit")}
-    row |= _attention(settings, _part(planned, "variant"))
-    label = planned.get("label") or (record or {}).get("label") or name
-    row |= {"id": name, "label": label, "suite": planned.get("suite") or suite.get("name") or "?", "status": status}
-    row |= {"seed": settings.get("seed"), "model": train.get("model"), "steps": train.get("steps")}
-    row |= {"training": planned.get("training") or identities.get("training"), "probe": planned.get("probe")}
-    row |= {"error_type": error.get("type"), "error": error.get("message"), "traceback": error.get("traceback")}
-    return row | {"code": identities.get("code"), "commit": _part(record, "provenance").get("commit")}
-
-
-def _attention(settings: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
-    """Attention at test time: the training's, the cell's own settings over it; of a missing cell what its plan says."""
-    trained = _part(_part(settings, "train"), "nsa")
-    known = NSASettings.__dataclass_fields__
-    given = (
-        trained | _part(settings, "nsa") if settings else {key: value for key, value in variant.items() if key in known}
-    )
-    try:
-        nsa = from_dict(NSASettings, given)
-    except (SettingsError, TypeError):
-        return {}
-    names = ("block_size", "block_count", "window", "gate_mode", "attention")
-    row: dict[str, Any] = {name: getattr(nsa, name) if settings or name in given else None for name in names}
-    row |= {"branches": "+".join(nsa.branches) if settings or "branches" in given else None}
-    if settings:
-        row |= {"budget": nsa.budget, "local_share": nsa.window / nsa.budget}
-    return row | {"train_block_count": trained.get("block_count"), "train_window": trained.get("window")}
-
-
-def _question_rows(row: Mapping[str, Any], record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    questions = record.get("questions")
-    rows = [question for question in questions if isinstance(question, dict)] if isinstance(questions, list) else []
-    about = {"cell": row["id"], "label": row["label"], "suite": row["suite"]}
-    return [{**question, **about, "doc_id": str(question.get("doc_id"))} for question in rows]
+def _checked(row: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The row; one that is done without a number is shown as failed."""
+    if row["status"] != "done" or isinstance(row["accuracy"], int | float):
+        return row
+    problems.append(f"cell {row['id']}: its record says done but has no accuracy; shown as failed")
+    return {**row, "status": "failed", "error_type": "NoAccuracy", "error": "the record has no accuracy"}
 
 
 def _tell_seeds_apart(cells: pd.DataFrame) -> pd.DataFrame:
-    """Where a sweep has one variant under several seeds, each is a variant of its own: their questions are the same."""
+    """Where a sweep has a variant under several seeds, each gets a label of its own; `variant` stays."""
     if cells.duplicated(["label", "suite"]).any():
         several = cells.groupby(["label", "suite"])["seed"].transform("nunique") > 1
         cells.loc[several, "label"] += " seed " + cells.loc[several, "seed"].astype(str)
@@ -219,47 +152,36 @@ def _disagreements(cells: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
     ]
 
 
-def _probe_names(out: Path, plan: Mapping | None, planned: Mapping[str, Mapping]) -> dict[str, tuple[str, str]]:
-    """Probe id -> (label, suite): of the plan's cells that point to it, else of the folder itself."""
-    if not plan:
-        return dict.fromkeys(_folders(out / "probes"), ("", ""))
-    cells = [cell for cell in planned.values() if cell.get("probe")]
-    labels: dict[str, list[Mapping]] = {}
-    for cell in cells:
-        labels.setdefault(cell["probe"], []).append(cell)
+def _probe_labels(out: Path, planned: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Probe id -> the variant that it looks at, or its training where several variants share that model."""
+    if not planned:
+        return {name: f"probe {name[:6]}" for name in _folders(out / "probes")}
+    variants: dict[str, dict[str, str]] = {}
+    for cell in planned.values():
+        if cell.get("probe"):
+            variants.setdefault(cell["probe"], {})[cell["label"]] = str(cell.get("training"))
     return {
-        name: (_joined(c["label"] for c in group), _joined(c["suite"] for c in group)) for name, group in labels.items()
+        probe: next(iter(labels)) if len(labels) == 1 else f"training {next(iter(labels.values()))[:6]}"
+        for probe, labels in variants.items()
     }
 
 
-def _joined(names: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(names))
-
-
-def _probe_tables(out: Path, probes: Mapping[str, tuple[str, str]], problems: list[str]) -> tuple[pd.DataFrame, ...]:
+def _probe_tables(out: Path, labels: Mapping[str, str], problems: list[str]) -> tuple[pd.DataFrame, ...]:
     gates: list[dict] = []
     sinks: list[dict] = []
     points: list[dict] = []
-    for name, (label, suite) in probes.items():
+    for name, label in labels.items():
         path = out / "probes" / name / "record.json"
         record = _record(path, "probe", problems)
         if record is None or record["status"] != "done":
             continue
-        asked = _part(_part(record, "settings"), "suite").get("name")
-        about = {"probe": name, "label": label or record.get("label") or name, "suite": asked or suite}
+        suite = part(part(record, "settings"), "suite").get("name") or ""
+        about = {"probe": name, "label": label, "suite": suite}
         try:
-            gates += _layer_rows(record, "gates", about)
-            sinks += _layer_rows(record, "sinks", about)
-            points += [{**about, **point} for point in record.get("points") or []]
+            gates += layer_rows(record, "gates", about)
+            sinks += layer_rows(record, "sinks", about)
+            points += point_rows(record, about)
         except (KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path}: its layers are not as a probe writes them ({type(error).__name__}: {error})")
     frames = ((gates, GATE_COLUMNS), (sinks, SINK_COLUMNS), (points, POINT_COLUMNS))
     return tuple(pd.DataFrame(rows, columns=columns) for rows, columns in frames)
-
-
-def _layer_rows(record: Mapping[str, Any], what: str, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {**about, "layer": layer["layer"], "branch": branch, **values}
-        for layer in record.get("layers") or []
-        for branch, values in (layer.get(what) or {}).items()
-    ]

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special  # not scipy.stats: it takes more than a second to import; tests compare with it
 
 LEVEL = 0.95
+SIGNIFICANT = 0.05  # corrected p-values below it are marked
 RESAMPLES = 5000
 SEED = 20251002  # of the bootstraps: the same records give the same digits
 
@@ -49,8 +50,15 @@ def is_binary(scores: np.ndarray) -> bool:
 
 def wilson(correct: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's score interval of a proportion: never empty, never outside 0..1, also at 0 and at n."""
-    interval = stats.binomtest(correct, n).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
+    z = _normal_quantile(level)
+    share = correct / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def _normal_quantile(level: float) -> float:
+    return float(special.ndtri((1 + level) / 2))
 
 
 def estimate(scores: Sequence[float] | np.ndarray, level: float = LEVEL) -> Estimate:
@@ -81,9 +89,9 @@ def _mcnemar(won: int, lost: int, n: int, level: float) -> Paired:
 
     The interval is Bonett and Price's (2012) adjusted Wald for paired proportions.
     """
-    p = float(stats.binomtest(won, won + lost, 0.5).pvalue) if won + lost else 1.0
+    p = min(1.0, 2 * float(special.bdtr(min(won, lost), won + lost, 0.5))) if won + lost else 1.0
     up, down = (won + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = stats.norm.ppf((1 + level) / 2) * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    half = _normal_quantile(level) * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
     low, high = max(-1.0, up - down - half), min(1.0, up - down + half)
     return Paired((won - lost) / n, float(low), float(high), p, n, "mcnemar")
 

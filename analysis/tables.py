@@ -17,9 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.load import Results
-from analysis.stats import NO_PAIRS, estimate, holm, paired
+from analysis.stats import NO_PAIRS, SIGNIFICANT, estimate, holm, paired
 
-SIGNIFICANT = 0.05
 SUITES_A_TABLE = 4  # more suites than this are stacked as further tables
 COSTS = {  # column -> (heading, factor)
     "prefill_ms": ("prefill\nms", 1.0),
@@ -32,14 +31,15 @@ TEXT_WIDTH = 140  # characters of table.txt
 def compare(results: Results, reference: str | None) -> pd.DataFrame:
     """The cells with columns added: low, high, answered, unanswered, difference (_low, _high), p, p_holm, pairs, test.
 
-    A difference is the cell minus the reference variant on the same suite, over the questions that both answered.
+    A difference is the cell minus the reference variant on the same suite and seed, over the questions both answered.
     Holm's correction is over every test of the frame. A failed or missing cell has NaN everywhere.
     """
     cells = results.cells.copy()
     asked = results.questions.drop_duplicates(["cell", "doc_id"], keep="last")
     scores = {cell: group.set_index("doc_id") for cell, group in asked.groupby("cell")}
-    base = {row.suite: row.id for row in cells.itertuples() if row.label == reference}
-    rows = [_statistics(row, scores, base.get(row.suite), reference) for row in cells.itertuples()]
+    cells["is_reference"] = cells["variant"] == reference
+    base = {(row.suite, row.seed): row.id for row in cells.itertuples() if row.is_reference}
+    rows = [_statistics(row, scores, base.get((row.suite, row.seed))) for row in cells.itertuples()]
     for name, values in pd.DataFrame(rows, index=cells.index).items():
         cells[name] = values
     cells["p_holm"] = holm(cells["p"].to_numpy(dtype=float)) if len(cells) else []
@@ -47,13 +47,11 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     return cells
 
 
-def _statistics(
-    row: Any, scores: Mapping[str, pd.DataFrame], base: str | None, reference: str | None
-) -> dict[str, Any]:
+def _statistics(row: Any, scores: Mapping[str, pd.DataFrame], base: str | None) -> dict[str, Any]:
     own = scores.get(row.id)
     mean = estimate(own["score"].to_numpy() if own is not None else [])
     unanswered = int(own["score"].isna().sum()) if own is not None else None
-    other = scores.get(base) if base and row.label != reference else None
+    other = scores.get(base) if base and not row.is_reference else None
     test = paired(*_same_questions(own, other)) if own is not None and other is not None else NO_PAIRS
     return {
         "low": mean.low,
@@ -135,7 +133,7 @@ def _rich_part(rows: pd.DataFrame, suites: Sequence[str], plan: Mapping[str, Any
         cells = [Text(score_text(here.get(suite)), style=_style(here.get(suite))) for suite in suites]
         shown = group[group["suite"].isin(suites)]
         costs = [cost_text(shown[column], factor) for column, (_, factor) in COSTS.items()]
-        name = Text(str(label), style="bold" if label == plan.get("reference") else "")
+        name = Text(str(label), style="bold" if group["is_reference"].any() else "")
         table.add_row(name, *cells, *costs)
     return table
 
@@ -156,11 +154,11 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
     tests = int(rows["p"].notna().sum())
     if tests:
         lines.append(
-            f"then the difference to {plan.get('reference')} on the same questions; "
+            f"then the difference to {_reference(rows)} on the same questions; "
             f"* p < {SIGNIFICANT} in a paired test, Holm-corrected over {tests} comparisons"
         )
-    elif plan.get("reference"):
-        lines.append(f"no comparison: the reference {plan['reference']} has no finished cell to compare with")
+    elif _reference(rows):
+        lines.append(f"no comparison: {_reference(rows)} and another variant have no finished questions in common")
     lines += _chance(rows)
     lines.append("attention: key/value pairs of a vision query as a share of causal dense attention; - is not measured")
     for row in rows[rows["unanswered"].fillna(0) > 0].itertuples():
@@ -173,6 +171,10 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
         lines.append(f"{label} failed on {', '.join(group['suite'])}: {kind}: {_first_line(message)}")
     missing = int((rows["status"] == "missing").sum())
     return lines + ([f"{missing} of {len(rows)} cells have no record yet"] if missing else [])
+
+
+def _reference(rows: pd.DataFrame) -> str | None:
+    return rows["reference"].iloc[0] if len(rows) else None
 
 
 def _chance(rows: pd.DataFrame) -> list[str]:
@@ -205,7 +207,7 @@ def to_markdown(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[
         here = {row.suite: row for row in group.itertuples()}
         cells = [score_text(here.get(suite), decimals=1) for suite in suites]
         costs = [cost_text(group[column], factor) for column, (_, factor) in COSTS.items()]
-        lines.append(_markdown_row([f"**{label}**" if label == plan.get("reference") else str(label), *cells, *costs]))
+        lines.append(_markdown_row([f"**{label}**" if group["is_reference"].any() else str(label), *cells, *costs]))
     return "\n".join([*lines, "", *(f"- {note}" for note in [*notes(rows, plan), *problems])]) + "\n"
 
 

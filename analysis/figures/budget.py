@@ -7,7 +7,7 @@ levels, but the same number of points per colour and per inch, so that steps com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from analysis.figures import style
 
 COLUMNS = 3  # suites side by side
-SHAPES = ("o", "s", "^", "D", "v", "P")  # budgets, the reference's first
+SHAPES = ("o", "s", "^", "D", "v", "P")  # budgets, the ringed one's first
 OTHER = "X"  # settings whose budget no other setting has
 DASHES = (0, (4, 2))
 
@@ -34,14 +34,16 @@ def usable(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[sparse & all_branches]
 
 
-def draw(rows: pd.DataFrame, reference: str | None = None) -> Figure:
+def draw(rows: pd.DataFrame) -> Figure:
     """From the tidy table (analysis.tables.compare); ValueError when no finished cell has a place on the axes."""
     cells = usable(rows)
+    ringed, ring_name = _ringed(cells)
+    cells = cells.assign(ringed=ringed)
     done = cells[cells["status"] == "done"]
     if not len(done):
         raise ValueError("no finished cell with a block count and a window")
     suites = list(dict.fromkeys(done["suite"]))
-    shapes = _shapes(done, reference)
+    shapes = _shapes(done)
     columns = min(COLUMNS, len(suites))
     bands = -(-len(suites) // columns)
     width = style.TEXT_WIDTH if columns > 2 else 2.1 * columns + 0.4
@@ -54,8 +56,8 @@ def draw(rows: pd.DataFrame, reference: str | None = None) -> Figure:
         finished = here[here["status"] == "done"]
         middle = 50 * float(finished["accuracy"].max() + finished["accuracy"].min())
         norm = Normalize(middle - span / 2, middle + span / 2)
-        _plane(upper, cells, here, shapes, reference, norm)
-        _shares(lower, finished, shapes, reference, norm)
+        _plane(upper, cells, here, shapes, norm)
+        _shares(lower, finished, shapes, norm)
         style.reference_lines(lower, all_here)
         upper.set_title(style.suite_title(suite))
         bar = figure.colorbar(ScalarMappable(norm, style.SCORES), ax=upper, location="bottom", aspect=22, pad=0.02)
@@ -65,10 +67,19 @@ def draw(rows: pd.DataFrame, reference: str | None = None) -> Figure:
         for row in (0, 1):
             grid[2 * (spare // columns) + row][spare % columns].set_visible(False)
     for row in range(0, 2 * bands, 2):
-        grid[row][0].set_ylabel("block count $b$")
+        grid[row][0].set_ylabel("block count b")
         grid[row + 1][0].set_ylabel("accuracy (%), 95 % interval")
-    _legend(figure, shapes, cells, reference)
+    _legend(figure, shapes, cells, ring_name)
     return figure
+
+
+def _ringed(cells: pd.DataFrame) -> tuple[pd.Series, str]:
+    """Which cells get a ring, and what it means: asked as trained; where variants were each trained, the reference."""
+    trained = cells["as_trained"].fillna(False).astype(bool)
+    shared = cells.drop_duplicates(["train_block_count", "train_window"])
+    if len(shared) == 1 and shared["train_window"].notna().all():
+        return trained, "training setting"
+    return cells["is_reference"], "reference setting"
 
 
 def _span(done: pd.DataFrame) -> float:
@@ -77,10 +88,10 @@ def _span(done: pd.DataFrame) -> float:
     return max(4.0, 100 * float((per_suite.max() - per_suite.min()).max()))
 
 
-def _shapes(done: pd.DataFrame, reference: str | None) -> dict[float, str]:
-    """A marker for each budget that gets a curve: the reference's, then those of two or more settings."""
+def _shapes(done: pd.DataFrame) -> dict[float, str]:
+    """A marker for each budget that gets a curve: the ringed cells', then those of two or more settings."""
     counts = done.drop_duplicates(["block_count", "window"])["budget"].value_counts()
-    own = list(done.loc[done["label"] == reference, "budget"].unique())
+    own = list(done.loc[done["ringed"], "budget"].unique())
     shared = sorted(set(counts[counts > 1].index) - set(own))
     return dict(zip([*own, *shared], SHAPES, strict=False))
 
@@ -90,20 +101,19 @@ def _plane(
     every: pd.DataFrame,
     here: pd.DataFrame,
     shapes: Mapping[float, str],
-    reference: str | None,
     norm: Normalize,
 ) -> None:
     windows, counts = every["window"].astype(float), every["block_count"].astype(float)
     style.log_axis(axes, "x", windows)
     style.log_axis(axes, "y", counts)
-    axes.set_xlabel("window $w$ (tokens)")
+    axes.set_xlabel("window w (tokens)")
     size = float(every["block_size"].dropna().iloc[0])
     for budget in shapes:
         _equal_budget(axes, budget, size)
     for row in here.itertuples():
         if row.status == "done":
             face = colormaps[style.SCORES](norm(100 * row.accuracy))
-            _mark(axes, row.window, row.block_count, shapes.get(row.budget, OTHER), face, row.label == reference)
+            _mark(axes, row.window, row.block_count, shapes.get(row.budget, OTHER), face, row.ringed)
         elif row.status == "failed":
             axes.plot([row.window], [row.block_count], "x", color=style.GREY, ms=5, mew=1.1)
 
@@ -127,11 +137,9 @@ def _equal_budget(axes: Axes, budget: float, block_size: float) -> None:
     axes.set_ylim(low, high)
 
 
-def _shares(
-    axes: Axes, done: pd.DataFrame, shapes: Mapping[float, str], reference: str | None, norm: Normalize
-) -> None:
+def _shares(axes: Axes, done: pd.DataFrame, shapes: Mapping[float, str], norm: Normalize) -> None:
     """Accuracy with its interval against the local share; settings of one budget are joined."""
-    done = done.sort_values("local_share")
+    done = done.assign(alone=~done["budget"].isin(list(shapes))).sort_values(["local_share", "alone", "block_count"])
     for budget in shapes:
         equal = done[done["budget"] == budget]
         axes.plot(equal["local_share"], 100 * equal["accuracy"].astype(float), color=style.GREY, lw=0.7, ls=DASHES)
@@ -141,26 +149,26 @@ def _shares(
         if not np.isnan(low):
             axes.plot([place] * 2, [low, high], color="#555555", lw=0.8, zorder=2)
         face = colormaps[style.SCORES](norm(accuracy))
-        _mark(axes, place, accuracy, shapes.get(row.budget, OTHER), face, row.label == reference)
+        _mark(axes, place, accuracy, shapes.get(row.budget, OTHER), face, row.ringed)
     half = 100 * float((done["high"] - done["low"]).max()) / 2
     reach = (norm.vmax - norm.vmin) / 2 + (0 if np.isnan(half) else half) + 3  # type: ignore[operator]
     middle = (norm.vmax + norm.vmin) / 2  # type: ignore[operator]
     axes.set_ylim(middle - reach, middle + reach)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    axes.set_xlabel(r"local share $\alpha = w / K$")
+    axes.set_xlabel("local share α = w / K")
 
 
-def _legend(figure: Figure, shapes: Mapping[float, str], cells: pd.DataFrame, reference: str | None) -> None:
+def _legend(figure: Figure, shapes: Mapping[float, str], cells: pd.DataFrame, ring_name: str) -> None:
     entries: list[tuple[str, Line2D]] = []
-    if reference in set(cells["label"]):
+    if cells["ringed"].any():
         ring = Line2D([], [], ls="", marker="o", ms=8, mfc="none", mec=style.VERMILION, mew=1.2)
-        entries.append(("reference setting" if _trained_elsewhere(cells, reference) else "training setting", ring))
+        entries.append((ring_name, ring))
     for budget, shape in shapes.items():
-        entries.append((f"$K$ = {style.plain(budget)}", _grey(shape)))
+        entries.append((f"K = {style.plain(budget)}", _grey(shape)))
     if not set(cells["budget"].dropna()) <= set(shapes):
-        entries.append(("other $K$", _grey(OTHER)))
-    entries.append(("equal budget $K = bs + w$", Line2D([], [], color=style.GREY, lw=0.7, ls=DASHES)))
+        entries.append(("other K", _grey(OTHER)))
+    entries.append(("equal budget K = b·s + w", Line2D([], [], color=style.GREY, lw=0.7, ls=DASHES)))
     if (cells["status"] == "failed").any():
         entries.append(("failed", Line2D([], [], ls="", marker="x", color=style.GREY, ms=5)))
     names, handles = zip(*entries, strict=True)
@@ -170,10 +178,3 @@ def _legend(figure: Figure, shapes: Mapping[float, str], cells: pd.DataFrame, re
 
 def _grey(shape: str) -> Line2D:
     return Line2D([], [], ls="", marker=shape, ms=5.5, mfc="#CCCCCC", mec="black", mew=0.5)
-
-
-def _trained_elsewhere(cells: pd.DataFrame, reference: str | None) -> bool:
-    """Whether the reference's weights were trained with another block count or window than it is asked with."""
-    own: Sequence[Any] = list(cells[cells["label"] == reference].itertuples())
-    known = [row for row in own if not pd.isna(row.train_window) and not pd.isna(row.train_block_count)]
-    return any(row.train_window != row.window or row.train_block_count != row.block_count for row in known)

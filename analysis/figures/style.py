@@ -31,8 +31,6 @@ BRANCH_MARKERS = {"cmp": "o", "slc": "s", "swa": "^", "gated": "D", "dense": "v"
 BRANCH_NAMES = {"cmp": "compression", "slc": "selection", "swa": "window", "gated": "gated sum", "dense": "dense"}
 SCORES = "viridis"  # colour map of every score
 
-BACKGROUND = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}  # of small text
-
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
     "font.size": 7.0,
@@ -127,7 +125,7 @@ def _thinned(values: Sequence[float], gap: float) -> list[float]:
 def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> None:
     """Chance, and dense attention where the suite's rows have it, across a panel of accuracies in %.
 
-    A chance below the panel is said at its edge instead: stretching the axis down to it would flatten the intervals.
+    A value outside the panel is said above it instead: stretching the axis to it would flatten the intervals.
     """
     dense = rows[(rows["status"] == "done") & (rows["attention"] == "dense")]
     chance = rows["chance"].dropna()
@@ -135,17 +133,16 @@ def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> N
     marks += [("dense", 100 * dense["accuracy"].iloc[0])] if len(dense) else []
     low, high = axes.get_xlim() if vertical else axes.get_ylim()
     place = axes.get_xaxis_transform() if vertical else axes.get_yaxis_transform()
+    outside = []
     for name, value in marks:
-        if low <= value <= high:
-            (axes.axvline if vertical else axes.axhline)(value, color=GREY, lw=0.7, ls=":", zorder=1)
-            x, y = (value, 1.0) if vertical else (0.99, value)
-            align = {"ha": "center", "va": "bottom"} if vertical else {"ha": "right", "va": "bottom"}
-            axes.text(x, y, name, fontsize=5.5, color="#444444", transform=place, **align)
-        else:
-            text = f"{name}: {value:.0f} %"
-            axes.text(
-                0.02, 0.02, text, fontsize=5.5, color="#444444", transform=axes.transAxes, bbox=BACKGROUND, zorder=5
-            )
+        if not low <= value <= high:
+            outside.append(f"{name} {value:.0f} %")
+            continue
+        (axes.axvline if vertical else axes.axhline)(value, color=GREY, lw=0.7, ls=":", zorder=1)
+        x, y, side = (value, 1.0, "center") if vertical else (0.99, value, "right")
+        axes.text(x, y, name, fontsize=5.5, color="#444444", transform=place, ha=side, va="bottom")
+    if outside:
+        axes.text(0, 1.0, "; ".join(outside), fontsize=5.5, color="#444444", transform=axes.transAxes, va="bottom")
 
 
 def plain(value: float) -> str:
@@ -158,3 +155,9 @@ def plain(value: float) -> str:
 def suite_title(name: str) -> str:
     """'synth_needle' -> 'needle (synthetic)'; benchmarks keep their names."""
     return f"{name.removeprefix('synth_')} (synthetic)" if name.startswith("synth_") else name
+
+
+def probe_title(rows: pd.DataFrame, alone: bool) -> str:
+    """What a panel's probe looked at; the model's name is left out when there is only one."""
+    label, suite = rows["label"].iloc[0], rows["suite"].iloc[0]
+    return str(suite_title(suite) if alone and suite else label)

@@ -1,0 +1,57 @@
+"""Gates by layer (paper, figures 4 and 17): mean and interquartile range over heads and vision tokens, per branch."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures import style
+
+COLUMNS = 3
+MOST = 12  # panels; a sweep with more probes shows its first ones and says so
+
+
+def draw(gates: pd.DataFrame) -> Figure:
+    """From Results.gates: one panel a probe. Raises ValueError when there is none."""
+    probes = list(dict.fromkeys(gates["probe"]))
+    if not probes:
+        raise ValueError("no probe with gates")
+    shown = probes[:MOST]
+    columns = min(COLUMNS, len(shown))
+    width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
+    figure, panels = style.panels(len(shown), columns, width, 2.0 if columns < 3 else 1.75, sharey=True, sharex=True)
+    for i, (probe, axes) in enumerate(zip(shown, panels, strict=True)):
+        here = gates[gates["probe"] == probe]
+        _panel(axes, here)
+        axes.set_title(style.probe_title(here, alone=len(probes) == 1))
+        if i % columns == 0:
+            axes.set_ylabel("gate: mean, quartiles")
+        if i + columns >= len(shown):
+            axes.set_xlabel("layer")
+            axes.tick_params(labelbottom=True)
+    if len(probes) > MOST:
+        figure.text(0.01, 0.0, f"{MOST} of {len(probes)} probes shown", fontsize=5.5, color=style.GREY)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    return figure
+
+
+def _panel(axes: Axes, here: pd.DataFrame) -> None:
+    for branch, rows in here.groupby("branch", sort=False):
+        rows = rows.sort_values("layer")
+        colour = style.BRANCH_COLOURS.get(str(branch), style.PURPLE)
+        axes.fill_between(rows["layer"], rows["q25"], rows["q75"], color=colour, alpha=0.15, lw=0)
+        axes.plot(
+            rows["layer"],
+            rows["mean"],
+            color=colour,
+            marker=style.BRANCH_MARKERS.get(str(branch), "x"),
+            ms=3.2,
+            label=style.BRANCH_NAMES.get(str(branch), str(branch)),
+        )
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    axes.axhline(0.5, color=style.GREY, lw=0.5, ls=":", zorder=0)  # where a fresh gate starts
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

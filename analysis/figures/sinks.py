@@ -1,0 +1,105 @@
+"""Attention sinks (paper, figures 7 to 9 and 27): keys that many queries look at and whose value says little.
+
+A key is a sink when alpha, the mean attention probability that it receives, is above 0.1 and the norm of its value is
+below median - 2 x interquartile range of its head; for compression, keys are blocks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures import style
+
+COLUMNS = 3
+MOST = 12
+ALPHA = 0.1  # a sink's least mean attention probability
+ORDER = ("cmp", "slc", "swa", "gated", "dense")
+
+
+def draw(sinks: pd.DataFrame) -> Figure:
+    """Sink ratio by layer, one panel a probe, from Results.sinks. Raises ValueError when there is none."""
+    sinks = sinks[sinks["ratio"].notna()]
+    probes = list(dict.fromkeys(sinks["probe"]))[:MOST]
+    if not probes:
+        raise ValueError("no probe with sinks")
+    columns = min(COLUMNS, len(probes))
+    width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
+    figure, panels = style.panels(len(probes), columns, width, 2.0 if columns < 3 else 1.75, sharey=True, sharex=True)
+    for i, (probe, axes) in enumerate(zip(probes, panels, strict=True)):
+        here = sinks[sinks["probe"] == probe]
+        _ratios(axes, here)
+        axes.set_title(style.probe_title(here, alone=len(probes) == 1))
+        if i % columns == 0:
+            axes.set_ylabel("sinks (% of keys)")
+        if i + columns >= len(probes):
+            axes.set_xlabel("layer")
+            axes.tick_params(labelbottom=True)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+    return figure
+
+
+def _ratios(axes: Axes, here: pd.DataFrame) -> None:
+    branches = [branch for branch in ORDER if branch in set(here["branch"])]
+    for i, branch in enumerate(branches):
+        rows = here[here["branch"] == branch].sort_values("layer")
+        nudge = 0.09 * (i - (len(branches) - 1) / 2)  # so that the many zeros stay visible beside each other
+        axes.plot(
+            rows["layer"] + nudge,
+            100 * rows["ratio"].astype(float),
+            color=style.BRANCH_COLOURS[branch],
+            marker=style.BRANCH_MARKERS[branch],
+            ms=3.2,
+            lw=0.9,
+            label=style.BRANCH_NAMES[branch],
+            clip_on=False,
+        )
+    axes.set_ylim(0, max(0.1, 110 * float(here["ratio"].max())))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+
+def draw_points(points: pd.DataFrame) -> Figure:
+    """Value norm against alpha of sampled keys, one panel a branch, coloured by position; from Results.points."""
+    points = points.dropna(subset=["alpha", "v_norm"])
+    branches = [branch for branch in ORDER if branch in set(points["branch"])]
+    if not branches:
+        raise ValueError("no probe with sampled keys")
+    columns = min(COLUMNS, len(branches))
+    width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
+    figure, panels = style.panels(len(branches), columns, width, 2.1, sharex=True, sharey=True)
+    for i, (branch, axes) in enumerate(zip(branches, panels, strict=True)):
+        _scatter(axes, points[points["branch"] == branch])
+        axes.set_title(style.BRANCH_NAMES[branch])
+        axes.set_xlabel("attention received α")
+        axes.tick_params(labelbottom=True)
+        if i % columns == 0:
+            axes.set_ylabel("value norm |v|")
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), style.SCORES), ax=panels, pad=0.015, aspect=25)
+    bar.set_label("position in the video")
+    bar.set_ticks([0, 1], labels=["start", "end"])
+    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    ring = Line2D([], [], ls="", marker="o", ms=5, mfc="none", mec=style.VERMILION, mew=0.9)
+    line = Line2D([], [], color=style.GREY, lw=0.7, ls=":")
+    figure.legend([ring, line], ["sink", f"α = {ALPHA}"], loc="outside lower center", ncols=2)
+    return figure
+
+
+def _scatter(axes: Axes, here: pd.DataFrame) -> None:
+    alpha = here["alpha"].astype(float).clip(lower=1e-6)
+    axes.scatter(
+        alpha, here["v_norm"], c=here["position"], cmap=style.SCORES, vmin=0, vmax=1, s=5, lw=0, rasterized=True
+    )
+    sinks = here["sink"].astype(bool).to_numpy()
+    axes.scatter(alpha[sinks], here["v_norm"][sinks], s=20, facecolors="none", edgecolors=style.VERMILION, lw=0.9)
+    axes.axvline(ALPHA, color=style.GREY, lw=0.7, ls=":", zorder=0)
+    axes.set_xscale("log")
+    low = 10 ** np.floor(np.log10(max(1e-6, alpha.min())))
+    axes.set_xlim(low, 1.5)
+    axes.set_ylim(bottom=0)

@@ -1,0 +1,104 @@
+"""One record -> rows of a DataFrame: the only place that knows how records are laid out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from videonsa.config import NSASettings, SettingsError, from_dict
+
+SUMMARY = {  # names in a record's summary -> columns
+    "prefill_ms_p50": "prefill_ms",
+    "latency_ms_p50": "latency_ms",
+    "peak_memory_mib": "peak_memory_mib",
+    "prefill_tokens_mean": "prefill_tokens",
+    "vision_tokens_mean": "vision_tokens",
+    "attention_fraction": "attention_fraction",
+}
+SCORES = ("metric", "accuracy", "correct", "questions", "errors", "chance")
+SUITE = ("frames", "fps", "tokens_per_frame", "limit")
+ATTENTION = ("block_size", "block_count", "window", "gate_mode", "attention")
+CELL_COLUMNS = [
+    *("id", "label", "variant", "suite", "status", "seed", "training", "probe"),
+    *SCORES,
+    *SUMMARY.values(),
+    *ATTENTION,
+    *("branches", "budget", "local_share", "as_trained", "train_block_count", "train_window", "train_frames"),
+    *SUITE,
+    *("model", "steps", "error_type", "error", "traceback", "code", "commit"),
+]
+QUESTION_COLUMNS = [
+    *("cell", "label", "suite", "doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
+    *("prefill_tokens", "vision_tokens", "peak_memory_mib", "error"),
+]
+GATE_COLUMNS = ["probe", "label", "suite", "layer", "branch", "mean", "q25", "median", "q75"]
+SINK_COLUMNS = ["probe", "label", "suite", "layer", "branch", "ratio", "keys"]
+POINT_COLUMNS = ["probe", "label", "suite", "layer", "branch", "position", "alpha", "v_norm", "sink"]
+
+
+def part(mapping: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """The mapping at this name; an empty one when there is none."""
+    value = (mapping or {}).get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def cell_row(
+    name: str, record: Mapping[str, Any] | None, planned: Mapping[str, Any], trained: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One cell: what its record says; of one without a record, what its plan says (`trained`: its training's)."""
+    settings = part(record, "settings")
+    suite, train = part(settings, "suite"), part(settings, "train") or dict(trained)
+    error, identities = part(record, "error"), part(record, "identities")
+    variant = part(planned, "variant")
+    row: dict[str, Any] = {key: part(record, "scores").get(key) for key in SCORES}
+    row |= {column: part(record, "summary").get(key) for key, column in SUMMARY.items()}
+    row |= {key: suite.get(key, variant.get(key)) for key in SUITE}
+    row |= _attention(part(train, "nsa"), part(settings, "nsa") if settings else variant)
+    label = planned.get("label") or (record or {}).get("label") or name
+    row |= {"id": name, "label": label, "variant": label}
+    row |= {
+        "suite": planned.get("suite") or suite.get("name") or "?",
+        "status": record["status"] if record else "missing",
+    }
+    row |= {"seed": settings.get("seed", planned.get("seed")), "model": train.get("model"), "steps": train.get("steps")}
+    row |= {"training": planned.get("training") or identities.get("training"), "probe": planned.get("probe")}
+    row |= {"train_frames": max(train.get("frames") or [None])}
+    row |= {"error_type": error.get("type"), "error": error.get("message"), "traceback": error.get("traceback")}
+    return row | {"code": identities.get("code"), "commit": part(record, "provenance").get("commit")}
+
+
+def _attention(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Attention at test time: the training's, with the cell's own settings over it."""
+    known = {field.name for field in dataclasses.fields(NSASettings)}
+    try:
+        base = from_dict(NSASettings, trained)
+        nsa = from_dict(NSASettings, {**trained, **{key: value for key, value in given.items() if key in known}})
+    except (SettingsError, TypeError):
+        return {}
+    row: dict[str, Any] = {name: getattr(nsa, name) for name in ATTENTION}
+    row |= {"branches": "+".join(nsa.branches), "budget": nsa.budget, "local_share": nsa.window / nsa.budget}
+    row |= {"train_block_count": trained.get("block_count"), "train_window": trained.get("window")}
+    return row | {"as_trained": bool(trained) and dataclasses.replace(nsa, backend=base.backend) == base}
+
+
+def question_rows(row: Mapping[str, Any], record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The questions of a finished evaluation, with their cell's id, label and suite."""
+    questions = record.get("questions")
+    rows = [question for question in questions if isinstance(question, dict)] if isinstance(questions, list) else []
+    about = {"cell": row["id"], "label": row["label"], "suite": row["suite"]}
+    return [{**question, **about, "doc_id": str(question.get("doc_id"))} for question in rows]
+
+
+def layer_rows(record: Mapping[str, Any], what: str, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`gates` or `sinks` of a probe: one row a layer and branch. Raises KeyError or the like on another layout."""
+    return [
+        {**about, "layer": layer["layer"], "branch": branch, **values}
+        for layer in record.get("layers") or []
+        for branch, values in (layer.get(what) or {}).items()
+    ]
+
+
+def point_rows(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sampled keys of a probe."""
+    return [{**about, **point} for point in record.get("points") or []]
