@@ -19,7 +19,7 @@ def hub_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_release(config: Mapping[str, Any], missing_weights: Iterable[str]) -> bool:
-    """Whether a checkpoint with this config.json, that lacks these weights, is the release: Qwen by name, with gates."""
+    """Whether a checkpoint of this config.json, that lacks these weights, is the release: Qwen by name, with gates."""
     has_gates = not any(".g_proj_" in name for name in missing_weights)
     return config.get("model_type") == "qwen2_5_vl" and has_gates
 
