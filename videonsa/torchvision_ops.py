@@ -1,10 +1,12 @@
 """Make `import torchvision` work beside a CPU-only torch. Imports no torch itself.
 
-torchvision's wheel is built against CUDA. Beside CPU-only torch its compiled library does not load, so the operators that its Python code
-describes are missing and `import torchvision` fails with "operator torchvision::nms does not exist"; transformers' Qwen2.5-VL classes then fail
-to import. Declaring the two operators (without a kernel: nothing here calls them) cures it, but only before torchvision is first imported, also
-under a bare `python -m lmms_eval`. Hence `videonsa_torchvision.pth`, installed beside this package, calls `install` at Python's start: it costs
-one entry in `sys.meta_path`, and acts when somebody imports torchvision. As every start of Python pays for this file, it imports next to nothing.
+torchvision's wheel is built against CUDA. Beside CPU-only torch its compiled library does not load, so the operators
+that its Python code describes are missing and `import torchvision` fails with "operator torchvision::nms does not
+exist"; transformers' Qwen2.5-VL classes then fail to import. Declaring the two operators (without a kernel: nothing
+here calls them) cures it, but only before torchvision is first imported, also under a bare `python -m lmms_eval`. Hence
+`videonsa_torchvision.pth`, installed beside this package, calls `install` at Python's start: it costs one entry in
+`sys.meta_path`, and acts when somebody imports torchvision. As every start of Python pays for this file, it imports
+next to nothing.
 """
 
 import sys
@@ -16,7 +18,7 @@ _declared: list[object] = []  # torch forgets a library's operators when the lib
 
 
 class TorchvisionFinder:
-    """A meta-path finder: finds torchvision where Python would, and declares its missing operators before its code runs."""
+    """A meta-path finder: finds torchvision where Python would, and declares its missing operators before it runs."""
 
     def find_spec(self, fullname, path=None, target=None):  # types need imports
         """The spec of torchvision with a loader that declares first; None for every other module."""
@@ -31,7 +33,7 @@ class TorchvisionFinder:
             declare_missing(folder)
             execute(module)
 
-        spec.loader.exec_module = declare_first  # of this one loader object
+        spec.loader.exec_module = declare_first  # type: ignore[method-assign]  # of this one loader object
         return spec
 
 
@@ -54,7 +56,7 @@ def declare_missing(folder: str) -> None:
 
 
 def _library_loads(folder: str) -> bool:
-    """Whether torch can load torchvision's compiled operators (it then has; torchvision's own load finds them loaded)."""
+    """Whether torch can load torchvision's compiled operators; it then has, and torchvision's own load changes nothing."""
     from pathlib import Path
 
     import torch

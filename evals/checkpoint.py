@@ -1,0 +1,119 @@
+"""A checkpoint in memory: model, processor and the settings that it was saved with."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2_5_VLProcessor
+
+from evals.question import QuestionStore
+from videonsa.config import NSASettings, SettingsError, identity, one_of, require, to_dict
+from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+SAMPLE = 1 << 20  # bytes of a weight file that are hashed at its begin, middle and end
+
+
+@dataclass
+class Checkpoint:
+    """A loaded model that serves several cells: `use` changes its attention, `questions` keeps what they share."""
+
+    model: VideoNSAForConditionalGeneration
+    processor: Qwen2_5_VLProcessor
+    identity: str  # 12 digits for configuration and weights
+    saved: NSASettings  # the attention that the checkpoint was saved with
+    questions: QuestionStore = field(default_factory=QuestionStore)
+
+    def use(self, nsa: dict[str, Any]) -> NSASettings:
+        """Attend with the saved settings but for the given ones. Raises SettingsError for a bad name or value."""
+        fields = {f.name: getattr(self.saved, f.name) for f in dataclasses.fields(NSASettings)}
+        unknown = [name for name in nsa if name not in fields]
+        if unknown:
+            raise SettingsError(f"unknown NSA setting {unknown[0]!r}; known settings: {', '.join(fields)}")
+        self.model.set_nsa(**{**fields, **nsa})
+        return self.model.config.nsa
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Vision tokens a frame patch at most, as the checkpoint's processor has it."""
+        merged = self.processor.video_processor.patch_size * self.processor.video_processor.merge_size
+        return max(1, self.processor.video_processor.size["longest_edge"] // merged**2)
+
+
+def load(
+    checkpoint: str | Path, nsa: dict[str, Any] | None = None, device: str | None = None, dtype: str | None = None
+) -> Checkpoint:
+    """Load a folder or a hub name; a stock Qwen2.5-VL gets fresh gates, so ask for attention="dense" there.
+
+    Args:
+        nsa: fields of NSASettings to change.
+        device: "cuda", "cuda:1", "cpu"; None: a GPU where there is one.
+        dtype: bfloat16, float16, float32; None: bfloat16 on a GPU, float32 on a CPU.
+    Raises:
+        SettingsError: no weights, another model, no processor, an unknown setting or device; one line.
+    """
+    place = _device(device)
+    if dtype is not None:
+        one_of("dtype", dtype, DTYPES)
+    kind = DTYPES[dtype] if dtype else torch.bfloat16 if place.type == "cuda" else torch.float32
+    model = load_model(checkpoint, dtype=kind)
+    loaded = Checkpoint(model.to(place), _processor(checkpoint), fingerprint(checkpoint, model), model.config.nsa)
+    loaded.use(nsa or {})
+    return loaded
+
+
+def from_memory(model: VideoNSAForConditionalGeneration, processor: Qwen2_5_VLProcessor) -> Checkpoint:
+    """A model that was never saved, for tests and probes."""
+    return Checkpoint(model.eval(), processor, fingerprint("", model), model.config.nsa)
+
+
+def fingerprint(checkpoint: str | Path, model: VideoNSAForConditionalGeneration) -> str:
+    """12 digits for what answers: the configuration but for attention settings, and the weights.
+
+    Of weight files only samples are read; weights that lie in no file are summed.
+    """
+    settings = model.config.to_dict()
+    for name in (*to_dict(model.config.nsa), "_name_or_path", "transformers_version"):
+        settings.pop(name, None)
+    digest = hashlib.sha256(identity(settings).encode())
+    files = sorted(Path(checkpoint).glob("*.safetensors")) if checkpoint and Path(checkpoint).is_dir() else []
+    for file in files:
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            for start in (0, max(0, size // 2), max(0, size - SAMPLE)):
+                stream.seek(start)
+                digest.update(stream.read(SAMPLE))
+    if not files:
+        sums = [float(parameter.detach().double().sum()) for parameter in model.parameters()]
+        digest.update(repr(sums).encode())
+    return digest.hexdigest()[:12]
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingsError(f"device={name!r} is not valid: give cpu, cuda or cuda:N") from None
+    require(device.type != "cuda" or torch.cuda.is_available(), "device", name, "torch sees no GPU here; give cpu")
+    return device
+
+
+def _processor(checkpoint: str | Path) -> Qwen2_5_VLProcessor:
+    try:
+        return Qwen2_5_VLProcessor.from_pretrained(str(checkpoint))
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise SettingsError(
+            f"checkpoint {str(checkpoint)!r}: no processor or tokenizer files in it ({reason})"
+        ) from None

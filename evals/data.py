@@ -1,0 +1,124 @@
+"""Synthetic benchmarks on disk: mp4 files and their questions, made once from a seed.
+
+    <data folder>/<identity>/{docs.jsonl, 0000.mp4, 0001.mp4, ...}
+
+The folder appears at once, whole, under the identity of everything that goes into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from videonsa.config import SettingsError, code_version, identity, require
+from videonsa.synth import FAMILIES, make_sample, prompt_text
+
+DATA = "VIDEONSA_DATA"  # environment variable: the data folder
+DEFAULT_DATA = Path("runs") / "data"
+# Lossless in full chroma: decoded colours differ by at most 2 of 255 from what was drawn, by rounding between RGB and
+# YUV. The fastest setting both to write and to read (6 and 7 ms for 32 frames of 56 px), and 80 kB a video.
+CODEC = {"crf": "0", "preset": "ultrafast"}
+PIXELS = "yuv444p"
+
+
+@dataclass(frozen=True)
+class SyntheticData:
+    """What decides the content of one synthetic benchmark."""
+
+    family: str  # of questions, in videonsa/synth
+    questions: int = 192
+    frames: int = 32  # of each video
+    size: int = 56  # width and height of a frame, px
+    seed: int = 0  # questions and videos; the test split of each seed never meets a training seed
+
+    def __post_init__(self) -> None:
+        for name in ("questions", "frames", "size"):
+            value = getattr(self, name)
+            require(isinstance(value, int) and value > 0, name, value, "a whole number of at least 1")
+        require(self.family in FAMILIES, "family", self.family, "choose one of " + ", ".join(FAMILIES))
+
+    @property
+    def identity(self) -> str:
+        """12 digits for the settings and for the code that turns them into files."""
+        code = code_version("videonsa/synth", "evals/data.py")
+        return identity({**asdict(self), "code": code})
+
+
+def video_rate(frames: int) -> Fraction:
+    """Frames a second: 2, so that a 2-frame patch lasts a second; from 32 frames on more, so that a video lasts 16 s.
+
+    The tiny model trains on up to 16 s. A longer video shows more frames of the same span, not times that it never saw.
+    """
+    return max(Fraction(2), Fraction(frames, 16))
+
+
+def data_folder(folder: Path | str | None = None) -> Path:
+    """The folder for data: as given, else $VIDEONSA_DATA, else runs/data."""
+    return Path(folder or os.environ.get(DATA) or DEFAULT_DATA)
+
+
+def make_data(data: SyntheticData, folder: Path | str | None = None) -> Path:
+    """The benchmark's folder; written first where it is not there yet. Two processes may do so at once.
+
+    Raises SettingsError when the data folder cannot be written.
+    """
+    root = data_folder(folder)
+    place = root / data.identity
+    if place.is_dir():
+        return place
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{data.identity}.", dir=root))
+        try:
+            _write(data, draft)
+            draft.chmod(0o755)
+            draft.rename(place)
+        except OSError:
+            if not place.is_dir():  # else another process was faster
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError(
+            f"data folder {str(root)!r}: {reason}; point ${DATA} to a folder that can be written"
+        ) from None
+    return place
+
+
+def read_docs(place: Path) -> list[dict[str, Any]]:
+    """The questions of a benchmark's folder, in order; `video` is the name of a file in it."""
+    return [json.loads(line) for line in (place / "docs.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _write(data: SyntheticData, folder: Path) -> None:
+    docs = []
+    for index in range(data.questions):
+        sample = make_sample(data.family, split="test", seed=data.seed, index=index, frames=data.frames, size=data.size)
+        video = f"{index:04d}.mp4"
+        write_video(folder / video, sample.frames, video_rate(data.frames))
+        doc = {"video": video, "prompt": prompt_text(sample), "question": sample.question}
+        docs.append({**doc, "options": list(sample.options), "answer": sample.answer, "kind": sample.kind})
+    lines = "".join(json.dumps(doc) + "\n" for doc in docs)
+    (folder / "docs.jsonl").write_text(lines, encoding="utf-8")
+
+
+def write_video(path: Path, frames: np.ndarray, rate: Fraction) -> None:
+    """Write frames uint8 [T, H, W, 3], H and W even, as an H.264 mp4 of `rate` frames a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options=CODEC)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = PIXELS
+        stream.thread_count = 1  # the same bytes on every machine, and faster for small frames
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

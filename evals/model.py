@@ -1,0 +1,172 @@
+"""VideoNSA as a chat model of lmms-eval."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from loguru import logger
+from tqdm import tqdm
+
+from evals.answer import answer
+from evals.checkpoint import Checkpoint, load
+from evals.question import Sampling, prepare
+from videonsa.config import NSASettings, SettingsError, require
+
+NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
+MAX_FRAMES = 32  # when neither max_frames nor fps is given
+MAX_NEW_TOKENS = 128  # when the task names no length
+KNOWN = ("pretrained", "max_frames", "fps", "tokens_per_frame", "dtype", "device", "batch_size", "max_batch_size")
+
+Row = dict[str, Any]  # one question as it stands in a record
+
+
+class VideoNSA(lmms):
+    """`--model videonsa --model_args pretrained=FOLDER,block_count=8,window=16,branches=cmp+slc,max_frames=32`.
+
+    Model arguments:
+        pretrained: folder or hub name of a VideoNSA or Qwen2.5-VL checkpoint.
+        max_frames, fps: frames of a video: at most so many, evenly spaced; or so many a second. 32 frames when neither
+            is given.
+        tokens_per_frame: vision tokens a 2-frame patch at most; as the checkpoint's processor has it when not given.
+        dtype: bfloat16, float16 or float32; bfloat16 on a GPU and float32 on a CPU when not given.
+        device: also --device; a GPU where there is one when not given.
+        and every field of NSASettings: block_size, block_count, window, branches (joined with +), ...
+    Questions are answered one at a time whatever the batch size, so that latency and memory are those of one question,
+    and always greedily with one beam: of a task's generation settings only max_new_tokens counts. A question whose
+    video cannot be read gets an empty answer and a warning; our own evaluation (evals/run.py) records it as an error
+    instead.
+    Raises SettingsError, one line, for an unknown argument or a checkpoint that cannot serve.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        device: str | None = None,
+        batch_size: int | str | None = 1,
+        max_batch_size: int | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        unknown = [name for name in settings if name not in KNOWN + NSA_FIELDS]
+        if unknown:
+            raise SettingsError(f"unknown model argument {unknown[0]!r}; known: {', '.join(KNOWN + NSA_FIELDS)}")
+        if pretrained is None:
+            raise SettingsError("model argument pretrained is missing: the folder or hub name of a checkpoint")
+        _check_batch_size(batch_size)
+        nsa = {name: settings[name] for name in NSA_FIELDS if name in settings}
+        rank = os.environ.get("LOCAL_RANK")
+        device = f"cuda:{rank}" if device in (None, "cuda") and rank is not None and _has_gpu() else device
+        checkpoint = load(pretrained, nsa, device, settings.get("dtype"))
+        self._bind(checkpoint, _sampling(settings, checkpoint))
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        sampling: Sampling,
+        known: dict[int, Row] | None = None,
+        on_row: Callable[[Row], None] | None = None,
+        key: str | None = None,
+    ) -> VideoNSA:
+        """Around a checkpoint in memory.
+
+        Args:
+            known: rows of questions that were answered before, by document number: their predictions are given again.
+            on_row: called with the row of each newly answered question.
+            key: names the suite's content and sampling; prepared questions are then kept for the next cell of the same
+                suite.
+        """
+        self = cls.__new__(cls)
+        lmms.__init__(self)
+        self._bind(checkpoint, sampling, known, on_row, key)
+        return self
+
+    def _bind(
+        self,
+        checkpoint: Checkpoint,
+        sampling: Sampling,
+        known: dict[int, Row] | None = None,
+        on_row: Callable[[Row], None] | None = None,
+        key: str | None = None,
+    ) -> None:
+        self.checkpoint, self.sampling, self.key = checkpoint, sampling, key
+        self.known, self.on_row = known or {}, on_row
+        self.device, self.batch_size = checkpoint.device, 1
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answers in the order of the requests."""
+        progress = tqdm(requests, desc="VideoNSA", disable=self.on_row is not None or self.rank != 0)
+        return [self._ask(*request.args) for request in progress]
+
+    def _ask(
+        self, context: str, doc_to_messages: Callable, generation: dict[str, Any], doc_id: int, task: str, split: str
+    ) -> GenerationResult:
+        if doc_id in self.known:
+            return GenerationResult(self.known[doc_id]["prediction"] or "")
+        doc = self.task_dict[task][split][doc_id]
+        row = self.question(doc_id, doc_to_messages(doc), int(generation.get("max_new_tokens") or MAX_NEW_TOKENS))
+        if self.on_row is not None:
+            self.on_row(row)
+        elif row["error"]:
+            logger.warning(f"{task}, question {doc_id}: {row['error']}; counted as a wrong answer")
+        return GenerationResult(row["prediction"] or "", TokenCounts(input_tokens=row["prefill_tokens"]))
+
+    def question(self, doc_id: int, messages: list[dict[str, Any]], max_new_tokens: int) -> Row:
+        """One question's row. What goes wrong with this one question stands in its `error`."""
+        row: Row = dict.fromkeys(
+            ("prompt_hash", "prediction", "latency_ms", "prefill_ms", "prefill_tokens", "vision_tokens")
+        )
+        row |= {"doc_id": doc_id, "peak_memory_mib": None, "error": None}
+        try:
+            key = None if self.key is None else (self.key, doc_id)
+            processor = self.checkpoint.processor
+            question = self.checkpoint.questions.get(key, lambda: prepare(processor, messages, self.sampling))
+            row |= {"prompt_hash": question.prompt_hash, "prefill_tokens": question.prefill_tokens}
+            row["vision_tokens"] = question.vision_tokens
+            given = answer(self.checkpoint, question, max_new_tokens)
+        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory, for this question's length
+            row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            return row
+        row |= {"prediction": given.text, "latency_ms": round(given.latency_ms, 3)}
+        return row | {"prefill_ms": round(given.prefill_ms, 3), "peak_memory_mib": round(given.peak_memory_mib, 1)}
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise NotImplementedError(
+            "videonsa answers by generating; tasks of output_type loglikelihood are not supported"
+        )
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        raise NotImplementedError("videonsa answers in one round; multi-round tasks are not supported")
+
+    def clean(self) -> None:
+        """Keep the model, which lmms-eval would drop before it scores: it serves more cells."""
+
+
+def _sampling(settings: dict[str, Any], checkpoint: Checkpoint) -> Sampling:
+    frames, fps = settings.get("max_frames"), settings.get("fps")
+    tokens = settings.get("tokens_per_frame", checkpoint.tokens_per_frame)
+    for name, value in (("max_frames", frames), ("tokens_per_frame", tokens)):
+        good = value is None or (isinstance(value, int) and value > 0)
+        require(good, name, value, "a whole number of at least 1")
+    require(fps is None or (isinstance(fps, int | float) and fps > 0), "fps", fps, "a number above 0")
+    return Sampling(MAX_FRAMES if frames is None and fps is None else frames, fps, tokens)
+
+
+def _check_batch_size(batch_size: int | str | None) -> None:
+    text = str(batch_size or 1)
+    require(text.split(":")[0] == "auto" or (text.isdigit() and int(text) > 0), "batch_size", batch_size, "1")
+    if text not in ("1", "auto"):
+        logger.warning(f"batch_size={batch_size}: videonsa answers one question at a time")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

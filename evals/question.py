@@ -1,0 +1,113 @@
+"""A question as tensors: lmms-eval's chat messages, videos decoded and processed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lmms_eval.protocol import ChatMessages
+from transformers import BatchFeature, Qwen2_5_VLProcessor
+
+from evals.video import VideoError, read_video
+
+KEPT_BYTES = 3 << 28  # 768 MiB: the three synthetic suites, 192 videos of 32 frames each
+SMALLEST = 1  # vision tokens that a frame patch has at least
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a video becomes tokens; see SuiteSettings."""
+
+    frames: int | None
+    fps: float | None
+    tokens_per_frame: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prepared question, on the CPU."""
+
+    prompt_hash: str  # 12 digits of SHA-256 of the prompt's text, one placeholder for each video
+    inputs: BatchFeature
+
+    @property
+    def prefill_tokens(self) -> int:
+        return self.inputs["input_ids"].shape[1]
+
+    @property
+    def vision_tokens(self) -> int:
+        return int((self.inputs["mm_token_type_ids"] > 0).sum())
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(value.numel() * value.element_size() for value in self.inputs.values() if torch.is_tensor(value))
+
+
+@dataclass
+class QuestionStore:
+    """Prepared questions that several cells share. Keys are (suite's content, number of the question)."""
+
+    kept: dict[tuple[str, int], Question] = field(default_factory=dict)
+    bytes: int = 0
+
+    def get(self, key: tuple[str, int] | None, make: Callable[[], Question]) -> Question:
+        """The question of this key, made when it is not kept; kept when there is room beside its suite's others."""
+        if key in self.kept:
+            return self.kept[key]
+        question = make()
+        if key is not None:
+            self._make_room(key[0], question.size)
+            if self.bytes + question.size <= KEPT_BYTES:
+                self.kept[key] = question
+                self.bytes += question.size
+        return question
+
+    def _make_room(self, suite: str, size: int) -> None:
+        for other in [key for key in self.kept if key[0] != suite]:
+            if self.bytes + size <= KEPT_BYTES:
+                return
+            self.bytes -= self.kept.pop(other).size
+
+
+def prepare(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]], sampling: Sampling) -> Question:
+    """Tensors of a question in lmms-eval's chat form. Raises VideoError for a video that cannot be read."""
+    images, videos, metadata = [], [], []
+    conversation = []
+    for message in ChatMessages(messages=messages).messages:
+        content: list[dict[str, Any]] = []
+        for part in message.content:
+            content.append({"type": part.type})
+            if part.type == "text":
+                content[-1]["text"] = part.text
+            elif part.type == "image":
+                images.append(part.url)
+            elif part.type == "video":
+                frames, about = _read(part, sampling)
+                videos.append(frames)
+                metadata.append(about)
+            else:
+                raise VideoError(f"a question with {part.type}: the model takes text, images and videos")
+        conversation.append({"role": message.role, "content": content})
+    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    token = processor.video_processor.patch_size * processor.video_processor.merge_size
+    size = {"shortest_edge": SMALLEST * token**2, "longest_edge": sampling.tokens_per_frame * token**2}
+    inputs = processor(
+        text=[text],
+        images=images or None,
+        videos=videos or None,
+        images_kwargs={"size": size},
+        videos_kwargs={"size": size, "video_metadata": metadata or None, "cap_pixels_per_frame": False},
+        return_tensors="pt",
+    )
+    return Question(hashlib.sha256(text.encode()).hexdigest()[:12], inputs)
+
+
+def _read(part: Any, sampling: Sampling) -> tuple[Any, Any]:
+    if not isinstance(part.url, str | Path):
+        raise VideoError(f"a video given as {type(part.url).__name__}: only files are read")
+    return read_video(part.url, frames=sampling.frames, fps=sampling.fps, start=part.start_time, end=part.end_time)
