@@ -1,0 +1,89 @@
+"""Compression branch: attention over the means of complete blocks (Triton; the attention itself is flash.py's).
+
+A mean is kept as two numbers of the input's type, high + low: attention uses the high part, as any kernel in that type
+would, and the choice of blocks (select.py) both, so that it agrees with a float32 computation.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from videonsa.kernels import flash, tiling
+from videonsa.kernels.plan import Plan
+
+
+@triton.jit
+def _mean_blocks(key, value, key_high, key_low, value_mean, block_range, HK: tl.constexpr, D: tl.constexpr,
+                 SIZE: tl.constexpr, SIZE_2: tl.constexpr):  # fmt: skip
+    block = tl.program_id(0)
+    head = tl.program_id(1)
+    tokens = tl.load(block_range + block * 2) + tl.arange(0, SIZE_2)
+    live = (tokens < tl.load(block_range + block * 2 + 1)) & (tl.arange(0, SIZE_2) < SIZE)
+    size = tl.arange(0, D)
+    offset = (tokens.to(tl.int64) * HK + head)[:, None] * D + size[None, :]
+    mean = tl.sum(tl.load(key + offset, mask=live[:, None], other=0.0).to(tl.float32), 0) / SIZE
+    high = mean.to(key_high.dtype.element_ty)
+    place = (block.to(tl.int64) * HK + head) * D + size
+    tl.store(key_high + place, high)
+    tl.store(key_low + place, (mean - high.to(tl.float32)).to(key_low.dtype.element_ty))
+    mean = tl.sum(tl.load(value + offset, mask=live[:, None], other=0.0).to(tl.float32), 0) / SIZE
+    tl.store(value_mean + place, mean.to(value_mean.dtype.element_ty))
+
+
+def mean_blocks(key: Tensor, value: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """key, value [T, HK, D] -> high and low part of the mean keys, mean values; each [blocks, HK, D].
+
+    A partial last block has a row too; nobody looks at it.
+    """
+    heads, size = key.shape[1:]
+    high = torch.empty(plan.blocks, heads, size, dtype=key.dtype, device=key.device)
+    low, mean = torch.empty_like(high), torch.empty_like(high)
+    _mean_blocks[(plan.blocks, heads)](
+        key, value, high, low, mean, plan.block_range(), HK=heads, D=size, SIZE=plan.block_size,
+        SIZE_2=tiling.power_of_two(plan.block_size),
+    )  # fmt: skip
+    return high, low, mean
+
+
+def forward(
+    query: Tensor, key_mean: Tensor, value_mean: Tensor, plan: Plan, scale: float, with_out: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Output [T, HQ, D] (None without with_out: the choice of blocks alone needs none) and lse [T, HQ], base 2."""
+    tiles = plan.query_tiles(tiling.flash_forward(query.shape[2]).rows, True)
+    return flash.forward(
+        query, key_mean, value_mean, plan.position(), tiles, scale, stride=plan.block_size, with_out=with_out
+    )
+
+
+def backward(
+    query: Tensor,
+    key_mean: Tensor,
+    value_mean: Tensor,
+    grad: Tensor,
+    lse: Tensor,
+    gate: Tensor,
+    share: Tensor,
+    plan: Plan,
+    scale: float,
+    *,
+    grad_query: Tensor,
+    add: bool,
+) -> tuple[Tensor, Tensor]:
+    """Adds to grad_query; returns the gradients of the mean keys and values, [blocks, HK, D] float32."""
+    size = query.shape[2]
+    rows = tiling.flash_query_gradient(size).rows
+    shared = (query, key_mean, value_mean, grad, lse, gate, share, plan.position())
+    flash.query_gradient(
+        *shared, plan.query_tiles(rows, True), scale, grad_query=grad_query, add=add, stride=plan.block_size
+    )
+    longest = max(end - start for start, end in plan.sequences)
+    splits = -(-longest // tiling.QUERIES_PER_SPLIT)
+    columns = tiling.flash_key_gradient(size).columns
+    grad_key, grad_value = flash.key_gradient(
+        *shared, plan.key_tiles(columns, True), scale,
+        splits=splits, split_rows=tiling.QUERIES_PER_SPLIT, stride=plan.block_size,
+    )  # fmt: skip
+    return grad_key.sum(0), grad_value.sum(0)

@@ -1,0 +1,305 @@
+"""Flash attention over strided keys: the one dense engine of the compression, window and text branches (Triton).
+
+Key j of a sequence stands at position (j + 1) * STRIDE - 1: STRIDE is 1 for tokens and the block size for compressed
+blocks, which are seen from their last token on. A query at position p sees the keys at positions <= p; with WINDOW > 0
+(tokens only) also > p - WINDOW. One program handles a tile of queries of one head (forward, query gradient) or a tile of
+keys of one key/value head (key and value gradient). Nothing is added atomically, so results are deterministic.
+
+Tensors: query, out [T, HQ, D]; key, value [K, HK, D]; lse [T, HQ], base 2; gate, share: factor of a row's output and
+the dot product of its output with the output's gradient, [T, HQ, n] float32-castable, read with `gate_stride` = n.
+Tables: see plan.py.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from videonsa.kernels import tiling
+
+LOG2E = 1.4426950408889634
+
+
+@triton.jit
+def _load_rows(base, rows, live, head, HEADS: tl.constexpr, D: tl.constexpr):
+    """Tile [rows, D] of a [*, HEADS, D] tensor; rows that are not live read as 0."""
+    offset = (rows.to(tl.int64) * HEADS + head) * D
+    return tl.load(base + offset[:, None] + tl.arange(0, D)[None, :], mask=live[:, None], other=0.0)
+
+
+@triton.jit
+def _store_rows(base, tile, rows, live, head, HEADS: tl.constexpr, D: tl.constexpr):
+    offset = (rows.to(tl.int64) * HEADS + head) * D
+    tl.store(base + offset[:, None] + tl.arange(0, D)[None, :], tile.to(base.dtype.element_ty), mask=live[:, None])
+
+
+@triton.jit
+def _sees(position, index, STRIDE: tl.constexpr, WINDOW: tl.constexpr):
+    """Whether a query at `position` sees key `index`; the arguments broadcast."""
+    visible = (index + 1) * STRIDE - 1 <= position
+    if WINDOW > 0:
+        visible = visible & (index > position - WINDOW)
+    return visible
+
+
+@triton.jit
+def _forward_step(query, key, value, first_key, keys, head, scale, position, j, top, total, sum_, HK: tl.constexpr,
+                  D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr, COLUMNS: tl.constexpr,
+                  MASKED: tl.constexpr, WITH_OUT: tl.constexpr):  # fmt: skip
+    """Take keys j .. j + COLUMNS into the running maximum, denominator and weighted sum of the values."""
+    index = j + tl.arange(0, COLUMNS)
+    live = index < keys
+    key_tile = _load_rows(key, first_key + index, live, head, HK, D)
+    score = tl.dot(query, tl.trans(key_tile), input_precision="ieee") * scale
+    if MASKED:
+        score = tl.where(_sees(position[:, None], index[None, :], STRIDE, WINDOW), score, float("-inf"))
+    new_top = tl.maximum(top, tl.max(score, 1))
+    probability = tl.exp2(score - new_top[:, None])
+    shrink = tl.exp2(top - new_top)
+    total = total * shrink + tl.sum(probability, 1)
+    if WITH_OUT:
+        value_tile = _load_rows(value, first_key + index, live, head, HK, D)
+        sum_ = sum_ * shrink[:, None]
+        sum_ = tl.dot(probability.to(value_tile.dtype), value_tile, sum_, input_precision="ieee")
+    return new_top, total, sum_
+
+
+@triton.jit
+def _forward(query, key, value, out, lse, position, tiles, scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr,
+             STRIDE: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+             WITH_OUT: tl.constexpr):  # fmt: skip
+    head = tl.program_id(0)
+    tile = tl.num_programs(1) - 1 - tl.program_id(1)  # later queries see more keys: longest first
+    rows = tl.load(tiles + tile * 4) + tl.arange(0, ROWS)
+    live = rows < tl.load(tiles + tile * 4 + 1)
+    first_key = tl.load(tiles + tile * 4 + 2)
+    keys = tl.load(tiles + tile * 4 + 3)
+    at = tl.load(position + rows, mask=live, other=-1)
+    query_tile = _load_rows(query, rows, live, head, HQ, D)
+    kv_head = head // (HQ // HK)
+
+    top = tl.full([ROWS], -1.0e30, tl.float32)  # finite, so that a row which sees nothing yields 0 and no NaN
+    total = tl.zeros([ROWS], tl.float32)
+    sum_ = tl.zeros([ROWS, D], tl.float32)
+    visible = (at + 1) // STRIDE
+    end = tl.max(visible, 0)
+    start = 0
+    seen_by_all = 0
+    if WINDOW > 0:
+        start = tl.maximum(tl.min(tl.where(live, at, 2147483647), 0) - WINDOW + 1, 0)
+    else:
+        seen_by_all = tl.min(tl.where(live, visible, 2147483647), 0) // COLUMNS * COLUMNS
+        for j in range(0, seen_by_all, COLUMNS):
+            top, total, sum_ = _forward_step(query_tile, key, value, first_key, keys, kv_head, scale, at, j, top, total,
+                                             sum_, HK, D, STRIDE, WINDOW, COLUMNS, False, WITH_OUT)  # fmt: skip
+        start = seen_by_all
+    for j in range(start, end, COLUMNS):
+        top, total, sum_ = _forward_step(query_tile, key, value, first_key, keys, kv_head, scale, at, j, top, total,
+                                         sum_, HK, D, STRIDE, WINDOW, COLUMNS, True, WITH_OUT)  # fmt: skip
+    sees_any = total > 0
+    offset = rows.to(tl.int64) * HQ + head
+    tl.store(lse + offset, tl.where(sees_any, top + tl.log2(tl.where(sees_any, total, 1.0)), 0.0), mask=live)
+    if WITH_OUT:
+        sum_ = sum_ / tl.where(sees_any, total, 1.0)[:, None]
+        _store_rows(out, sum_, rows, live, head, HQ, D)
+
+
+@triton.jit
+def _query_gradient_step(query, grad, key, value, first_key, keys, head, scale, position, lse, share, j, sum_,
+                         HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr,
+                         COLUMNS: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    index = j + tl.arange(0, COLUMNS)
+    live = index < keys
+    key_tile = _load_rows(key, first_key + index, live, head, HK, D)
+    value_tile = _load_rows(value, first_key + index, live, head, HK, D)
+    score = tl.dot(query, tl.trans(key_tile), input_precision="ieee") * scale
+    if MASKED:
+        score = tl.where(_sees(position[:, None], index[None, :], STRIDE, WINDOW), score, float("-inf"))
+    probability = tl.exp2(score - lse[:, None])
+    grad_probability = tl.dot(grad, tl.trans(value_tile), input_precision="ieee")
+    grad_score = (probability * (grad_probability - share[:, None])).to(key_tile.dtype)
+    return tl.dot(grad_score, key_tile, sum_, input_precision="ieee")
+
+
+@triton.jit
+def _query_gradient(query, key, value, grad, lse, gate, share, gate_stride, grad_query, position, tiles, scale,
+                    natural_scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr,
+                    WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
+    """grad_query (+)= gate * scale * (P * (grad V^T - share)) K."""
+    head = tl.program_id(0)
+    tile = tl.num_programs(1) - 1 - tl.program_id(1)
+    rows = tl.load(tiles + tile * 4) + tl.arange(0, ROWS)
+    live = rows < tl.load(tiles + tile * 4 + 1)
+    first_key = tl.load(tiles + tile * 4 + 2)
+    keys = tl.load(tiles + tile * 4 + 3)
+    at = tl.load(position + rows, mask=live, other=-1)
+    query_tile = _load_rows(query, rows, live, head, HQ, D)
+    grad_tile = _load_rows(grad, rows, live, head, HQ, D)
+    offset = rows.to(tl.int64) * HQ + head
+    lse_row = tl.load(lse + offset, mask=live, other=0.0)
+    gate_row = tl.load(gate + offset * gate_stride, mask=live, other=0.0).to(tl.float32)
+    share_row = tl.load(share + offset * gate_stride, mask=live, other=0.0).to(tl.float32)
+    kv_head = head // (HQ // HK)
+
+    sum_ = tl.zeros([ROWS, D], tl.float32)
+    visible = (at + 1) // STRIDE
+    end = tl.max(visible, 0)
+    start = 0
+    if WINDOW > 0:
+        start = tl.maximum(tl.min(tl.where(live, at, 2147483647), 0) - WINDOW + 1, 0)
+    else:
+        start = tl.min(tl.where(live, visible, 2147483647), 0) // COLUMNS * COLUMNS
+        for j in range(0, start, COLUMNS):
+            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, keys, kv_head, scale, at, lse_row,
+                                        share_row, j, sum_, HK, D, STRIDE, WINDOW, COLUMNS, False)  # fmt: skip
+    for j in range(start, end, COLUMNS):
+        sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, keys, kv_head, scale, at, lse_row,
+                                    share_row, j, sum_, HK, D, STRIDE, WINDOW, COLUMNS, True)  # fmt: skip
+    sum_ = sum_ * (gate_row * natural_scale)[:, None]
+    if ADD:
+        sum_ += _load_rows(grad_query, rows, live, head, HQ, D).to(tl.float32)
+    _store_rows(grad_query, sum_, rows, live, head, HQ, D)
+
+
+@triton.jit(do_not_specialize=["key_count", "split_rows"])
+def _key_gradient(query, key, value, grad, lse, gate, share, gate_stride, grad_key, grad_value, position, tiles, scale,
+                  natural_scale, key_count, split_rows, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr,
+                  STRIDE: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+                  ORDERED: tl.constexpr):  # fmt: skip
+    """Sums for a tile of keys over the queries of one split; grad_key, grad_value [splits, K, HK, D] float32.
+
+    Everything is transposed (keys x queries), so that probabilities feed the next product from registers.
+    ORDERED: query i of a sequence stands at position i, so the queries that see the tile are a range.
+    """
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    kv_head = tl.program_id(2)
+    keys = tl.load(tiles + tile * 5) + tl.arange(0, COLUMNS)
+    live_key = keys < tl.load(tiles + tile * 5 + 1)
+    index = keys - tl.load(tiles + tile * 5 + 2)
+    first_query = tl.load(tiles + tile * 5 + 3)
+    end_query = tl.load(tiles + tile * 5 + 4)
+    start = first_query + split * split_rows
+    end = tl.minimum(end_query, start + split_rows)
+    if ORDERED:
+        sees_first = first_query + (tl.min(index, 0) + 1) * STRIDE - 1
+        start = tl.maximum(start, sees_first // ROWS * ROWS)
+        if WINDOW > 0:
+            end = tl.minimum(end, first_query + tl.max(index, 0) + WINDOW)
+    key_tile = _load_rows(key, keys, live_key, kv_head, HK, D)
+    value_tile = _load_rows(value, keys, live_key, kv_head, HK, D)
+    key_sum = tl.zeros([COLUMNS, D], tl.float32)
+    value_sum = tl.zeros([COLUMNS, D], tl.float32)
+    for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
+        for i in range(start, end, ROWS):
+            rows = i + tl.arange(0, ROWS)
+            live = rows < end
+            at = tl.load(position + rows, mask=live, other=-1)
+            query_tile = _load_rows(query, rows, live, head, HQ, D)
+            grad_tile = _load_rows(grad, rows, live, head, HQ, D)
+            offset = rows.to(tl.int64) * HQ + head
+            lse_row = tl.load(lse + offset, mask=live, other=0.0)
+            gate_row = tl.load(gate + offset * gate_stride, mask=live, other=0.0).to(tl.float32)
+            share_row = tl.load(share + offset * gate_stride, mask=live, other=0.0).to(tl.float32)
+            score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
+            visible = _sees(at[None, :], index[:, None], STRIDE, WINDOW)
+            probability = tl.where(visible, tl.exp2(score - lse_row[None, :]) * gate_row[None, :], 0.0)
+            value_sum = tl.dot(probability.to(grad_tile.dtype), grad_tile, value_sum, input_precision="ieee")
+            grad_probability = tl.dot(value_tile, tl.trans(grad_tile), input_precision="ieee")
+            grad_score = (probability * (grad_probability - share_row[None, :])).to(query_tile.dtype)
+            key_sum = tl.dot(grad_score, query_tile, key_sum, input_precision="ieee")
+    row = split * key_count + keys
+    _store_rows(grad_key, key_sum * natural_scale, row, live_key, kv_head, HK, D)
+    _store_rows(grad_value, value_sum, row, live_key, kv_head, HK, D)
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    position: Tensor,
+    tiles: Tensor,
+    scale: float,
+    *,
+    stride: int = 1,
+    window: int = 0,
+    with_out: bool = True,
+) -> tuple[Tensor | None, Tensor]:
+    """Returns out [T, HQ, D] (None without with_out) and lse [T, HQ] float32, base 2; a row that sees no key gets 0."""
+    heads, size = query.shape[1:]
+    out = torch.empty_like(query) if with_out else None
+    lse = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
+    tile = tiling.flash_forward(size)
+    if len(tiles):
+        _forward[(heads, len(tiles))](
+            query, key, value, out, lse, position, tiles, scale * LOG2E,
+            HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
+            WITH_OUT=with_out, **tile.options,
+        )  # fmt: skip
+    return out, lse
+
+
+def query_gradient(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grad: Tensor,
+    lse: Tensor,
+    gate: Tensor,
+    share: Tensor,
+    position: Tensor,
+    tiles: Tensor,
+    scale: float,
+    *,
+    grad_query: Tensor,
+    add: bool,
+    stride: int = 1,
+    window: int = 0,
+) -> None:
+    """Write (add: add) the gradient of the query into grad_query. gate and share: [T, HQ] views with equal strides."""
+    heads, size = query.shape[1:]
+    tile = tiling.flash_query_gradient(size)
+    if len(tiles):
+        _query_gradient[(heads, len(tiles))](
+            query, key, value, grad, lse, gate, share, gate.stride(1), grad_query, position, tiles, scale * LOG2E, scale,
+            HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
+            ADD=add, **tile.options,
+        )  # fmt: skip
+
+
+def key_gradient(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grad: Tensor,
+    lse: Tensor,
+    gate: Tensor,
+    share: Tensor,
+    position: Tensor,
+    tiles: Tensor,
+    scale: float,
+    *,
+    splits: int,
+    split_rows: int,
+    ordered: bool = True,
+    stride: int = 1,
+    window: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of key and value, [splits, K, HK, D] float32: sums over the queries of each split, to be added up.
+
+    Rows of keys that are in no tile stay unwritten. splits * split_rows covers the longest sequence's queries.
+    """
+    heads, size = query.shape[1:]
+    tile = tiling.flash_key_gradient(size)
+    grad_key = torch.empty(splits, *key.shape, dtype=torch.float32, device=key.device)
+    grad_value = torch.empty_like(grad_key)
+    if len(tiles):
+        _key_gradient[(len(tiles), splits, key.shape[1])](
+            query, key, value, grad, lse, gate, share, gate.stride(1), grad_key, grad_value, position, tiles,
+            scale * LOG2E, scale, key.shape[0], split_rows,
+            HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
+            ORDERED=ordered, **tile.options,
+        )  # fmt: skip
+    return grad_key, grad_value

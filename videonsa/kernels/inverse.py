@@ -1,0 +1,84 @@
+"""The choice of blocks turned round: for each block, the queries of a chunk that chose it, in rising order (Triton).
+
+A bitmap [HK, blocks, queries / 32] is set with atomic ORs (their order does not matter, so this is deterministic), and each
+block's bits are then written out as a list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from videonsa.kernels import tiling
+from videonsa.kernels.plan import Chunk
+
+MARK_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """queries: rows of the chunk, all lists one after the other; first, count: [HK, blocks of the chunk]."""
+
+    queries: Tensor
+    first: Tensor
+    count: Tensor
+
+
+@triton.jit(do_not_specialize=["chunk_start", "rows", "first_block", "blocks", "words"])
+def _mark(index, bits, count, chunk_start, rows, first_block, blocks, words, HK: tl.constexpr, COUNT: tl.constexpr,
+          COUNT_2: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+    head = tl.program_id(1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    rank = tl.arange(0, COUNT_2)
+    place = ((chunk_start + row).to(tl.int64) * HK + head)[:, None] * COUNT + rank[None, :]
+    block = tl.load(index + place, mask=(row < rows)[:, None] & (rank < COUNT)[None, :], other=-1)
+    slot = (head * blocks + block - first_block).to(tl.int64)
+    bit = (row % 32)[:, None] + tl.zeros_like(block)
+    tl.atomic_or(bits + slot * words + (row // 32)[:, None], 1 << bit, mask=block >= 0, sem="relaxed")
+    tl.atomic_add(count + slot, tl.full(block.shape, 1, tl.int32), mask=block >= 0, sem="relaxed")
+
+
+@triton.jit
+def _ones(word):
+    """Number of set bits of a uint32."""
+    word = word - ((word >> 1) & 0x55555555)
+    word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
+    word = (word + (word >> 4)) & 0x0F0F0F0F
+    return ((word * 0x01010101) >> 24).to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["blocks", "words"])
+def _compact(bits, last, count, queries, blocks, words, WORDS_2: tl.constexpr):
+    slot = tl.program_id(1) * blocks + tl.program_id(0)
+    many = tl.load(count + slot)
+    if many > 0:
+        i = tl.arange(0, WORDS_2)
+        word = tl.load(bits + slot.to(tl.int64) * words + i, mask=i < words, other=0).to(tl.uint32, bitcast=True)
+        ones = _ones(word)
+        first = tl.load(last + slot) - many + tl.cumsum(ones, 0) - ones
+        bit = tl.arange(0, 32)
+        below = (tl.full([32], 1, tl.uint32) << bit.to(tl.uint32)) - 1
+        is_set = ((word[:, None] >> bit.to(tl.uint32)[None, :]) & 1) != 0
+        place = first[:, None] + _ones(word[:, None] & below[None, :])
+        tl.store(queries + place, i[:, None] * 32 + bit[None, :], mask=is_set)
+
+
+def invert(index: Tensor, chunk: Chunk) -> Inverse:
+    """index [T, HK, block_count] (global blocks, -1 for none) -> the lists of the chunk's queries."""
+    kv_heads, block_count = index.shape[1:]
+    rows, blocks = chunk.end - chunk.start, chunk.last_block - chunk.first_block
+    words = -(-rows // 32)
+    zeros = torch.zeros(kv_heads * blocks * (words + 1), dtype=torch.int32, device=index.device)
+    count, bits = zeros[: kv_heads * blocks], zeros[kv_heads * blocks :]
+    _mark[(triton.cdiv(rows, MARK_ROWS), kv_heads)](
+        index, bits, count, chunk.start, rows, chunk.first_block, blocks, words,
+        HK=kv_heads, COUNT=block_count, COUNT_2=tiling.power_of_two(block_count), ROWS=MARK_ROWS,
+    )  # fmt: skip
+    last = torch.cumsum(count, 0, dtype=torch.int32)
+    queries = torch.empty(rows * kv_heads * block_count, dtype=torch.int32, device=index.device)
+    _compact[(blocks, kv_heads)](bits, last, count, queries, blocks, words, WORDS_2=tiling.power_of_two(words))
+    return Inverse(queries, last - count, count)

@@ -1,0 +1,186 @@
+"""Where each sequence, block, tile and chunk lies in a packed row of tokens: small int32 tables, made once per shape.
+
+All sequences of a call lie one after the other on one token axis (a batch is packed too). No tile, block or chunk's
+tile crosses a sequence's border, so kernels compare global indices and need no other mask between sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+_ends_seen: WeakIdKeyDictionary = WeakIdKeyDictionary()  # cu_seqlens -> (its version, its values)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of queries handled together: tokens [start, end), the blocks [first_block, last_block) they may see."""
+
+    start: int
+    end: int
+    first_block: int
+    last_block: int
+    columns: int  # most blocks that any one of its sequences has up to the chunk's end
+
+
+@dataclass(frozen=True)
+class Plan:
+    """ends: sequence borders on the token axis; block_ends: on the block axis, a sequence's partial block included."""
+
+    ends: tuple[int, ...]
+    block_size: int
+    device: torch.device
+
+    @property
+    def tokens(self) -> int:
+        return self.ends[-1]
+
+    @property
+    def sequences(self) -> list[tuple[int, int]]:
+        return [(a, b) for a, b in zip(self.ends[:-1], self.ends[1:], strict=True) if b > a]
+
+    @property
+    def block_ends(self) -> tuple[int, ...]:
+        ends = [0]
+        for start, end in self.sequences:
+            ends.append(ends[-1] + -(-(end - start) // self.block_size))
+        return tuple(ends)
+
+    @property
+    def blocks(self) -> int:
+        return self.block_ends[-1]
+
+    @property
+    def most_blocks(self) -> int:
+        """Blocks of the longest sequence, the partial one included."""
+        return max(b - a for a, b in zip(self.block_ends[:-1], self.block_ends[1:], strict=True))
+
+    def position(self) -> Tensor:
+        """Index of each token within its own sequence, [T]."""
+        return _position(self)
+
+    def first_block(self) -> Tensor:
+        """First block of each token's sequence, [T]."""
+        return _first_block(self)
+
+    def whole_block(self) -> Tensor:
+        """Block of each token, -1 for the tokens of a partial block, [T]."""
+        return _whole_block(self)
+
+    def block_range(self) -> Tensor:
+        """Tokens [start, end) of each block, [blocks, 2]."""
+        return _block_range(self)
+
+    def query_tiles(self, rows: int, compressed: bool, chunk: Chunk | None = None) -> Tensor:
+        """[tiles, 4]: first query, end of the queries, first key of the sequence, keys of the sequence."""
+        return _query_tiles(self, rows, compressed, chunk)
+
+    def key_tiles(self, columns: int, compressed: bool) -> Tensor:
+        """[tiles, 5]: first key, end of the keys, first key of the sequence, its first query, its end of queries."""
+        return _key_tiles(self, columns, compressed)
+
+    def chunks(self, tokens: int) -> tuple[Chunk, ...]:
+        """Runs of at most `tokens` queries."""
+        return _chunks(self, tokens)
+
+
+def make_plan(query: Tensor, cu_seqlens: Tensor | None, block_size: int) -> Plan:
+    """The plan of a call with query [B, L, ...]; sequences are the batch's rows, or what cu_seqlens says."""
+    batch, length = query.shape[:2]
+    if cu_seqlens is None:
+        ends = tuple(range(0, batch * length + 1, length)) if length else (0,)
+    else:
+        ends = _values(cu_seqlens)
+        if ends[0] != 0 or ends[-1] != length or any(a > b for a, b in zip(ends[:-1], ends[1:], strict=True)):
+            raise ValueError(f"cu_seqlens must rise from 0 to {length}, the packed length; got {list(ends)}")
+    return Plan(ends, block_size, query.device)
+
+
+def _values(cu_seqlens: Tensor) -> tuple[int, ...]:
+    """Read cu_seqlens once, not once a layer: reading waits for the device."""
+    seen = _ends_seen.get(cu_seqlens)
+    if seen is None or seen[0] != cu_seqlens._version:
+        seen = (cu_seqlens._version, tuple(cu_seqlens.tolist()))
+        _ends_seen[cu_seqlens] = seen
+    return seen[1]
+
+
+def _table(rows: list[Tensor], plan: Plan, width: int) -> Tensor:
+    table = torch.cat(rows) if rows else torch.empty(0, width, dtype=torch.int64)
+    return table.to(torch.int32).contiguous().to(plan.device)
+
+
+@lru_cache(maxsize=64)
+def _position(plan: Plan) -> Tensor:
+    return _table([torch.arange(end - start) for start, end in plan.sequences], plan, 1)
+
+
+@lru_cache(maxsize=64)
+def _first_block(plan: Plan) -> Tensor:
+    rows = [torch.full((end - start,), plan.block_ends[i]) for i, (start, end) in enumerate(plan.sequences)]
+    return _table(rows, plan, 1)
+
+
+@lru_cache(maxsize=64)
+def _whole_block(plan: Plan) -> Tensor:
+    rows = []
+    for i, (start, end) in enumerate(plan.sequences):
+        block = torch.arange(end - start) // plan.block_size
+        whole = block < (end - start) // plan.block_size
+        rows.append(torch.where(whole, block + plan.block_ends[i], -1))
+    return _table(rows, plan, 1)
+
+
+@lru_cache(maxsize=64)
+def _block_range(plan: Plan) -> Tensor:
+    rows = []
+    for start, end in plan.sequences:
+        first = torch.arange(start, end, plan.block_size)
+        rows.append(torch.stack([first, (first + plan.block_size).clamp_max(end)], 1))
+    return _table(rows, plan, 2)
+
+
+@lru_cache(maxsize=1024)
+def _query_tiles(plan: Plan, rows: int, compressed: bool, chunk: Chunk | None) -> Tensor:
+    tables = []
+    for i, (start, end) in enumerate(plan.sequences):
+        first_query, last_query = (start, end) if chunk is None else (max(start, chunk.start), min(end, chunk.end))
+        if first_query >= last_query:
+            continue
+        first = torch.arange(first_query, last_query, rows)
+        table = torch.empty(len(first), 4, dtype=torch.int64)
+        table[:, 0], table[:, 1] = first, (first + rows).clamp_max(last_query)
+        table[:, 2] = plan.block_ends[i] if compressed else start
+        table[:, 3] = (end - start) // plan.block_size if compressed else end - start
+        tables.append(table)
+    return _table(tables, plan, 4)
+
+
+@lru_cache(maxsize=64)
+def _key_tiles(plan: Plan, columns: int, compressed: bool) -> Tensor:
+    tables = []
+    for i, (start, end) in enumerate(plan.sequences):
+        base = plan.block_ends[i] if compressed else start
+        keys = (end - start) // plan.block_size if compressed else end - start
+        first = torch.arange(base, base + keys, columns)
+        table = torch.empty(len(first), 5, dtype=torch.int64)
+        table[:, 0], table[:, 1], table[:, 2] = first, (first + columns).clamp_max(base + keys), base
+        table[:, 3], table[:, 4] = start, end
+        tables.append(table)
+    return _table(tables, plan, 5)
+
+
+@lru_cache(maxsize=64)
+def _chunks(plan: Plan, tokens: int) -> tuple[Chunk, ...]:
+    chunks = []
+    for start in range(0, plan.tokens, tokens):
+        end = min(start + tokens, plan.tokens)
+        inside = [i for i, (a, b) in enumerate(plan.sequences) if a < end and b > start]
+        seen = [-(-(min(plan.sequences[i][1], end) - plan.sequences[i][0]) // plan.block_size) for i in inside]
+        first, last = plan.block_ends[inside[0]], plan.block_ends[inside[-1]] + seen[-1]
+        chunks.append(Chunk(start, end, first, last, max(seen)))
+    return tuple(chunks)

@@ -1,0 +1,80 @@
+"""Tile sizes and launch settings: the only place that knows them. Each was chosen by measurement (benchmarks/notes.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WORKSPACE_BYTES = 2 << 30  # bound of the temporary buffers that grow with queries x blocks; longer inputs go in chunks
+
+
+@dataclass(frozen=True)
+class Tile:
+    """rows: queries of a tile; columns: keys of a tile; warps and stages as Triton counts them."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+    @property
+    def options(self) -> dict[str, int]:
+        return {"num_warps": self.warps, "num_stages": self.stages}
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is at least `number`."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def flash_forward(head_size: int) -> Tile:
+    return Tile(128, 64, 8, 3) if head_size > 64 else Tile(128, 64, 4, 3)
+
+
+def flash_query_gradient(head_size: int) -> Tile:
+    return Tile(128, 64, 8, 2) if head_size > 64 else Tile(128, 64, 4, 2)
+
+
+def flash_key_gradient(head_size: int) -> Tile:
+    return Tile(64, 128, 8, 2) if head_size > 64 else Tile(64, 128, 4, 2)
+
+
+def importance() -> Tile:
+    return Tile(128, 128, 8, 2)
+
+
+def selection_forward() -> Tile:
+    """columns is unused here and in selection_gradient: a tile of keys is one block."""
+    return Tile(64, 0, 4, 2)
+
+
+def selection_gradient() -> Tile:
+    return Tile(64, 0, 8, 2)
+
+
+QUERIES_PER_SPLIT = 4096  # of a sequence, for each program that sums the gradient of compressed keys
+
+
+def chunk_tokens(heads: int, kv_heads: int, head_size: int, block_count: int, blocks: int, item_size: int) -> int:
+    """Queries handled at a time, so that partial results and importances stay within WORKSPACE_BYTES."""
+    partial = heads * block_count * (head_size * item_size + 4)
+    scores = kv_heads * blocks * 4
+    tokens = WORKSPACE_BYTES // max(partial, scores)
+    return max(1024, min(8192, tokens // 1024 * 1024))
+
+
+def choice_warps(columns: int) -> int:
+    """A row of importances lies in the registers of one program: at most 64 a thread."""
+    return min(32, max(1, columns // 2048))
+
+
+MERGE_WARPS = 2
+
+
+def forward_splits(pairs: int, blocks: int, rows: int) -> int:
+    """Programs that share one block's list of queries; `pairs` (query, block) pairs fall on `blocks` blocks."""
+    return min(16, max(1, -(-pairs // (blocks * rows))))
+
+
+def gradient_splits(programs: int) -> int:
+    """As above in the backward pass, where each split costs a sum of its own: only to fill the machine."""
+    return min(8, max(1, 2048 // programs))

@@ -1,0 +1,176 @@
+"""`nsa_attention` on Triton kernels: the order of the steps, forward and backward, and their autograd function.
+
+forward:  means of blocks -> compressed attention (and its lse) -> choice of blocks -> attention to the chosen -> window -> gated sum
+backward: gates -> compressed -> window -> chosen blocks -> gradients of keys and values
+
+Everything runs on packed tokens [T, heads, D] (plan.py). No step adds floats atomically, so equal inputs give equal bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from videonsa.kernels import combine, compress, select, selected, tiling, window
+from videonsa.kernels.plan import Chunk, Plan, make_plan
+
+BRANCHES = ("cmp", "slc", "swa")
+HEAD_SIZES = (16, 32, 64, 128)
+BLOCK_SIZES = (16, 32, 64, 128)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a call computes besides its tensors."""
+
+    plan: Plan
+    block_count: int
+    window: int
+    branches: tuple[str, ...]
+    scale: float
+
+
+@torch.compiler.disable
+def nsa_attention_triton(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    gates: Tensor,
+    *,
+    block_size: int,
+    block_count: int,
+    window: int,
+    branches: Sequence[str],
+    cu_seqlens: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """`nsa_attention` without its argument checks, on CUDA (or anywhere in Triton's interpreter).
+
+    Reading cu_seqlens waits for the device once per tensor. torch.compile leaves this call as it is.
+    """
+    _check(query, key, value, block_size)
+    if query.numel() == 0:
+        return torch.zeros_like(query)
+    settings = Settings(make_plan(query, cu_seqlens, block_size), block_count, window, tuple(branches), scale)
+    out = _Attention.apply(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), gates.flatten(0, 1), settings)
+    return out.view(query.shape)
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, block_size: int) -> None:
+    size = query.shape[3]
+    if size not in HEAD_SIZES:
+        raise ValueError(f"head size {size} is not served by backend='triton': one of {HEAD_SIZES}, or 'reference'")
+    if block_size not in BLOCK_SIZES:
+        raise ValueError(f"block_size={block_size} is not served by backend='triton': one of {BLOCK_SIZES}")
+    if query.dtype not in DTYPES or not query.dtype == key.dtype == value.dtype:
+        found = ", ".join(str(tensor.dtype) for tensor in (query, key, value))
+        raise ValueError(f"query, key and value must share float16, bfloat16 or float32; got {found}")
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, gates: Tensor, settings: Settings) -> Tensor:
+        query, key, value, gates = (tensor.contiguous() for tensor in (query, key, value, gates))
+        outputs, lses, index = attend(query, key, value, settings)
+        out = combine.combine(outputs, gates)
+        ctx.settings, ctx.names = settings, tuple(outputs)
+        ctx.save_for_backward(query, key, value, gates, index, *outputs.values(), *(lses[name] for name in outputs))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, gates, index, *rest = ctx.saved_tensors
+        outputs = dict(zip(ctx.names, rest, strict=False))
+        lses = dict(zip(ctx.names, rest[len(ctx.names) :], strict=True))
+        return *gradients(query, key, value, gates, grad.contiguous(), outputs, lses, index, ctx.settings), None
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, settings: Settings
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+    """Each branch's output [T, HQ, D] and lse [T, HQ], and the chosen blocks [T, HK, block_count] (global, or -1)."""
+    plan, scale, branches = settings.plan, settings.scale, settings.branches
+    outputs: dict[str, Tensor] = {}
+    lses: dict[str, Tensor] = {}
+    index = None
+    if "cmp" in branches or ("slc" in branches and plan.most_blocks > settings.block_count):
+        key_high, key_low, value_mean = compress.mean_blocks(key, value, plan)
+        out, lse = compress.forward(query, key_high, value_mean, plan, scale, "cmp" in branches)
+        if out is not None:
+            outputs["cmp"], lses["cmp"] = out, lse
+    if "slc" in branches:
+        index = torch.empty(len(query), key.shape[1], settings.block_count, dtype=torch.int32, device=query.device)
+        outputs["slc"], lses["slc"] = torch.empty_like(query), torch.empty(query.shape[:2], device=query.device)
+        for chunk in chunks(query, key, settings):
+            if chunk.columns > settings.block_count:
+                importance = select.importances(query, key_high, key_low, lse, plan, chunk, scale)
+            else:  # every visible block is chosen
+                importance = lses["slc"].new_empty(key.shape[1], chunk.end - chunk.start, 1)
+            select.choose(importance, index, plan, chunk)
+            del importance
+            selected.forward_chunk(query, key, value, index, plan, chunk, scale, out=outputs["slc"], lse=lses["slc"])
+    if "swa" in branches:
+        outputs["swa"], lses["swa"] = window.forward(query, key, value, plan, scale, settings.window)
+    return outputs, lses, index
+
+
+def gradients(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    gates: Tensor,
+    grad: Tensor,
+    outputs: dict[str, Tensor],
+    lses: dict[str, Tensor],
+    index: Tensor | None,
+    settings: Settings,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and gates; each branch adds to the query's, the chosen blocks last."""
+    plan, scale = settings.plan, settings.scale
+    shares = combine.shares(outputs, grad)
+    gate = {name: gates[:, :, i] for i, name in enumerate(BRANCHES)}
+    share = {name: shares[:, :, i] for i, name in enumerate(BRANCHES)}
+    grad_query = torch.empty_like(query)
+    block_key = block_value = token_key = token_value = None
+    add = False
+    if "cmp" in outputs:
+        key_high, _, value_mean = compress.mean_blocks(key, value, plan)
+        block_key, block_value = compress.backward(
+            query, key_high, value_mean, grad, lses["cmp"], gate["cmp"], share["cmp"], plan, scale,
+            grad_query=grad_query, add=add,
+        )  # fmt: skip
+        add = True
+    if "swa" in outputs:
+        token_key, token_value = window.backward(
+            query, key, value, grad, lses["swa"], gate["swa"], share["swa"], plan, scale, settings.window,
+            grad_query=grad_query, add=add,
+        )  # fmt: skip
+        add = True
+    if "slc" in outputs:
+        assert index is not None
+        if token_key is None or token_value is None:
+            token_key, token_value = (torch.zeros(key.shape, device=key.device) for _ in range(2))
+        for chunk in chunks(query, key, settings):
+            selected.backward_chunk(
+                query, key, value, grad, lses["slc"], gate["slc"], share["slc"], index, plan, chunk, scale,
+                grad_query=grad_query, grad_key=token_key, grad_value=token_value, add=add,
+            )  # fmt: skip
+    grad_key = combine.spread(token_key, block_key, key, plan)
+    grad_value = combine.spread(token_value, block_value, value, plan)
+    return grad_query, grad_key, grad_value, shares.to(gates.dtype)
+
+
+def chunks(query: Tensor, key: Tensor, settings: Settings) -> tuple[Chunk, ...]:
+    """The runs of queries that the selection branch handles one after the other."""
+    tokens = tiling.chunk_tokens(
+        query.shape[1], key.shape[1], query.shape[2], settings.block_count, settings.plan.most_blocks,
+        query.element_size(),
+    )  # fmt: skip
+    return settings.plan.chunks(tokens)

@@ -1,0 +1,42 @@
+"""Window branch: causal attention to the last `window` tokens, t included. A banded case of flash.py."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from videonsa.kernels import flash, tiling
+from videonsa.kernels.plan import Plan
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float, window: int) -> tuple[Tensor, Tensor]:
+    """query [T, HQ, D], key and value [T, HK, D] -> output [T, HQ, D], lse [T, HQ] in base 2."""
+    tiles = plan.query_tiles(tiling.flash_forward(query.shape[2]).rows, False)
+    out, lse = flash.forward(query, key, value, plan.position(), tiles, scale, window=window)
+    assert out is not None
+    return out, lse
+
+
+def backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grad: Tensor,
+    lse: Tensor,
+    gate: Tensor,
+    share: Tensor,
+    plan: Plan,
+    scale: float,
+    window: int,
+    *,
+    grad_query: Tensor,
+    add: bool,
+) -> tuple[Tensor, Tensor]:
+    """Adds to grad_query; returns the gradients of key and value, [T, HK, D] float32."""
+    size = query.shape[2]
+    shared = (query, key, value, grad, lse, gate, share, plan.position())
+    rows, columns = tiling.flash_query_gradient(size).rows, tiling.flash_key_gradient(size).columns
+    flash.query_gradient(*shared, plan.query_tiles(rows, False), scale, grad_query=grad_query, add=add, window=window)
+    grad_key, grad_value = flash.key_gradient(
+        *shared, plan.key_tiles(columns, False), scale, splits=1, split_rows=plan.tokens, window=window
+    )
+    return grad_key[0], grad_value[0]
