@@ -4,8 +4,9 @@ FILE.npz holds inputs and outputs of one attention layer of the release, run in 
     query [L, Q, D], key, value [L, H, D] (position encoding applied), hidden_states [L, E], is_vision [L],
     g_proj_{1,2}_{weight,bias} (the gate network), block_indices [L, H, n] (-1 is none), output [L, Q, D],
     block_size, block_count, window
-Our arithmetic is float32. The release held two things in bf16 on its way to the choice of blocks, the scaled queries and
-the means of the keys. Near-equal blocks trade places by that rounding, so the table has both and the verdict is with it.
+Our arithmetic is float32. The release held two things in bf16 on its way to the choice of blocks, the scaled queries
+and the means of the keys. Near-equal blocks trade places by that rounding: the table shows the choice without it and
+with it, and the verdict is with it.
 """
 
 from __future__ import annotations
