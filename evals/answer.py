@@ -33,9 +33,7 @@ class Answer:
 def answer(checkpoint: Checkpoint, question: Question, max_new_tokens: int) -> Answer:
     """The greedy answer, one beam; stops at the checkpoint's end-of-text tokens."""
     model, tokenizer = checkpoint.model, checkpoint.processor.tokenizer
-    inputs = {
-        name: value.to(model.device) if torch.is_tensor(value) else value for name, value in question.inputs.items()
-    }
+    inputs = question.on(model.device)
     with _memory(model.device, checkpoint.questions.bytes) as peak, _first_forward(model) as first:
         start = _now(model.device)
         output = model.generate(

@@ -10,11 +10,13 @@ from typing import Any
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from loguru import logger
+from torch import OutOfMemoryError
 from tqdm import tqdm
 
 from evals.answer import answer
 from evals.checkpoint import Checkpoint, load
 from evals.question import Sampling, prepare
+from evals.video import VideoError
 from videonsa.config import NSASettings, SettingsError, require
 
 NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
@@ -111,15 +113,18 @@ class VideoNSA(lmms):
         if doc_id in self.known:
             return GenerationResult(self.known[doc_id]["prediction"] or "")
         doc = self.task_dict[task][split][doc_id]
-        row = self.question(doc_id, doc_to_messages(doc), int(generation.get("max_new_tokens") or MAX_NEW_TOKENS))
+        length = int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)
+        row = self.question(doc_id, lambda: doc_to_messages(doc), length)
         if self.on_row is not None:
             self.on_row(row)
         elif row["error"]:
             logger.warning(f"{task}, question {doc_id}: {row['error']}; counted as a wrong answer")
         return GenerationResult(row["prediction"] or "", TokenCounts(input_tokens=row["prefill_tokens"]))
 
-    def question(self, doc_id: int, messages: list[dict[str, Any]], max_new_tokens: int) -> Row:
-        """One question's row. What goes wrong with this one question stands in its `error`."""
+    def question(self, doc_id: int, messages: Callable[[], list[dict[str, Any]]], max_new_tokens: int) -> Row:
+        """One question's row. What is wrong with this one question stands in its `error`: no video, too little
+        memory.
+        """
         row: Row = dict.fromkeys(
             ("prompt_hash", "prediction", "latency_ms", "prefill_ms", "prefill_tokens", "vision_tokens")
         )
@@ -127,11 +132,13 @@ class VideoNSA(lmms):
         try:
             key = None if self.key is None else (self.key, doc_id)
             processor = self.checkpoint.processor
-            question = self.checkpoint.questions.get(key, lambda: prepare(processor, messages, self.sampling))
+            question = self.checkpoint.questions.get(key, lambda: prepare(processor, messages(), self.sampling))
             row |= {"prompt_hash": question.prompt_hash, "prefill_tokens": question.prefill_tokens}
             row["vision_tokens"] = question.vision_tokens
+            if self.on_row is not None and not question.vision_tokens:
+                raise VideoError("the task gives no video for this question")  # a missing file, in some shipped tasks
             given = answer(self.checkpoint, question, max_new_tokens)
-        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory, for this question's length
+        except (ValueError, OSError, OutOfMemoryError, SystemExit) as error:  # some shipped tasks exit without the file
             row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             return row
         row |= {"prediction": given.text, "latency_ms": round(given.latency_ms, 3)}

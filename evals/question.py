@@ -42,6 +42,10 @@ class Question:
     def vision_tokens(self) -> int:
         return int((self.inputs["mm_token_type_ids"] > 0).sum())
 
+    def on(self, device: torch.device) -> dict[str, Any]:
+        """The model's arguments, tensors on a device."""
+        return {name: value.to(device) if torch.is_tensor(value) else value for name, value in self.inputs.items()}
+
     @property
     def size(self) -> int:
         """Bytes."""

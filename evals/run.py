@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,18 @@ from evals.journal import Journal
 from evals.question import Sampling
 from evals.scores import question_score, summarize_costs, summarize_scores
 from evals.suites import Suite, get_suite
-from videonsa.config import SuiteSettings, code_version, identity, to_dict
+from videonsa.config import SettingsError, SuiteSettings, code_version, identity, to_dict
 
 TASKS = Path(__file__).parent / "tasks"
+MORE_TASKS = "VIDEONSA_TASKS"  # environment variable: a folder of task YAML files beside lmms-eval's own
 TOKEN = 28  # px of a vision token's side
 CODE = ("evals", "videonsa/config.py", "videonsa/kernels", "videonsa/modeling", "videonsa/synth")
 
 Progress = Callable[[int, int], None]  # finished questions, all questions
+
+
+class NothingAnswered(RuntimeError):
+    """Every question of a suite was an error: there is no accuracy."""
 
 
 def evaluate(
@@ -47,8 +54,8 @@ def evaluate(
     Returns:
         {"scores", "questions", "summary"} of an evaluation record.
     Raises:
-        SettingsError: an unknown suite or setting, a checkpoint that cannot serve; one line. OSError: the folder cannot
-        be written.
+        SettingsError: an unknown suite or setting, a checkpoint that cannot serve; one line.
+        NothingAnswered: every question was an error. OSError: the folder cannot be written.
     """
     kind = get_suite(suite.name)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
@@ -70,6 +77,9 @@ def evaluate(
     samples = _ask(loaded, suite, task, dict(journal.rows), on_row, content)
     questions = [_row(journal.rows[sample["doc_id"]], sample, kind.metric) for sample in samples]
     questions.sort(key=lambda row: row["doc_id"])
+    if all(row["error"] for row in questions):
+        first = questions[0]["error"]
+        raise NothingAnswered(f"none of the {len(questions)} questions could be answered; the first: {first}")
     return {
         "scores": summarize_scores(questions, kind.metric, kind.chance),
         "questions": questions,
@@ -80,17 +90,27 @@ def evaluate(
 def load_task(suite: SuiteSettings, data: Path | str | None = None) -> Any:
     """The suite's lmms-eval task: ours from its YAML file with the suite's settings, or a shipped one.
 
-    Raises SettingsError for synthetic settings that are not valid, or a data folder that cannot be written.
+    Raises SettingsError for synthetic settings that are not valid, a data folder that cannot be written, or a task that
+    neither lmms-eval nor the folder $VIDEONSA_TASKS has.
     """
-    synthetic = synthetic_data(suite)
-    from lmms_eval.tasks import TaskManager, get_task_dict
     from lmms_eval.utils import load_yaml_config
 
+    synthetic = synthetic_data(suite)
     if synthetic is None:
-        return get_task_dict([suite.task], TaskManager(model_name="videonsa"), "chat")[suite.task]
+        return _shipped_task(suite.task, os.environ.get(MORE_TASKS))
     config = load_yaml_config(str(TASKS / f"{suite.task}.yaml"))
     config["dataset_kwargs"] = {**to_dict(synthetic), "folder": str(data_folder(data))}
     return config["class"](config=config)
+
+
+@lru_cache(maxsize=1)
+def _shipped_task(name: str, more: str | None) -> Any:
+    from lmms_eval.tasks import TaskManager, get_task_dict
+
+    manager = TaskManager(include_path=more, model_name="videonsa")
+    if name not in manager.all_tasks:
+        raise SettingsError(f"lmms-eval has no task {name!r}, nor has the folder that ${MORE_TASKS} names ({more})")
+    return get_task_dict([name], manager, "chat")[name]
 
 
 def synthetic_data(suite: SuiteSettings) -> SyntheticData | None:

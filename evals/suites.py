@@ -71,7 +71,7 @@ def get_suite(name: str) -> Suite:
 def suite_settings(name: str, **changes: Any) -> SuiteSettings:
     """The benchmark's settings with some changed. Raises SettingsError for an unknown name, field or value."""
     settings = get_suite(name).settings
-    known = [field.name for field in dataclasses.fields(SuiteSettings) if field.name not in ("name", "task")]
+    known = [field.name for field in dataclasses.fields(SuiteSettings) if field.name != "name"]
     unknown = [field for field in changes if field not in known]
     if unknown:
         raise SettingsError(f"suite {name}: unknown setting {unknown[0]!r}; known settings: {', '.join(known)}")
