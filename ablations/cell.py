@@ -69,10 +69,13 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """12 hexadecimal digits: the name of the cell's folder."""
-        code = code_version(*EVALUATION_CODE)
-        return identity(
-            {"training": self.training.id, "nsa": to_dict(self.nsa), "suite": to_dict(self.suite), "code": code}
-        )
+        what = {"training": self.training.id, "nsa": to_dict(self.nsa), "suite": to_dict(self.suite)}
+        return identity(what | {"code": self.code})
+
+    @cached_property
+    def code(self) -> str:
+        """12 hexadecimal digits of the code that evaluates, as it was when the cell was planned."""
+        return code_version(*EVALUATION_CODE)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -83,7 +86,7 @@ class Cell:
     @property
     def identities(self) -> dict[str, str]:
         """The identities as the record keeps them."""
-        return {"cell": self.id, "training": self.training.id, "code": code_version(*EVALUATION_CODE)}
+        return {"cell": self.id, "training": self.training.id, "code": self.code}
 
     def __str__(self) -> str:
         seed = f" seed {self.seed}" if self.seed else ""

@@ -45,7 +45,13 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
     jobs = list(jobs)
     if not jobs:
         return "nothing to run"
+    from evals.suites import SUITES
+
     rates = measured_rates(sweep.out)
+    if not rates.measured and any(
+        job.training.settings is None or job.training.settings.model != "tiny" for job in jobs
+    ):
+        return "not known: no earlier records at this scale"
     training, spread, unknown = 0.0, 0.0, False
     for job in jobs:
         if job.kind == "train":
@@ -53,7 +59,7 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
             unknown |= steps is None
             training += START_SECONDS + (steps or 0) * rates.step
         elif job.kind == "evaluate":
-            limits = [cell.suite.limit for cell in job.cells]
+            limits = [cell.suite.limit or SUITES[cell.suite.name].questions for cell in job.cells]
             unknown |= None in limits
             spread += START_SECONDS + sum(limit or 0 for limit in limits) * rates.question
         else:

@@ -162,8 +162,8 @@ def make_jobs(sweep: Sweep, state: State, cells: Iterable[Cell], retry: bool, pe
 
 
 def deal(cells: list[Cell], hands: int) -> list[list[Cell]]:
-    """Deal the cells out suite by suite, so that every hand has its part of the long ones; no hand is empty."""
-    order = sorted(cells, key=lambda cell: cell.suite.name)
+    """Deal the cells out so that every hand has its part of each suite, one suite after the other; no hand is empty."""
+    order = sorted(cells, key=lambda cell: json.dumps(cell.settings["suite"]))
     return [order[start::hands] for start in range(min(hands, len(order)))]
 
 

@@ -21,7 +21,7 @@ from ablations.plan import DONE, Sweep, make_jobs, make_sweep, read_state, write
 from ablations.profile import load_profile
 from ablations.results import dry_run_text, list_text, problems, show, status_text
 from ablations.stages import Stages
-from ablations.submit import local_resources, run_debug, run_local
+from ablations.submit import fail_untrained, local_resources, run_debug, run_local
 from slurm.executor import CLUSTERS
 from videonsa.config import SettingsError, one_of
 
@@ -89,6 +89,8 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         write_plan(sweep)
         state = read_state(sweep)
         jobs = make_jobs(sweep, state, chosen, options.retry_failed, resources.workers)
+        if not options.retry_failed:
+            fail_untrained(sweep, state, chosen)
         if jobs and options.cluster == "debug":
             run_debug(sweep, jobs, stages)
         elif jobs:

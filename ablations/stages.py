@@ -20,6 +20,7 @@ from ablations.cell import Cell
 from ablations.lock import claimed, is_alive
 from ablations.mirror import mirror
 from ablations.plan import DONE, FAILED, Job, cell_folder, is_of, training_folder
+from slurm.executor import delayed
 from videonsa.config import to_dict
 from videonsa.record import SCHEMA, failure, provenance, read_record, write_record
 
@@ -39,10 +40,11 @@ class Stages:
     """The heavy functions by name, 'package.module:function'."""
 
     train: str = "videonsa.training.run:train"
+    load: str = "evals.checkpoint:load"
     evaluate: str = "evals.run:evaluate"
     probe: str = "evals.probe:probe"
 
-    def load(self, name: str) -> Callable[..., Any]:
+    def get(self, name: str) -> Callable[..., Any]:
         """Import one of them."""
         module, _, function = getattr(self, name).partition(":")
         return getattr(importlib.import_module(module), function)
@@ -81,9 +83,7 @@ class Work:
 
     def checkpoint(self, *_: Any, **__: Any) -> Any:
         """Called by submitit before a preempted or timed-out job is requeued."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
+        return delayed(self)
 
 
 class Progress:
@@ -129,7 +129,7 @@ def run_training(work: Work, progress: Progress) -> list[str]:
         base |= {"settings": training.record_settings, "identities": {"training": training.id}}
         started = time.time()
         try:
-            work.stages.load("train")(training.settings, folder, on_progress=report)
+            work.stages.get("train")(training.settings, folder, on_progress=report)
             summary = _training_summary(folder) | {"seconds": round(time.time() - started, 3)}
             record = base | {"status": DONE, "summary": summary, "error": None}
         except Exception as error:
@@ -139,20 +139,21 @@ def run_training(work: Work, progress: Progress) -> list[str]:
         return []
     reason = record["error"]
     for cell in work.job.cells:
-        fail_cell(work.out, cell, _training_failure(training.id, reason))
+        fail_cell(work.out, cell, training_failure(training.id, reason))
     return [f"training {training.id}: {reason['message']}"]
 
 
 def run_cells(work: Work, progress: Progress) -> list[str]:
     """Evaluate the cells one after another, each with its record and its W&B run; returns what failed."""
     problems = []
+    weights: dict[str, Any] = {}
     for number, cell in enumerate(work.job.cells):
         progress.write(force=True, cells_done=number, cells=len(work.job.cells))
         report = progress.begin("evaluate", str(cell), cell.id)
         with claimed(cell_folder(work.out, cell.id)):
             record = read_record(cell_folder(work.out, cell.id) / "record.json")
             if record is None or not is_of(record, cell) or record["status"] != DONE:
-                record = evaluate_cell(work, cell, report)
+                record = evaluate_cell(work, cell, weights, report)
         if record["status"] != DONE:
             problems.append(f"{cell}: {record['error']['message']}")
         if work.mirror:
@@ -161,14 +162,17 @@ def run_cells(work: Work, progress: Progress) -> list[str]:
     return problems
 
 
-def evaluate_cell(work: Work, cell: Cell, report: Callable[..., None]) -> dict[str, Any]:
-    """One cell's record, written."""
+def evaluate_cell(work: Work, cell: Cell, weights: dict[str, Any], report: Callable[..., None]) -> dict[str, Any]:
+    """One cell's record, written. `weights` keeps the loaded checkpoint from cell to cell."""
     folder = cell_folder(work.out, cell.id)
     started = time.time()
     record = cell_record(cell)
     try:
-        checkpoint = _checkpoint(work.out, cell)
-        result = work.stages.load("evaluate")(checkpoint, to_dict(cell.nsa), cell.suite, folder, on_progress=report)
+        if "loaded" not in weights:
+            weights["loaded"] = work.stages.get("load")(_checkpoint(work.out, cell))
+        evaluate = work.stages.get("evaluate")
+        data = work.out / "data"
+        result = evaluate(weights["loaded"], to_dict(cell.nsa), cell.suite, folder, on_progress=report, data=data)
         record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
         record["summary"] = dict(result.get("summary") or {}) | {"seconds": round(time.time() - started, 3)}
         if (result.get("scores") or {}).get("accuracy") is None:
@@ -196,9 +200,7 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
         started = time.time()
         try:
             checkpoint = _checkpoint(work.out, work.job)
-            result = work.stages.load("probe")(
-                checkpoint, to_dict(probe.training.nsa), probe.suite, videos=probe.videos
-            )
+            result = work.stages.get("probe")(checkpoint, to_dict(probe.training.nsa), probe.suite, videos=probe.videos)
             report(1, 1)
             record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
             record |= {"status": DONE, "summary": {"seconds": round(time.time() - started, 3)}, "error": None}
@@ -233,7 +235,7 @@ def fail_cell(out: Path, cell: Cell, error: Mapping[str, str]) -> None:
         write_record(path, cell_record(cell) | {"error": dict(error), "provenance": provenance()})
 
 
-def _training_failure(training: str, error: Mapping[str, str]) -> dict[str, str]:
+def training_failure(training: str, error: Mapping[str, str]) -> dict[str, str]:
     """The error of a cell whose training failed; an interrupted training interrupts it too."""
     kind = error["type"] if error["type"] in ("WorkerDied", "Cancelled") else "TrainingFailed"
     return {"type": kind, "message": f"training {training} failed: {error['message']}", "traceback": error["traceback"]}

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ablations.cell import Cell
 from ablations.display import Display, read_progress
 from ablations.lock import process_started
-from ablations.plan import DONE, Job, Sweep, cell_folder, training_folder
-from ablations.stages import Parent, Stages, Work, fail_cell
+from ablations.plan import DONE, FAILED, WAITING, Job, State, Sweep, cell_folder, training_folder
+from ablations.stages import Parent, Stages, Work, fail_cell, training_failure
 from slurm.executor import Running, local_cores, local_gpus, run_here, start_local
 from videonsa.record import SCHEMA, provenance, read_record, write_record
 
@@ -106,6 +107,16 @@ def is_trained(sweep: Sweep, job: Job) -> bool:
         return True
     record = read_record(training_folder(sweep.out, job.training.id) / "record.json")
     return record is not None and record["status"] == DONE
+
+
+def fail_untrained(sweep: Sweep, state: State, cells: Iterable[Cell]) -> None:
+    """Cells whose training has failed before get a record that says so."""
+    for cell in cells:
+        key = cell.training.id
+        if state.trainings[key] == FAILED and state.cells[cell.id] == WAITING:
+            record = read_record(training_folder(sweep.out, key) / "record.json")
+            if record is not None:
+                fail_cell(sweep.out, cell, training_failure(key, record["error"]))
 
 
 def set_aside(sweep: Sweep, jobs: Iterable[Job]) -> None:

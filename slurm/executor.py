@@ -63,6 +63,13 @@ def run_here(function: Callable[[], Any], folder: Path) -> None:
     submitit.DebugExecutor(folder).submit(function).exception()
 
 
+def delayed(function: Callable[[], Any]) -> Any:
+    """What a requeued job runs: submitit asks for it before a preempted or timed-out job goes back into the queue."""
+    from submitit.core.utils import DelayedSubmission
+
+    return DelayedSubmission(function)
+
+
 def start_local(
     function: Callable[[], Any], folder: Path, name: str, threads: int, gpus: tuple[int, ...] = ()
 ) -> Running:

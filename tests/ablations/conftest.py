@@ -1,0 +1,66 @@
+"""A sweep of fake stages in a folder of its own, run in this process or as the command that a user types."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.ablations import fakes
+
+ROOT = Path(__file__).parent.parent.parent
+GRID = """
+question: Two budgets, two suites
+asks: test
+axes: {nsa.block_count: [1, 2]}
+suites: [synth_needle, synth_order]
+"""
+
+
+@pytest.fixture
+def grid_file(tmp_path: Path) -> Path:
+    path = tmp_path / "pair.yaml"
+    path.write_text(GRID)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch, grid_file: Path, out: Path) -> Callable[..., int]:
+    """Run the pair grid here, in the debug cluster unless told otherwise; returns the exit code."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+    def run(*more: str, cluster: str = "debug") -> int:
+        return fakes.main(["--grid", str(grid_file), "--out", str(out), "--cluster", cluster, *more])
+
+    return run
+
+
+def start_command(*arguments: str, module: str = "tests.ablations.fakes", **options: object) -> subprocess.Popen[str]:
+    """The command in a process of its own, with fake stages."""
+    environment = os.environ | {"WANDB_MODE": "disabled"}
+    command = [sys.executable, "-m", module, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **(pipes | options))  # type: ignore[call-overload]
+
+
+def records(out: Path, kind: str = "cells") -> dict[str, dict]:
+    """Records by '<label> <suite>' for cells, by id for the rest."""
+    found = [json.loads(path.read_text()) for path in sorted((out / kind).glob("*/record.json"))]
+    if kind != "cells":
+        return {record["id"]: record for record in found}
+    return {f"{record['label']} {record['settings']['suite']['name']}": record for record in found}
+
+
+def set_faults(out: Path, **faults: object) -> None:
+    """What goes wrong from now on, by suite, 'train' or 'probe': raise, die, or seconds."""
+    (out.parent / "FAULTS").write_text(json.dumps(faults))

@@ -1,0 +1,143 @@
+"""Identities: everything that changes a number changes them, nothing else does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ablations.cell import Cell, make_cells
+from ablations.grid import load_grid
+from ablations.plan import deal, make_jobs, make_sweep, read_state
+from ablations.profile import load_profile
+from videonsa.config import SettingsError
+
+
+def cells(text: str, tmp_path: Path, **changes: object) -> list[Cell]:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return make_cells(
+        load_grid(str(path), "tiny", {key.replace("__", "."): v for key, v in changes.items()}), load_profile("tiny")
+    )
+
+
+def test_cells_that_differ_at_test_time_share_a_training_also_across_grids(tmp_path: Path):
+    one = cells("axes: {nsa.block_count: [1, 2]}", tmp_path)
+    other = cells("axes: {nsa.branches: [cmp, slc+swa]}\nsuites: [synth_order]", tmp_path)
+    assert len({cell.training.id for cell in one + other}) == 1
+    assert len({cell.id for cell in one + other}) == len(one + other)
+
+
+def test_the_same_cell_of_two_grids_is_one(tmp_path: Path):
+    one = cells("axes: {nsa.window: [8, 4]}", tmp_path)
+    other = cells("axes: {a: [{nsa.window: 4, label: small}]}", tmp_path)
+    assert {cell.id for cell in other} <= {cell.id for cell in one}
+
+
+def test_asks_train_trains_every_variant(tmp_path: Path):
+    made = cells("asks: train\naxes: {nsa.block_count: [1, 2]}", tmp_path)
+    assert len({cell.training.id for cell in made}) == 2
+    assert [cell.training.nsa.block_count for cell in made] == [1, 1, 1, 2, 2, 2]
+    assert all(cell.nsa == cell.training.nsa for cell in made)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nsa__window": 99},
+        {"nsa__gate_temperature": 0.5},
+        {"suite__frames": 8},
+        {"suite__max_new_tokens": 5},
+        {"suite__limit": 7},
+        {"train__steps": 7},
+        {"train__learning_rate": 0.5},
+        {"train__nsa__window": 99},
+        {"seeds": [1]},
+    ],
+)
+def test_what_changes_a_number_changes_the_identity(change: dict, tmp_path: Path):
+    usual, changed = (cells("suites: [synth_order]", tmp_path, **more)[0] for more in ({}, change))
+    assert usual.id != changed.id
+    trains = any(key.startswith(("train", "seeds")) for key in change)
+    assert (usual.training.id != changed.training.id) == trains
+
+
+def test_how_often_a_training_is_saved_changes_no_identity(tmp_path: Path):
+    usual, changed = (cells("asks: test", tmp_path, **more)[0] for more in ({}, {"train__save_every": 7}))
+    assert usual.training.id == changed.training.id
+
+
+def test_code_changes_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    usual = cells("asks: test", tmp_path)[0]
+    before = usual.id, usual.training.id
+    monkeypatch.setattr("ablations.cell.code_version", lambda *folders: "another" if "evals" in folders else "same")
+    evaluated = cells("asks: test", tmp_path)[0]
+    assert evaluated.id != before[0]
+
+
+def checkpoint(folder: Path, weights: bytes = b"weights") -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def test_a_checkpoint_is_its_content_not_its_place(tmp_path: Path):
+    one, same, other = (
+        cells("asks: test", tmp_path, checkpoint=str(checkpoint(tmp_path / name, weights)))[0]
+        for name, weights in (("a", b"w"), ("b", b"w"), ("c", b"x"))
+    )
+    assert one.training.id == same.training.id != other.training.id
+    assert one.training.settings is None
+    assert one.settings["train"] == {"checkpoint": str(tmp_path / "a")}
+
+
+def test_a_checkpoint_counts_once_whatever_the_seeds(tmp_path: Path):
+    made = cells("seeds: [0, 1, 2]\nsuites: [synth_order]", tmp_path, checkpoint=str(checkpoint(tmp_path / "a")))
+    assert [cell.seed for cell in made] == [0]
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match=r"no config\.json"):
+        cells("asks: test", tmp_path, checkpoint=str(tmp_path / "empty"))[0].id  # noqa: B018
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match=r"no weights \(\*.safetensors\)"):
+        cells("asks: test", tmp_path, checkpoint=str(tmp_path / "empty"))[0].id  # noqa: B018
+
+
+def test_a_dense_twin_needs_a_training_of_its_own(tmp_path: Path):
+    text = """
+suites: [synth_order]
+axes: {v: [{label: sft, train.nsa.attention: dense, nsa.attention: dense}, {label: test, nsa.attention: dense}]}
+"""
+    sft, test = cells(text, tmp_path)
+    assert sft.training.nsa.attention == "dense"
+    assert test.training.nsa.attention == "nsa"
+    assert sft.nsa == test.nsa
+
+
+def test_deal_leaves_no_hand_empty_and_loses_no_cell(tmp_path: Path):
+    made = cells("axes: {nsa.block_count: [1, 2, 3]}", tmp_path)
+    for hands in (1, 2, 4, 20):
+        dealt = deal(made, hands)
+        assert all(dealt)
+        assert sorted(cell.id for hand in dealt for cell in hand) == sorted(cell.id for cell in made)
+        for hand in dealt:
+            suites = [json.dumps(cell.settings["suite"]) for cell in hand]
+            assert suites == sorted(suites)
+
+
+def test_a_thousand_cells_are_planned_quickly(tmp_path: Path):
+    import time
+
+    counts, windows = list(range(1, 21)), list(range(1, 18))
+    path = tmp_path / "large.yaml"
+    path.write_text(f"axes: {{nsa.block_count: {counts}, nsa.window: {windows}}}")
+    started = time.perf_counter()
+    sweep = make_sweep(load_grid(str(path), "tiny"), load_profile("tiny"), tmp_path / "runs", str(path), {})
+    jobs = make_jobs(sweep, read_state(sweep), sweep.cells, retry=False, per_training=8)
+    assert len(sweep.cells) == 1020
+    assert len(jobs) == 10
+    assert time.perf_counter() - started < 2

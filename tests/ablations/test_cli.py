@@ -1,0 +1,147 @@
+"""The command line: wrong input is one line that says what is valid; planning is quick and imports no torch."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ablations import run
+from tests.ablations.conftest import ROOT
+
+PLANNING = [
+    ["--list"],
+    ["--grid", "budget", "--dry-run"],
+    ["--grid", "tokens", "--status"],
+    ["--list", "--profile", "paper"],
+]
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
+    """The one line that a refused command leaves on stderr."""
+    assert run.main(list(arguments)) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--grid", "bugdet"], "no grid 'bugdet'; grids of profile tiny: branches, budget, smoke, tokens"),
+        (["--grid", "nowhere/mine.yaml"], "no grid 'nowhere/mine.yaml'"),
+        (["--grid", "budget", "--profile", "huge"], "no profile 'huge'; profiles: paper, tiny"),
+        (
+            ["--grid", "budget", "--cluster", "cloud"],
+            "--cluster='cloud' is not valid: choose one of auto, debug, local, slurm",
+        ),
+        (["--grid", "budget", "--set", "nsa.windw=3"], "--set: unknown setting 'nsa.windw'; known: nsa.block_size"),
+        (["--grid", "budget", "--set", "nsa.gate_temperature"], "give key=value"),
+        (["--grid", "budget", "--set", "nsa.window=3"], "grid budget varies it; choose among its values with --only"),
+        (["--grid", "budget", "--set", "nsa.branches=cmp+slice"], "give a non-empty subset of cmp, slc, swa"),
+        (["--grid", "branches", "--set", "nsa.window=0"], "window=0 is not valid: 1 or more while swa is a branch"),
+        (
+            ["--grid", "budget", "--set", "suites=synth_noodle"],
+            "unknown suite 'synth_noodle'; choose one of synth_needle",
+        ),
+        (["--grid", "budget", "--set", "suite.frames=0"], "frames=0 is not valid"),
+        (["--grid", "budget", "--set", "train.steps=-1"], "steps=-1 is not valid"),
+        (["--grid", "budget", "--set", "seeds=x"], "seeds=.* is not valid"),
+        (["--grid", "budget", "--set", "checkpoint=./nowhere"], "checkpoint './nowhere': there is no such folder"),
+        (["--grid", "budget", "--only", "b=77"], "--only b=77: no cell of this name; labels: b=1 w=2"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    import re
+
+    assert re.search(message, complaint(capsys, *arguments, "--dry-run"))
+
+
+def test_an_out_folder_that_cannot_be_made_is_one_line(capsys: pytest.CaptureFixture[str]):
+    assert "cannot write to /proc/runs" in complaint(capsys, "--grid", "smoke", "--out", "/proc/runs", code=1)
+
+
+def test_a_file_in_place_of_the_out_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "runs").touch()
+    assert f"cannot write to {tmp_path / 'runs'}" in complaint(
+        capsys, "--grid", "smoke", "--out", f"{tmp_path}/runs", code=1
+    )
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    message = complaint(capsys, "--grid", "smoke", "--out", str(tmp_path), code=1)
+    assert message.startswith(f"cannot write to {tmp_path}")
+    assert message.endswith("No space left on device")
+
+
+def test_a_disk_that_fills_up_meanwhile_loses_no_record(sweep, out: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    from ablations import stages
+
+    assert sweep("--only", "b=1") == 0
+    before = {path: path.read_bytes() for path in out.rglob("record.json")}
+
+    def full(path: Path, record: dict) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(stages, "write_record", full)
+    capsys.readouterr()
+    assert sweep() == 1
+    assert {path: path.read_bytes() for path in out.rglob("record.json")} == before
+
+
+@pytest.mark.parametrize("arguments", PLANNING, ids=" ".join)
+def test_planning_imports_no_torch_and_answers_in_two_seconds(arguments: list[str], tmp_path: Path):
+    code = (
+        "import sys; from ablations.run import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'transformers', 'lmms_eval', 'wandb', 'pandas', 'submitit'} & set(sys.modules);"
+        "print(heavy or '', file=sys.stderr); sys.exit(code or bool(heavy))"
+    )
+    command = [sys.executable, "-c", code, *arguments, "--out", str(tmp_path / "runs")]
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - started < 4  # 2 on an idle machine; tests run beside each other
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_dry_run_says_what_is_shared_and_how_long(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert run.main(["--grid", "budget", "--dry-run", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(" cell ") == 27
+    assert "27 cells share 1 training" in printed
+    assert "Time: about " in printed
+    assert "rule of thumb" in printed
+
+
+def test_any_python_will_do(tmp_path: Path):
+    """Typed with a Python that lacks our packages, the script starts itself again under .venv, or says what to do."""
+    bare = "/usr/bin/python3"
+    if (
+        not Path(bare).exists()
+        or subprocess.run([bare, "-c", "import submitit"], capture_output=True, check=False).returncode == 0
+    ):
+        pytest.skip("no bare Python here")
+    if (ROOT / ".venv" / "bin" / "python").exists():
+        done = subprocess.run(
+            [bare, "ablations/run.py", "--list"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert "budget" in done.stdout
+    for name in ("ablations", "videonsa"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(
+        [bare, "ablations/run.py", "--list"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "make setup" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,145 @@
+"""Grid files: what they mean, and that a mistake in one is named in one line with what is valid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablations.cell import make_cells
+from ablations.grid import FOLDER, grid_names, load_grid, parse_changes
+from ablations.profile import load_profile, profile_names
+from videonsa.config import SettingsError
+
+EVERY = [(profile, grid) for profile in ("tiny", "paper") for grid in grid_names(profile)]
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def labels(tmp_path: Path, text: str) -> list[str]:
+    return [variant.label for variant in load_grid(write(tmp_path, text), "tiny").variants]
+
+
+@pytest.mark.parametrize(("profile", "name"), EVERY)
+def test_every_shipped_grid_makes_cells_and_says_its_question(profile: str, name: str):
+    grid = load_grid(name, profile)
+    assert grid.question.endswith((".", "?", ")"))
+    cells = make_cells(grid, load_profile(profile))
+    assert len({cell.id for cell in cells}) == len(cells)
+
+
+def test_shipped_profiles_and_grids_are_all_there():
+    assert profile_names() == ["paper", "tiny"]
+    assert {"smoke", "budget", "branches", "tokens"} <= set(grid_names("tiny"))
+    assert {"budget", "branches", "tokens", "blocks", "context", "gates", "transfer"} <= set(grid_names("paper"))
+    assert len(load_grid("budget", "tiny").variants) == 9
+    assert FOLDER.is_dir()
+
+
+def test_product_of_axes(tmp_path: Path):
+    text = "axes: {nsa.block_count: [1, 2], nsa.window: [4, 8]}"
+    assert labels(tmp_path, text) == ["b=1 w=4", "b=1 w=8", "b=2 w=4", "b=2 w=8"]
+
+
+def test_zip_of_axes(tmp_path: Path):
+    assert labels(tmp_path, "combine: zip\naxes: {nsa.block_count: [1, 2], nsa.window: [4, 8]}") == [
+        "b=1 w=4",
+        "b=2 w=8",
+    ]
+
+
+def test_rows_move_several_settings_together(tmp_path: Path):
+    text = """
+axes:
+  split: [{nsa.block_count: 1, nsa.window: 8, label: local}, {nsa: {block_count: 4, window: 2}}]
+  nsa.attention: [nsa, dense]
+"""
+    assert labels(tmp_path, text) == ["local nsa", "local dense", "b=4 w=2 nsa", "b=4 w=2 dense"]
+
+
+def test_exclude_takes_values_or_lists(tmp_path: Path):
+    text = "axes: {nsa.block_count: [1, 2], nsa.window: [4, 8]}\nexclude: [{nsa.block_count: 2, nsa.window: [8, 16]}]"
+    assert labels(tmp_path, text) == ["b=1 w=4", "b=1 w=8", "b=2 w=4"]
+
+
+def test_labels_rename_settings(tmp_path: Path):
+    assert labels(tmp_path, "axes: {nsa.window: [4]}\nlabels: {nsa.window: local}") == ["local=4"]
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path):
+    grid = load_grid(write(tmp_path, "base: {train.learning_rate: 3e-4}\naxes: {nsa.window: [4]}"), "tiny")
+    assert grid.variants[0].settings["train.learning_rate"] == 3e-4
+    assert parse_changes(["train.learning_rate=1e-3"]) == {"train.learning_rate": 1e-3}
+
+
+def test_set_goes_over_the_base_but_not_over_an_axis(tmp_path: Path):
+    path = write(tmp_path, "base: {nsa.window: 4}\naxes: {nsa.block_count: [1, 2]}")
+    assert load_grid(path, "tiny", {"nsa.window": 16}).variants[0].settings["nsa.window"] == 16
+    with pytest.raises(SettingsError, match="grid mine varies it"):
+        load_grid(path, "tiny", {"nsa.block_count": 3})
+
+
+def test_set_of_suites_and_seeds():
+    changes = parse_changes(["suites=synth_order+synth_needle", "seeds=0+2"])
+    grid = load_grid("budget", "tiny", changes)
+    assert list(grid.suites or {}) == ["synth_order", "synth_needle"]
+    assert grid.seeds == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("axis: {nsa.window: [1]}", "mine.yaml: unknown key 'axis'; known keys: question, asks, base, axes"),
+        ("asks: both", "asks='both' is not valid: choose one of test, train"),
+        ("axes: {nsa.windows: [1]}", "unknown setting 'nsa.windows'; known: nsa.block_size, nsa.block_count"),
+        ("axes: {window: [1]}", "unknown setting 'window'; settings are nsa"),
+        ("axes: {nsa.window: 4}", "axes: nsa.window: expected a list"),
+        ("axes: {a: [{nsa.window: 1}, {nsa.windw: 2}]}", "unknown setting 'nsa.windw'"),
+        ("base: {train.stepz: 4}", "unknown setting 'train.stepz'; known: train.model"),
+        ("combine: zip\naxes: {nsa.window: [1, 2], nsa.block_count: [1]}", "zip needs axes of one length, not 2, 1"),
+        ("axes: {nsa.window: [1]}\nexclude: [{nsa.window: 1}]", "no variant is left"),
+        ("axes: {a: [{nsa.window: 1, label: x}, {nsa.window: 2, label: x}]}", "two variants are called 'x'"),
+        ("axes: {nsa.window: [1", "mine.yaml: not valid YAML"),
+        ("- a list", "expected a mapping"),
+        ("seeds: [-1]", "seeds=.* is not valid"),
+        ("suites: 3", "suites: give a list"),
+    ],
+)
+def test_a_mistake_in_a_grid_is_one_line(tmp_path: Path, text: str, message: str):
+    with pytest.raises(SettingsError, match=message) as caught:
+        load_grid(write(tmp_path, text), "tiny")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "axes: {nsa.branches: [cmp+slice]}",
+            "branches='cmp\\+slice' is not valid: give a non-empty subset of cmp, slc, swa",
+        ),
+        ("axes: {nsa.window: [0]}", "window=0 is not valid: 1 or more while swa is a branch"),
+        ("base: {nsa.attention: sparse}", "attention='sparse' is not valid: choose one of nsa, dense"),
+        ("suites: [synth_noodle]", "unknown suite 'synth_noodle'; choose one of synth_needle"),
+        ("suites: {synth_needle: {frame: 3}}", "unknown setting 'frame'; known settings: frames"),
+        ("base: {checkpoint: ./nowhere}", "checkpoint './nowhere': there is no such folder"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line(tmp_path: Path, text: str, message: str):
+    with pytest.raises(SettingsError, match=message) as caught:
+        identify(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def identify(path: str) -> list[str]:
+    """The ids of the grid's cells."""
+    return [cell.id for cell in make_cells(load_grid(path, "tiny"), load_profile("tiny"))]
+
+
+def test_more_blocks_than_there_are_is_allowed(tmp_path: Path):
+    cells = make_cells(load_grid(write(tmp_path, "axes: {nsa.block_count: [100000]}"), "tiny"), load_profile("tiny"))
+    assert cells[0].nsa.block_count == 100000

@@ -1,0 +1,135 @@
+"""Who may import whom: data flows one way, and planning needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("videonsa", "ablations", "evals", "slurm", "analysis")
+
+# Room -> rooms of ours that its files may import. The most specific name counts; a room may always import itself.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "videonsa.config": (),
+    "videonsa.record": (),
+    "videonsa.bootstrap": (),
+    "videonsa.torchvision_ops": (),
+    "videonsa.kernels": (),
+    "videonsa.synth": ("videonsa.config",),
+    "videonsa.modeling": ("videonsa.config", "videonsa.kernels", "videonsa.torchvision_ops"),
+    "videonsa.tiny": ("videonsa.config", "videonsa.modeling", "videonsa.torchvision_ops", "videonsa.synth"),
+    "videonsa.baselines": ("videonsa.config", "videonsa.modeling"),
+    "videonsa.training": (
+        *("videonsa.config", "videonsa.record", "videonsa.modeling"),
+        *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops"),
+    ),
+    "evals": (
+        *("videonsa.config", "videonsa.record", "videonsa.modeling", "videonsa.synth", "videonsa.tiny"),
+        *("videonsa.baselines", "videonsa.torchvision_ops"),
+    ),
+    "ablations": PACKAGES,
+    "slurm": (),
+    "analysis": ("videonsa.config", "videonsa.record", "videonsa.bootstrap"),
+    "videonsa": (),
+}
+ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
+LIGHT = ("videonsa.config", "videonsa.record", "videonsa.synth", "ablations", "slurm", "evals.suites")
+
+
+def sources() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(module: str) -> str:
+    """The most specific entry of ALLOWED that holds the module."""
+    return max((name for name in ALLOWED if module == name or module.startswith(name + ".")), key=len)
+
+
+def imports(path: Path, top_level_only: bool = False) -> Iterator[tuple[int, str]]:
+    """(line, absolute name) of every import; of `from x import y` both x and x.y."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    package = module_name(path) if path.name == "__init__.py" else module_name(path).rpartition(".")[0]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield node.lineno, base
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def violations(path: Path) -> list[str]:
+    mine = room(module_name(path))
+    rule = ", ".join(ALLOWED[mine]) or "nothing of ours"
+    found = []
+    for line, name in imports(path):
+        if name.partition(".")[0] not in PACKAGES or name == "videonsa":
+            continue
+        other = room(name)
+        allowed = (mine, *ALLOWED[mine])
+        if not any(other == entry or other.startswith(entry + ".") for entry in allowed):
+            found.append(f"{path.relative_to(ROOT)}:{line} imports {name}; {mine} may import {rule}")
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_room_imports_what_it_may_not(package: str):
+    assert [line for path in sources() if path.relative_to(ROOT).parts[0] == package for line in violations(path)] == []
+
+
+def test_the_rule_catches_a_wrong_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.test_layers.ROOT", tmp_path)
+    (tmp_path / "videonsa" / "kernels").mkdir(parents=True)
+    wrong = tmp_path / "videonsa" / "kernels" / "api.py"
+    wrong.write_text("def f():\n    from ..modeling import attention\n")
+    assert violations(wrong) == [
+        "videonsa/kernels/api.py:2 imports videonsa.modeling; videonsa.kernels may import nothing of ours",
+        "videonsa/kernels/api.py:2 imports videonsa.modeling.attention; videonsa.kernels may import nothing of ours",
+    ]
+
+
+@pytest.mark.parametrize("package", ONLY_IMPORTER)
+def test_one_file_alone_imports(package: str):
+    importers = {
+        str(path.relative_to(ROOT))
+        for path in sources()
+        if any(name.partition(".")[0] == package for _, name in imports(path))
+    }
+    assert importers == {ONLY_IMPORTER[package]}
+
+
+def test_light_rooms_import_no_torch():
+    code = f"""
+import importlib, pkgutil, sys
+for name in {LIGHT!r}:
+    module = importlib.import_module(name)
+    for info in pkgutil.walk_packages(getattr(module, "__path__", []), name + "."):
+        importlib.import_module(info.name)
+heavy = {{"torch", "transformers", "lmms_eval", "wandb", "submitit", "pandas", "matplotlib"}} & set(sys.modules)
+print(sorted(heavy), end="")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]"), done.stderr
+
+
+def test_every_script_starts_itself_under_the_environment():
+    """A file that is run by its path must call ensure_environment before it imports what a bare Python lacks."""
+    for name in ("ablations/run.py", "analysis/run.py"):
+        path = ROOT / name
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            assert text.index("ensure_environment()") < text.index(
+                "from ablations" if "ablations" in name else "from analysis"
+            )
