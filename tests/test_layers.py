@@ -30,11 +30,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "evals": (
         *("videonsa.config", "videonsa.record", "videonsa.modeling", "videonsa.synth", "videonsa.tiny"),
-        *("videonsa.baselines", "videonsa.torchvision_ops"),
+        *("videonsa.baselines", "videonsa.torchvision_ops", "videonsa.kernels"),  # kernels: probes look inside
     ),
     "ablations": PACKAGES,
     "slurm": (),
     "analysis": ("videonsa.config", "videonsa.record", "videonsa.bootstrap"),
+    "videonsa.fidelity": ("videonsa.config", "videonsa.kernels"),
+    "videonsa.audit": ("videonsa.config", "videonsa.kernels"),
     "videonsa": (),
 }
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
