@@ -82,7 +82,8 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     asked["label"] = asked["cell"].map(dict(zip(frame["id"], frame["label"], strict=True)))
     asked["score"] = pd.to_numeric(asked["score"], errors="coerce")
     tables = _probe_tables(out, _probe_labels(out, planned), problems)
-    return Results(frame, asked, *tables, problems=tuple(problems + _disagreements(frame, asked)))
+    gates, sinks, points = tables
+    return Results(frame, asked, gates, sinks, points, tuple(problems + _disagreements(frame, asked)))
 
 
 def find_reference(plan: Mapping[str, Any], cells: pd.DataFrame) -> str | None:

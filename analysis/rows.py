@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import pandas as pd
 
 from videonsa.config import NSASettings, SettingsError, from_dict
 
@@ -35,6 +37,11 @@ QUESTION_COLUMNS = [
 GATE_COLUMNS = ["probe", "label", "suite", "layer", "branch", "mean", "q25", "median", "q75"]
 SINK_COLUMNS = ["probe", "label", "suite", "layer", "branch", "ratio", "keys"]
 POINT_COLUMNS = ["probe", "label", "suite", "layer", "branch", "position", "alpha", "v_norm", "sink"]
+
+
+def each(frame: pd.DataFrame) -> Iterator[Any]:
+    """The frame's rows as named tuples; typed Any, as pandas' stubs would make every value a union of everything."""
+    return iter(frame.itertuples())
 
 
 def part(mapping: Mapping[str, Any] | None, name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.load import Results
+from analysis.rows import each
 from analysis.stats import NO_PAIRS, SIGNIFICANT, estimate, holm, paired
 
 SUITES_A_TABLE = 4  # more suites than this are stacked as further tables
@@ -36,10 +37,10 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     """
     cells = results.cells.copy()
     asked = results.questions.drop_duplicates(["cell", "doc_id"], keep="last")
-    scores = {cell: group.set_index("doc_id") for cell, group in asked.groupby("cell")}
+    scores = {str(cell): group.set_index("doc_id") for cell, group in asked.groupby("cell")}
     cells["is_reference"] = cells["variant"] == reference
-    base = {(row.suite, row.seed): row.id for row in cells.itertuples() if row.is_reference}
-    rows = [_statistics(row, scores, base.get((row.suite, row.seed))) for row in cells.itertuples()]
+    base = {(row.suite, row.seed): row.id for row in each(cells) if row.is_reference}
+    rows = [_statistics(row, scores, base.get((row.suite, row.seed))) for row in each(cells)]
     for name, values in pd.DataFrame(rows, index=cells.index).items():
         cells[name] = values
     cells["p_holm"] = holm(cells["p"].to_numpy(dtype=float)) if len(cells) else []
@@ -129,7 +130,7 @@ def _rich_part(rows: pd.DataFrame, suites: Sequence[str], plan: Mapping[str, Any
     for heading, _ in COSTS.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for label, group in rows.groupby("label", sort=False):
-        here = {row.suite: row for row in group.itertuples()}
+        here = {row.suite: row for row in each(group)}
         cells = [Text(score_text(here.get(suite)), style=_style(here.get(suite))) for suite in suites]
         shown = group[group["suite"].isin(suites)]
         costs = [cost_text(shown[column], factor) for column, (_, factor) in COSTS.items()]
@@ -161,7 +162,7 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
         lines.append(f"no comparison: {_reference(rows)} and another variant have no finished questions in common")
     lines += _chance(rows)
     lines.append("attention: key/value pairs of a vision query as a share of causal dense attention; - is not measured")
-    for row in rows[rows["unanswered"].fillna(0) > 0].itertuples():
+    for row in each(rows[rows["unanswered"].fillna(0) > 0]):
         total = int(row.answered + row.unanswered)
         lines.append(
             f"{row.label}, {row.suite}: {int(row.unanswered)} of {total} questions ended in an error, left out"
@@ -204,7 +205,7 @@ def to_markdown(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[
     headings = ["variant", *suites, *(heading for heading, _ in COSTS.values())]
     lines = [f"**{sweep_title(plan)}**", "", _markdown_row(headings), _markdown_row(["---"] * len(headings))]
     for label, group in rows.groupby("label", sort=False):
-        here = {row.suite: row for row in group.itertuples()}
+        here = {row.suite: row for row in each(group)}
         cells = [score_text(here.get(suite), decimals=1) for suite in suites]
         costs = [cost_text(group[column], factor) for column, (_, factor) in COSTS.items()]
         lines.append(_markdown_row([f"**{label}**" if group["is_reference"].any() else str(label), *cells, *costs]))

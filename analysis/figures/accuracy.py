@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures import style
+from analysis.rows import each
 from analysis.stats import SIGNIFICANT
 
 BRANCHES = ("cmp", "slc", "swa")
@@ -32,7 +33,7 @@ def draw_branches(rows: pd.DataFrame) -> Figure:
     subsets = rows[(rows["attention"] != "dense") & rows["branches"].notna()].drop_duplicates("label")
     if subsets["branches"].nunique() < 2:
         raise ValueError("fewer than two subsets of the branches")
-    order = sorted(subsets.itertuples(), key=lambda row: (row.branches.count("+"), _places(row.branches)))
+    order = sorted(each(subsets), key=lambda row: (row.branches.count("+"), _places(row.branches)))
     labels = [row.label for row in order]
     figure = _draw(rows[rows["label"].isin(labels)], labels, [""] * len(labels), label_width=0.75)
     for axes in figure.axes:

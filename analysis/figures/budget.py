@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures import style
+from analysis.rows import each
 
 COLUMNS = 3  # suites side by side
 SHAPES = ("o", "s", "^", "D", "v", "P")  # budgets, the ringed one's first
@@ -110,7 +111,7 @@ def _plane(
     size = float(every["block_size"].dropna().iloc[0])
     for budget in shapes:
         _equal_budget(axes, budget, size)
-    for row in here.itertuples():
+    for row in each(here):
         if row.status == "done":
             face = colormaps[style.SCORES](norm(100 * row.accuracy))
             _mark(axes, row.window, row.block_count, shapes.get(row.budget, OTHER), face, row.ringed)
@@ -144,7 +145,7 @@ def _shares(axes: Axes, done: pd.DataFrame, shapes: Mapping[float, str], norm: N
         equal = done[done["budget"] == budget]
         axes.plot(equal["local_share"], 100 * equal["accuracy"].astype(float), color=style.GREY, lw=0.7, ls=DASHES)
     nudges = 0.025 * done.groupby("local_share").cumcount()  # intervals at one share stand side by side
-    for row, place in zip(done.itertuples(), done["local_share"] + nudges, strict=True):
+    for row, place in zip(each(done), done["local_share"] + nudges, strict=True):
         accuracy, low, high = 100 * row.accuracy, 100 * row.low, 100 * row.high
         if not np.isnan(low):
             axes.plot([place] * 2, [low, high], color="#555555", lw=0.8, zorder=2)

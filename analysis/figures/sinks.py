@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.figures import style
 
@@ -66,8 +66,12 @@ def _ratios(axes: Axes, here: pd.DataFrame) -> None:
 
 
 def draw_points(points: pd.DataFrame) -> Figure:
-    """Value norm against alpha of sampled keys, one panel a branch, coloured by position; from Results.points."""
+    """Value norm against alpha of sampled keys of the first probe, one panel a branch, coloured by position.
+
+    From Results.points. Raises ValueError when there is none.
+    """
     points = points.dropna(subset=["alpha", "v_norm"])
+    points = points[points["probe"] == points["probe"].iloc[0]] if len(points) else points
     branches = [branch for branch in ORDER if branch in set(points["branch"])]
     if not branches:
         raise ValueError("no probe with sampled keys")
@@ -100,6 +104,8 @@ def _scatter(axes: Axes, here: pd.DataFrame) -> None:
     axes.scatter(alpha[sinks], here["v_norm"][sinks], s=20, facecolors="none", edgecolors=style.VERMILION, lw=0.9)
     axes.axvline(ALPHA, color=style.GREY, lw=0.7, ls=":", zorder=0)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.power_of_ten(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
     low = 10 ** np.floor(np.log10(max(1e-6, alpha.min())))
     axes.set_xlim(low, 1.5)
     axes.set_ylim(bottom=0)

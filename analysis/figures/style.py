@@ -6,13 +6,17 @@ No pyplot: a Figure made here belongs to its caller, has no global state and nee
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -31,7 +35,7 @@ BRANCH_MARKERS = {"cmp": "o", "slc": "s", "swa": "^", "gated": "D", "dense": "v"
 BRANCH_NAMES = {"cmp": "compression", "slc": "selection", "swa": "window", "gated": "gated sum", "dense": "dense"}
 SCORES = "viridis"  # colour map of every score
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
     "font.size": 7.0,
     "axes.titlesize": 7.5,
@@ -69,32 +73,41 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def panels(count: int, columns: int, width: float, height: float, **options: object) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels, row by row, each `height` inches high; unused places stay empty."""
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
     figure = new_figure(width, rows * height)
-    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)  # type: ignore[arg-type]
+    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for unused in axes[count:]:
         unused.set_visible(False)
     return figure, axes[:count]
 
 
-def style() -> matplotlib.rc_context:  # type: ignore[valid-type]
+def style() -> AbstractContextManager[None]:
     """The context in which a figure is both drawn and written."""
     return matplotlib.rc_context(STYLE)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write name.pdf, .svg and .png; the same figure gives the same bytes."""
+    """Write name.pdf, .svg and .png; the same figure gives the same bytes.
+
+    Laid out once, and each format printed by its own canvas: Figure.savefig would lay out and draw six times.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    figure.draw_without_rendering()  # lays out once; every format then shares the layout
-    figure.set_layout_engine("none")
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    printers: dict[str, Any] = {
+        "pdf": FigureCanvasPdf(figure).print_pdf,
+        "svg": FigureCanvasSVG(figure).print_svg,
+        "png": FigureCanvasAgg(figure).print_png,
+    }
     paths = []
     for kind in FORMATS:
-        path = folder / f"{name}.{kind}"
-        temporary = folder / f".{name}.part.{kind}"
-        figure.savefig(temporary, format=kind, dpi=DPI, metadata=METADATA[kind])
+        path, temporary = folder / f"{name}.{kind}", folder / f".{name}.part.{kind}"
+        figure.dpi = DPI
+        printers[kind](str(temporary), metadata=METADATA[kind])
         temporary.replace(path)
         paths.append(path)
     return paths
@@ -110,7 +123,7 @@ def log_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
     (axes.set_xlim if which == "x" else axes.set_ylim)(places[0] / 2**0.8, places[-1] * 2**0.8)
     axis.set_major_locator(FixedLocator(_thinned(places, gap)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value, kilo=places[-1] >= 8192)))
 
 
 def _thinned(values: Sequence[float], gap: float) -> list[float]:
@@ -145,11 +158,17 @@ def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> N
         axes.text(0, 1.0, "; ".join(outside), fontsize=5.5, color="#444444", transform=axes.transAxes, va="bottom")
 
 
-def plain(value: float) -> str:
-    """1024 -> '1024', 131072 -> '128K', 0.5 -> '0.5'."""
-    if value >= 8192 and value % 1024 == 0:
+def plain(value: float, kilo: bool = False) -> str:
+    """1024 -> '1024', or '1K' with kilo; 131072 -> '128K'; 0.5 -> '0.5'."""
+    if value >= (1024 if kilo else 8192) and value % 1024 == 0:
         return f"{value / 1024:g}K"
     return f"{value:g}"
+
+
+def power_of_ten(value: float) -> str:
+    """0.001 -> '10⁻³', without the second font that mathtext would embed."""
+    digits = str(round(np.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{digits}"
 
 
 def suite_title(name: str) -> str:

@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from analysis.figures import style
+from analysis.rows import each
 
 COLUMNS = 3
 
@@ -47,9 +48,11 @@ def draw(rows: pd.DataFrame) -> Figure:
     bar = figure.colorbar(ScalarMappable(norm, style.SCORES), ax=panels, pad=0.015, aspect=25)
     bar.set_label("accuracy (%), ± half of its 95 % interval")
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]
-    entries = {"equal context (frames × tokens)": Line2D([], [], color=style.GREY, lw=0.7, ls=(0, (4, 2)))}
+    entries: dict[str, Any] = {
+        "equal context (frames × tokens)": Line2D([], [], color=style.GREY, lw=0.7, ls=(0, (4, 2)))
+    }
     if done["is_reference"].any():
-        entries["as trained"] = Rectangle((0, 0), 1, 1, fill=False, edgecolor=style.VERMILION, lw=1.5)
+        entries[str(rows["reference"].iloc[0])] = Rectangle((0, 0), 1, 1, fill=False, edgecolor=style.VERMILION, lw=1.5)
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=2)
     return figure
 
@@ -57,10 +60,11 @@ def draw(rows: pd.DataFrame) -> Figure:
 def _tiles(axes: Axes, known: pd.DataFrame, across: str, norm: Normalize) -> None:
     """Rows and columns are the values that occur, evenly spaced: on the paper's grids they are powers of two."""
     xs, ys = sorted(known[across].unique()), sorted(known["tokens_per_frame"].unique())
-    for row in known.itertuples():
+    for row in each(known):
         x, y = xs.index(getattr(row, across)), ys.index(row.tokens_per_frame)
         if row.status != "done":
-            axes.text(x, y, "failed", ha="center", va="center", fontsize=5.5, color=style.GREY)
+            name = "failed" if row.status == "failed" else "not run"
+            axes.text(x, y, name, ha="center", va="center", fontsize=5.5, color=style.GREY)
             continue
         colour = colormaps[style.SCORES](norm(100 * row.accuracy))
         axes.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, facecolor=colour, lw=0))

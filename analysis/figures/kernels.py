@@ -1,0 +1,108 @@
+"""Latency and memory of attention against length, ours and others', from a table of measurements (benchmarks/*.csv).
+
+Columns: provider, stage, mode, length, heads, kv_heads, head_dim, block_size, block_count, window, dtype, data, ms_p20,
+ms_p50, ms_p80, peak_gib, tflops, gpu, torch, triton, commit. One row a measurement; an empty time is a run that failed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from analysis.figures import style
+
+NEEDED = ("provider", "stage", "mode", "length", "ms_p50")
+WHOLE = ("all", "total", "whole", "attention", "full")  # names of the stage that is the whole computation
+MODES = {"fwd": "forward", "forward": "forward", "bwd": "backward", "backward": "backward"}
+SETTING = ["heads", "kv_heads", "head_dim", "block_size", "block_count", "window", "dtype", "data", "gpu"]
+OURS = ("triton", "ours", "videonsa", "nsa")
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The measurements; ValueError with one line when the file is missing or lacks a column."""
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: no table of measurements ({type(error).__name__})") from None
+    lacking = [name for name in NEEDED if name not in table.columns]
+    if lacking:
+        raise ValueError(f"{path}: no column {', '.join(lacking)}")
+    return table.assign(mode=table["mode"].map(lambda mode: MODES.get(str(mode), str(mode))))
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Above: time of the whole attention per mode, and peak memory. Below, where measured: our stages per mode."""
+    table = _one_setting(table)
+    whole = table[table["stage"].isin(WHOLE) | (table["stage"].isna())]
+    stages = table[~table.index.isin(whole.index)]
+    if not len(whole) and not len(stages):
+        raise ValueError("no measurement")
+    modes = list(dict.fromkeys(whole["mode"]))
+    has_memory = "peak_gib" in whole and bool(whole["peak_gib"].notna().any())
+    stage_modes = list(dict.fromkeys(stages["mode"]))
+    columns = max(len(modes) + has_memory, len(stage_modes))
+    bands = 1 + bool(stage_modes) if len(whole) else 1
+    width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
+    figure = style.new_figure(width, 2.3 * bands)
+    rows = figure.subfigures(bands, 1, squeeze=False)[:, 0]
+    if len(whole):
+        _band(rows[0], whole, modes, "provider", has_memory, columns)
+    if stage_modes:
+        _band(rows[-1], stages, stage_modes, "stage", False, columns)
+    return figure
+
+
+def _one_setting(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the setting with most measurements (dense rows have no blocks: only what both have is compared)."""
+    for column in [name for name in SETTING if name in table.columns]:
+        values = table[column].dropna()
+        if values.nunique() > 1:
+            table = table[table[column].isna() | (table[column] == values.mode().iloc[0])]
+    return table
+
+
+def _band(figure: Any, rows: pd.DataFrame, modes: list[str], by: str, memory: bool, columns: int) -> None:
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    names = sorted(rows[by].dropna().unique(), key=lambda name: (name not in OURS, str(name)))
+    for panel, mode in zip(axes, modes, strict=False):
+        _lines(panel, rows[rows["mode"] == mode], by, names, "ms_p50")
+        panel.set_title(mode if by == "provider" else f"{mode}, by stage")
+        panel.set_ylabel("time (ms)")
+    if memory:
+        peak = rows.groupby([by, "length"])["peak_gib"].max().reset_index()
+        _lines(axes[len(modes)], peak, by, names, "peak_gib")
+        axes[len(modes)].set_title("peak memory")
+        axes[len(modes)].set_ylabel("memory (GiB)")
+    for unused in axes[len(modes) + memory :]:
+        unused.set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
+
+
+def _lines(axes: Axes, rows: pd.DataFrame, by: str, names: list[str], value: str) -> None:
+    for i, name in enumerate(names):
+        own = rows[(rows[by] == name) & rows[value].notna()].sort_values("length")
+        colour, marker = style.SERIES[i % len(style.SERIES)], style.MARKERS[i % len(style.MARKERS)]
+        axes.plot(own["length"], own[value], color=colour, marker=marker, ms=3.2, label=str(name))
+        if value == "ms_p50" and {"ms_p20", "ms_p80"} <= set(own.columns):
+            axes.fill_between(own["length"], own["ms_p20"], own["ms_p80"], color=colour, alpha=0.2, lw=0)
+    axes.set_yscale("log")
+    lengths = rows["length"].dropna()
+    if len(lengths):
+        style.log_axis(axes, "x", lengths)
+        axes.tick_params(axis="x", labelrotation=0)
+    axes.yaxis.set_major_locator(LogLocator(10))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+    positive = rows[value][rows[value] > 0]
+    if len(positive):
+        low, high = np.log10(positive.min()), np.log10(positive.max())
+        axes.set_ylim(10 ** np.floor(low - 0.05), 10 ** np.ceil(high + 0.05))
+    axes.grid(axis="y", lw=0.4, color="#DDDDDD")
+    axes.set_xlabel("length (tokens)")

@@ -1,0 +1,180 @@
+#!/usr/bin/env python
+"""Tables, figures and reports from records.
+
+python analysis/run.py budget gates sinks              # these figures, of every sweep that has them
+python analysis/run.py table --sweep tiny-budget       # one sweep's table, shown and written
+python analysis/run.py --all                           # everything of every sweep, and the kernels' figure
+python analysis/run.py --list                          # names, sweeps
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # not this folder: its names would hide packages
+    from videonsa.bootstrap import ensure_environment
+
+    ensure_environment()
+
+from analysis.figures import DRAWINGS, fits  # noqa: E402
+from analysis.summary import draw_all, summarize, sweep_data, write_tables  # noqa: E402
+
+__all__ = ["main", "summarize"]
+OTHERS = {
+    "table": "variants x suites with intervals and paired tests, as text, CSV and Markdown",
+    "report": "one HTML file: table, figures, failures, provenance",
+    "published": "the paper's numbers beside ours, where a sweep asks the same",
+    "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
+}
+BENCHMARK = ROOT / "benchmarks" / "h200.csv"
+
+
+class Refused(Exception):
+    """The request cannot be met. The message is one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    options = _parse(arguments)
+    try:
+        if options.list:
+            print(_list(options.out))
+            return 0
+        return _make(options)
+    except (Refused, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    names = ", ".join([*OTHERS, *DRAWINGS])
+    parser = argparse.ArgumentParser(
+        prog="analysis/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help=f"what to make: {names}")
+    parser.add_argument("--all", action="store_true", help="everything that the records allow")
+    parser.add_argument("--list", action="store_true", help="names of figures and tables, and the sweeps there are")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the records (default: runs)")
+    parser.add_argument("--sweep", action="append", default=[], help="only this sweep (may be repeated)")
+    parser.add_argument("--benchmark", type=Path, default=BENCHMARK, help="measurements for the figure `kernels`")
+    options = parser.parse_args(arguments)
+    if not (options.names or options.all or options.list):
+        parser.error(f"say what to make: {names}; or --all, or --list")
+    return options
+
+
+def _list(out: Path) -> str:
+    known = OTHERS | {name: drawing.what for name, drawing in DRAWINGS.items()}
+    width = max(map(len, known))
+    lines = ["Names:", *(f"  {name:<{width}}  {what}" for name, what in known.items())]
+    sweeps = _sweep_names(out)
+    return "\n".join([*lines, f"Sweeps in {out}:", *(f"  {name}" for name in sweeps or ["none yet"])])
+
+
+def _sweep_names(out: Path) -> list[str]:
+    return sorted(path.parent.name for path in (out / "sweeps").glob("*/plan.json"))
+
+
+def _chosen_sweeps(out: Path, wanted: Sequence[str]) -> list[str]:
+    known = _sweep_names(out)
+    for name in wanted:
+        if name not in known:
+            raise Refused(f"no sweep {name!r} in {out}; sweeps: {', '.join(known) or 'none'}")
+    return list(wanted) or known
+
+
+def _make(options: argparse.Namespace) -> int:
+    known = [*OTHERS, *DRAWINGS]
+    for name in options.names:
+        if name not in known:
+            raise Refused(f"unknown name {name!r}; names: {', '.join(known)}")
+    names = list(dict.fromkeys(options.names))
+    whole = True
+    if options.all:
+        sweeps = _chosen_sweeps(options.out, options.sweep)
+        for sweep in sweeps:
+            _show(summarize(options.out, options.out / "sweeps" / sweep))
+        names = ["kernels"] if options.benchmark.is_file() else []
+        if not sweeps and not names:
+            raise Refused(f"no sweep in {options.out} and no measurements in {options.benchmark}")
+    if "kernels" in names:
+        names.remove("kernels")
+        _show(_kernels(options.benchmark, options.out / "figures"))
+    if names:
+        whole = _from_sweeps(names, options)
+    return 0 if whole else 1
+
+
+def _kernels(benchmark: Path, folder: Path) -> list[Path]:
+    from analysis.figures import kernels, style
+
+    with style.style():
+        return style.save(kernels.draw(kernels.read(benchmark)), folder, "kernels")
+
+
+def _from_sweeps(names: Sequence[str], options: argparse.Namespace) -> bool:
+    """Make these of every chosen sweep that has them; False when one failed, or a name could be made of no sweep."""
+    from analysis.load import axes_of, load, read_plan
+
+    sweeps = _chosen_sweeps(options.out, options.sweep)
+    made = dict.fromkeys(names, False)
+    whole = True
+    for sweep in sweeps:
+        folder = options.out / "sweeps" / sweep
+        plan = read_plan(folder)
+        results = load(options.out, plan)
+        data = sweep_data(plan, results)
+        for name in names:
+            if name in DRAWINGS and not fits(name, axes_of(plan)):
+                continue
+            paths, drawn = _one(name, plan, results, data, folder)
+            _show(paths)
+            made[name] |= bool(paths)
+            whole &= drawn
+    for name in [name for name, done in made.items() if not done]:
+        print(f"{name}: {_why_not(name, sweeps, options.out)}", file=sys.stderr)
+    return whole and all(made.values())
+
+
+def _one(name: str, plan: dict, results: object, data: dict, folder: Path) -> tuple[list[Path], bool]:
+    if name in DRAWINGS:
+        return draw_all([name], data, folder / "figures")
+    if name == "table":
+        from rich.console import Console
+
+        from analysis.tables import rich_table
+
+        Console().print(rich_table(data["rows"], plan, data["problems"]))
+        return write_tables(plan, data, folder), True
+    if name == "report":
+        from analysis.report import write_report
+
+        return [write_report(plan, results, data["rows"], folder)], True  # type: ignore[arg-type]
+    from analysis.paper import write_beside
+
+    return write_beside(data["rows"], folder), True
+
+
+def _why_not(name: str, sweeps: Sequence[str], out: Path) -> str:
+    if not sweeps:
+        return f"no sweep in {out}; run `python ablations/run.py --grid budget` first"
+    if name == "published":
+        return f"nothing in {', '.join(sweeps)} is asked as in the paper"
+    axes = DRAWINGS[name].axes if name in DRAWINGS else ()
+    need = f"a sweep that varies {' or '.join(axes)}" if axes else "finished cells"
+    need = need if name not in ("gates", "sinks", "sink_points") else "a finished probe"
+    return f"nothing to draw in {', '.join(sweeps)}: it needs {need}"
+
+
+def _show(paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
