@@ -191,6 +191,16 @@ def test_chunks_change_neither_outputs_nor_gradients(monkeypatch):
         assert relative_error(tensor, whole[name]) < 1e-12, name
 
 
+def test_samples_of_a_batch_do_not_mix():
+    is_vision = runs("several spans")
+    inputs = attention_inputs(len(is_vision), heads=6, kv_heads=2, batch=3)
+    sizes = {"block_size": 8, "block_count": 3, "window": 5}
+    together = release.mixed_attention(**inputs, is_vision=is_vision, **sizes)
+    for row in range(3):
+        alone = {name: tensor[row : row + 1] for name, tensor in inputs.items()}
+        assert relative_error(release.mixed_attention(**alone, is_vision=is_vision, **sizes)[0], together[row]) < 1e-12
+
+
 def test_gradients_are_those_of_finite_differences():
     is_vision = torch.tensor([False, True, True, True, True, False, True, False])
     inputs = attention_inputs(8, heads=2, kv_heads=1, size=3)

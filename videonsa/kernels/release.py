@@ -1,12 +1,13 @@
 """What the public release computes instead of the paper's method, in plain torch, each difference on its own switch.
 
-`mixed_attention` is one decoder layer's attention of one sample, text and vision together. With no difference it is the
+`mixed_attention` is one decoder layer's attention, text and vision together. With no difference it is the
 paper's method: dense causal attention for text, `nsa_attention` among the vision tokens. With all of them it is what
 the released checkpoint was trained and evaluated with. docs/semantics.md gives each difference's evidence and effect.
 
-Shape suffixes (the sample is alone, so B = 1 throughout):
-    B samples, L tokens of the sample, N tokens of the branches' sequence (L, or the vision tokens only), C queries of a
-    chunk, J blocks, Q query heads, S head slots, H key/value heads, G slots of a key/value head, D head size, K keys
+Shape suffixes:
+    B samples with text and vision at the same places, L tokens, N tokens of the branches' sequence (L, or the vision
+    tokens), C queries of a chunk, J blocks, Q query heads, S head slots, H key/value heads, G slots of a key/value head
+    (S = H*G), D head size, K keys
 Queries go in chunks, and several chunks are computed anew in the backward pass, so memory is O(chunk x L).
 """
 
@@ -90,10 +91,10 @@ def mixed_attention(
     scale: float | None = None,
     rounding: torch.dtype | None = None,
 ) -> Tensor:
-    """Attention of one sample's text and vision tokens to themselves.
+    """Attention of each sample's text and vision tokens to themselves.
 
-    query [1, L, Q, D], key and value [1, L, H, D] with position encoding applied, gates [1, L, Q, 3] for cmp, slc, swa,
-    is_vision bool [L], rounding: query's dtype when None. Returns [1, L, Q, D] in query's dtype; arithmetic is float32
+    query [B, L, Q, D], key and value [B, L, H, D] with position encoding applied, gates [B, L, Q, 3] for cmp, slc, swa,
+    is_vision bool [L], rounding: query's dtype when None. Returns [B, L, Q, D] in query's dtype; arithmetic is float32
     (float64 for float64). Raises ValueError as `check` does.
     """
     check(differences, block_size, block_count)
@@ -122,7 +123,7 @@ def vision_rows(tensor: Tensor, is_vision: Tensor, sizes: Sizes) -> Tensor:
 
 
 def dense_part(query: Tensor, key: Tensor, value: Tensor, is_vision: Tensor, sizes: Sizes) -> Tensor:
-    """Causal attention of the text queries to every token, [1, L, Q, D]; zero at vision tokens.
+    """Causal attention of the text queries to every token, [B, L, Q, D]; zero at vision tokens.
 
     gate_leak: vision tokens pass through the dense path with a zero query, which weighs all earlier values alike.
     dense_decode: a call of vision tokens only skips the dense path.
@@ -137,7 +138,7 @@ def dense_part(query: Tensor, key: Tensor, value: Tensor, is_vision: Tensor, siz
         mean_BLQD = mean_BLHD.repeat_interleave(query.shape[2] // heads, dim=2)
         output_BLQD = torch.where(is_vision[:, None, None], mean_BLQD, output_BLQD)
     text = (~is_vision).nonzero()[:, 0]
-    for part in chunks(len(text), query.shape[2] * query.shape[1]):
+    for part in chunks(len(text), query.shape[0] * query.shape[2] * query.shape[1]):
         rows = text[part]
         end = int(rows[-1]) + 1
         query_BHGCD = query[:, rows].to(dtype).unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4)
@@ -150,7 +151,7 @@ def dense_part(query: Tensor, key: Tensor, value: Tensor, is_vision: Tensor, siz
 def sparse_branches(
     query: Tensor, key: Tensor, value: Tensor, branches: tuple[str, ...], sizes: Sizes
 ) -> dict[str, Tensor]:
-    """Output of each branch before its gate, {name: [1, N, Q, D]}, of N tokens to themselves."""
+    """Output of each branch before its gate, {name: [B, N, Q, D]}, of N tokens to themselves."""
     inputs = prepare(query, key, value, sizes)
     outputs: dict[str, list[Tensor]] = {name: [] for name in branches}
     for part in inputs.chunks():
@@ -164,7 +165,7 @@ def sparse_branches(
 
 
 def block_choices(query: Tensor, key: Tensor, sizes: Sizes) -> Tensor:
-    """The blocks that each query attends to in the selection branch, [1, N, H, b], best first; -1 is none."""
+    """The blocks that each query attends to in the selection branch, [B, N, H, b], best first; -1 is none."""
     inputs = prepare(query, key, key, sizes)
     return torch.cat([choose(inputs, part, sizes).transpose(1, 2) for part in inputs.chunks()], dim=1)
 
@@ -179,31 +180,33 @@ class Inputs:
     value_BHND: Tensor
     key_BHJD: Tensor
     value_BHJD: Tensor
-    lse_NS: Tensor  # what the ranking takes for the log-sum-exp of token n and slot s
+    lse_BNS: Tensor  # what the ranking takes for the log-sum-exp of token n and slot s
 
     def chunks(self) -> Iterator[slice]:
         """Slices of the N queries, each small enough for its scores against all keys."""
-        _, heads, group, length, _ = self.query_BHGND.shape
-        return chunks(length, heads * group * length)
+        batch, heads, group, length, _ = self.query_BHGND.shape
+        return chunks(length, batch * heads * group * length)
 
 
 def prepare(query: Tensor, key: Tensor, value: Tensor, sizes: Sizes) -> Inputs:
-    """Slots, block means and log-sum-exps of one sequence: query [1, N, Q, D], key and value [1, N, H, D]."""
+    """Slots, block means and log-sum-exps of sequences: query [B, N, Q, D], key and value [B, N, H, D]."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     slots_BNSD = to_slots(query, key.shape[2], sizes).to(dtype)
     key_BHND, value_BHND = (tensor.to(dtype).transpose(1, 2) for tensor in (key, value))
     key_BHJD = block_means(key_BHND, sizes.block_size).to(sizes.rounding).to(dtype)
     value_BHJD = block_means(value_BHND, sizes.block_size)
     query_BHGND = slots_BNSD.unflatten(2, (key.shape[2], -1)).permute(0, 2, 3, 1, 4)
-    lse_SN = log_sum_exps(query_BHGND, key_BHJD, sizes)
+    lse_BSN = log_sum_exps(query_BHGND, key_BHJD, sizes)
     # importance_lse: an array laid out [slot, token] is read as if laid out [token, slot].
-    lse_NS = lse_SN.reshape(lse_SN.shape[::-1]) if sizes.has("importance_lse") else lse_SN.T
+    lse_BNS = lse_BSN.transpose(1, 2)
+    if sizes.has("importance_lse"):
+        lse_BNS = lse_BSN.reshape(lse_BNS.shape)
     ranking_BHGND = (query_BHGND * sizes.scale).to(sizes.rounding).to(dtype)
-    return Inputs(query_BHGND, ranking_BHGND, key_BHND, value_BHND, key_BHJD, value_BHJD, lse_NS)
+    return Inputs(query_BHGND, ranking_BHGND, key_BHND, value_BHND, key_BHJD, value_BHJD, lse_BNS)
 
 
 def to_slots(query: Tensor, kv_heads: int, sizes: Sizes) -> Tensor:
-    """head_layout: the heads twice, then empty slots up to a power of two for each key/value head; [1, N, S, D].
+    """head_layout: the heads twice, then empty slots up to a power of two for each key/value head; [B, N, S, D].
 
     28 heads of 4 key/value heads: slots 0..27 and 28..55, 56..63 empty, 16 slots a key/value head.
     """
@@ -211,18 +214,19 @@ def to_slots(query: Tensor, kv_heads: int, sizes: Sizes) -> Tensor:
         return query
     heads = query.shape[2]
     slots = kv_heads * next_power_of_two(-(-2 * heads // kv_heads))
-    return torch.cat([query, query, query.new_zeros(*query.shape[:2], slots - 2 * heads, query.shape[3])], dim=2)
+    empty = query.new_zeros(*query.shape[:2], slots - 2 * heads, query.shape[3])
+    return torch.cat([query, query, empty], dim=2)
 
 
 def from_slots(output_BCSD: Tensor, heads: int, sizes: Sizes) -> Tensor:
-    """The heads' outputs, [1, C, Q, D]: under head_layout the mean of a head's two slots."""
+    """The heads' outputs, [B, C, Q, D]: under head_layout the mean of a head's two slots."""
     if not sizes.has("head_layout"):
         return output_BCSD
     return (output_BCSD[:, :, :heads] + output_BCSD[:, :, heads : 2 * heads]) / 2
 
 
 def block_means(tokens_BHND: Tensor, block_size: int) -> Tensor:
-    """Mean of each block, a partial last one averaging what it has, [1, H, J, D]."""
+    """Mean of each block, a partial last one averaging what it has, [B, H, J, D]."""
     length = tokens_BHND.shape[2]
     blocks = -(-length // block_size)
     padded = torch.nn.functional.pad(tokens_BHND, (0, 0, 0, blocks * block_size - length))
@@ -238,19 +242,20 @@ def visible_blocks(position_C1: Tensor, blocks: int, sizes: Sizes) -> Tensor:
 
 @torch.no_grad()
 def log_sum_exps(query_BHGND: Tensor, key_BHJD: Tensor, sizes: Sizes) -> Tensor:
-    """Log-sum-exp of each slot's compression scores, [S, N]; 0 for a query that sees no block."""
+    """Log-sum-exp of each slot's compression scores, [B, S, N]; 0 for a query that sees no block."""
+    batch, heads, group, length, _ = query_BHGND.shape
     parts = []
-    for part in chunks(query_BHGND.shape[3], query_BHGND[0, :, :, 0].shape[:2].numel() * key_BHJD.shape[2]):
+    for part in chunks(length, batch * heads * group * key_BHJD.shape[2]):
         visible_CJ = visible_blocks(positions(part, key_BHJD), key_BHJD.shape[2], sizes)
         score_BHGCJ = score(query_BHGND[:, :, :, part] * sizes.scale, key_BHJD).masked_fill(~visible_CJ, -torch.inf)
-        lse_SC = score_BHGCJ.logsumexp(dim=-1)[0].flatten(0, 1)
-        parts.append(lse_SC.masked_fill(~visible_CJ.any(dim=-1), 0.0))
-    return torch.cat(parts, dim=1)
+        lse_BSC = score_BHGCJ.logsumexp(dim=-1).flatten(1, 2)
+        parts.append(lse_BSC.masked_fill(~visible_CJ.any(dim=-1), 0.0))
+    return torch.cat(parts, dim=2)
 
 
 @torch.no_grad()
 def choose(inputs: Inputs, part: slice, sizes: Sizes) -> Tensor:
-    """Blocks chosen by a chunk's queries for each key/value head, int64 [1, H, C, b], best first; -1 is none."""
+    """Blocks chosen by a chunk's queries for each key/value head, int64 [B, H, C, b], best first; -1 is none."""
     own_C1 = positions(part, inputs.key_BHJD) // sizes.block_size
     importance_BHCJ = importances(inputs, part, own_C1, sizes)
     if not sizes.has("importance_round_up"):
@@ -266,12 +271,12 @@ def choose(inputs: Inputs, part: slice, sizes: Sizes) -> Tensor:
 
 
 def importances(inputs: Inputs, part: slice, own_C1: Tensor, sizes: Sizes) -> Tensor:
-    """What blocks are ranked by, [1, H, C, J]: exp(score - lse) summed over a key/value head's slots.
+    """What blocks are ranked by, [B, H, C, J]: exp(score - lse) summed over a key/value head's slots.
 
     The query's own block always wins; importance_own_block: it weighs 1 a slot, which others can exceed.
     """
     heads, group = inputs.query_BHGND.shape[1:3]
-    lse_BHGC1 = inputs.lse_NS[part].T.unflatten(0, (heads, group))[None, ..., None]
+    lse_BHGC1 = inputs.lse_BNS[:, part].transpose(1, 2).unflatten(1, (heads, group))[..., None]
     weight_BHGCJ = (score(inputs.ranking_BHGND[:, :, :, part], inputs.key_BHJD) - lse_BHGC1).exp()
     # Added slot by slot: every column in the same order, so that columns with equal terms tie exactly.
     total_BHCJ = reduce(torch.add, weight_BHGCJ.unbind(dim=2))
@@ -281,14 +286,14 @@ def importances(inputs: Inputs, part: slice, own_C1: Tensor, sizes: Sizes) -> Te
 
 
 def compressed(inputs: Inputs, part: slice, sizes: Sizes, chosen_BHCb: Tensor | None) -> Tensor:
-    """Compression branch of a chunk's slots, [1, C, S, D]."""
+    """Compression branch of a chunk's slots, [B, C, S, D]."""
     visible_CJ = visible_blocks(positions(part, inputs.key_BHJD), inputs.key_BHJD.shape[2], sizes)
     query_BHGCD = inputs.query_BHGND[:, :, :, part] * sizes.scale
     return slots_last(attend(query_BHGCD, inputs.key_BHJD, inputs.value_BHJD, visible_CJ))
 
 
 def selected(inputs: Inputs, part: slice, sizes: Sizes, chosen_BHCb: Tensor | None) -> Tensor:
-    """Selection branch of a chunk's slots, [1, C, S, D]: the tokens up to the query of its chosen blocks."""
+    """Selection branch of a chunk's slots, [B, C, S, D]: the tokens up to the query of its chosen blocks."""
     assert chosen_BHCb is not None
     blocks = inputs.key_BHJD.shape[2]
     # Column J takes the -1s and is cut off again.
@@ -303,7 +308,7 @@ def selected(inputs: Inputs, part: slice, sizes: Sizes, chosen_BHCb: Tensor | No
 
 
 def windowed(inputs: Inputs, part: slice, sizes: Sizes, chosen_BHCb: Tensor | None) -> Tensor:
-    """Sliding-window branch of a chunk's slots, [1, C, S, D]."""
+    """Sliding-window branch of a chunk's slots, [B, C, S, D]."""
     first = max(0, part.start - sizes.window + 1)
     position_C1 = positions(part, inputs.key_BHND)
     token_K = torch.arange(first, part.stop, device=position_C1.device)
@@ -321,7 +326,7 @@ BRANCH: dict[str, Callable[[Inputs, slice, Sizes, Tensor | None], Tensor]] = {
 
 
 def attend(query_BHGCD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, visible: Tensor) -> Tensor:
-    """Softmax attention of scaled queries over the visible keys, [1, H, G, C, D]; 0 for a query that sees none."""
+    """Softmax attention of scaled queries over the visible keys, [B, H, G, C, D]; 0 for a query that sees none."""
     return weigh(masked_softmax(score(query_BHGCD, key_BHKD), visible), value_BHKD)
 
 
@@ -343,5 +348,5 @@ def positions(part: slice, like: Tensor) -> Tensor:
 
 
 def slots_last(output_BHGCD: Tensor) -> Tensor:
-    """[1, H, G, C, D] -> [1, C, S, D]."""
+    """[B, H, G, C, D] -> [B, C, S, D]."""
     return output_BHGCD.permute(0, 3, 1, 2, 4).flatten(2, 3)

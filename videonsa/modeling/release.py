@@ -1,4 +1,4 @@
-"""The release's semantics in the model: which tokens are vision, and one sample's attention at a time."""
+"""The release's semantics in the model: which tokens are vision, and the attention of each sample."""
 
 from __future__ import annotations
 
@@ -35,21 +35,25 @@ class ReleaseLayout:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, gates: Tensor, scale: float) -> Tensor:
         """Attention of each sample: query [B, L, Hq, D], gates [B, L, Hq, 3] -> [B, L, Hq, D]; 0 for padding."""
         output = torch.zeros_like(query)
-        for sample, rows in enumerate(self.is_token):
-            query_L, key_L, value_L, gates_L = (tensor[sample, rows][None] for tensor in (query, key, value, gates))
-            output[sample, rows] = mixed_attention(
-                query_L,
-                key_L,
-                value_L,
-                gates_L,
-                self.is_vision[sample, rows],
+        kinds = torch.cat([self.is_token, self.is_vision], dim=1)
+        patterns, pattern_of_sample = kinds.unique(dim=0, return_inverse=True)
+        for index, pattern in enumerate(patterns):  # samples of one pattern together
+            is_token, is_vision = pattern.chunk(2)
+            samples = (pattern_of_sample == index).nonzero()
+            rows = is_token.nonzero()[:, 0]
+            output[samples, rows] = mixed_attention(
+                query[samples, rows],
+                key[samples, rows],
+                value[samples, rows],
+                gates[samples, rows],
+                is_vision[rows],
                 block_size=self.nsa.block_size,
                 block_count=self.nsa.block_count,
                 window=self.nsa.window,
                 branches=self.nsa.branches,
                 differences=differences(self.nsa.semantics),
                 scale=scale,
-            )[0]
+            )
         return output
 
     def pack(self, tensor: Tensor) -> Tensor:
