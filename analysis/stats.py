@@ -54,7 +54,9 @@ def wilson(correct: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     share = correct / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    low = 0.0 if correct == 0 else max(0.0, centre - half)  # exactly, without rounding
+    high = 1.0 if correct == n else min(1.0, centre + half)
+    return float(low), float(high)
 
 
 def _normal_quantile(level: float) -> float:

@@ -26,6 +26,18 @@ COSTS = {  # column -> (heading, factor)
     "peak_memory_mib": ("peak\nMiB", 1.0),
     "attention_fraction": ("attention\n%", 100.0),
 }
+COMPARED = [
+    "low",
+    "high",
+    "answered",
+    "unanswered",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "p",
+    "pairs",
+    "test",
+]
 TEXT_WIDTH = 140  # characters of table.txt
 
 
@@ -41,8 +53,7 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     cells["is_reference"] = cells["variant"] == reference
     base = {(row.suite, row.seed): row.id for row in each(cells) if row.is_reference}
     rows = [_statistics(row, scores, base.get((row.suite, row.seed))) for row in each(cells)]
-    for name, values in pd.DataFrame(rows, index=cells.index).items():
-        cells[name] = values
+    cells[COMPARED] = pd.DataFrame(rows, index=cells.index, columns=COMPARED)
     cells["p_holm"] = holm(cells["p"].to_numpy(dtype=float)) if len(cells) else []
     cells["reference"] = reference
     return cells

@@ -77,8 +77,8 @@ def draw(rows: pd.DataFrame) -> Figure:
 def _ringed(cells: pd.DataFrame) -> tuple[pd.Series, str]:
     """Which cells get a ring, and what it means: asked as trained; where variants were each trained, the reference."""
     trained = cells["as_trained"].fillna(False).astype(bool)
-    shared = cells.drop_duplicates(["train_block_count", "train_window"])
-    if len(shared) == 1 and shared["train_window"].notna().all():
+    trainings = cells[["train_block_count", "train_window"]].dropna().drop_duplicates()
+    if len(trainings) == 1:
         return trained, "training setting"
     return cells["is_reference"], "reference setting"
 

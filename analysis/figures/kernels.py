@@ -73,7 +73,7 @@ def _band(figure: Any, rows: pd.DataFrame, modes: list[str], by: str, memory: bo
     for panel, mode in zip(axes, modes, strict=False):
         _lines(panel, rows[rows["mode"] == mode], by, names, "ms_p50")
         panel.set_title(mode if by == "provider" else f"{mode}, by stage")
-        panel.set_ylabel("time (ms)")
+    axes[0].set_ylabel("time (ms)")
     if memory:
         peak = rows.groupby([by, "length"])["peak_gib"].max().reset_index()
         _lines(axes[len(modes)], peak, by, names, "peak_gib")

@@ -46,7 +46,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         if i % columns == 0:
             axes.set_ylabel("tokens a frame patch")
     bar = figure.colorbar(ScalarMappable(norm, style.SCORES), ax=panels, pad=0.015, aspect=25)
-    bar.set_label("accuracy (%), ± half of its 95 % interval")
+    bar.set_label("accuracy (%) ± half its interval")
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]
     entries: dict[str, Any] = {
         "equal context (frames × tokens)": Line2D([], [], color=style.GREY, lw=0.7, ls=(0, (4, 2)))

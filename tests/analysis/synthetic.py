@@ -25,6 +25,9 @@ def nsa(**given: Any) -> dict[str, Any]:
     return {"block_size": 4, "block_count": 5, "window": 4, "branches": list(BRANCHES), **given}
 
 
+TRAIN = {"model": "tiny", "nsa": nsa(), "frames": [8, 16, 32], "steps": 600}
+
+
 def identity(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -61,7 +64,7 @@ def evaluation(name: str, label: str, suite: dict, attention: dict, accuracy: fl
         "status": "done",
         "id": name,
         "label": label,
-        "settings": {"train": {"model": "tiny", "nsa": nsa()}, "nsa": attention, "suite": suite, "seed": 0},
+        "settings": {"train": TRAIN, "nsa": attention, "suite": suite, "seed": 0},
         "identities": {"cell": name, "training": "a" * 12, "code": "c" * 12},
         "scores": {
             "metric": "exact_match",
@@ -97,7 +100,7 @@ def probe(name: str, suite: dict, layers: int = 6, points: int = 400) -> dict[st
         "schema": 1,
         "kind": "probe",
         "status": "done",
-        "settings": {"train": {"model": "tiny", "nsa": nsa()}, "nsa": nsa(), "suite": suite, "seed": 0},
+        "settings": {"train": TRAIN, "nsa": nsa(), "suite": suite, "seed": 0},
         "layers": [_layer(generator, layer, layers) for layer in range(layers)],
         "points": [_point(generator, layers) for _ in range(points)],
         "provenance": {"commit": "f" * 40},

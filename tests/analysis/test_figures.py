@@ -1,0 +1,122 @@
+"""Figures are drawn without a warning, the same bytes each time, and refuse data that they cannot show."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.figures import DRAWINGS, draw, style
+from analysis.figures import budget as budget_figure
+from analysis.figures.kernels import draw as draw_kernels
+from analysis.figures.kernels import read
+from analysis.load import Results, find_reference, load, read_plan
+from analysis.summary import sweep_data
+from analysis.tables import compare
+
+SWEEPS = {"budget": "tiny-budget", "branches": "tiny-branches", "tokens": "tiny-tokens"}
+SIGNATURES = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
+
+
+@pytest.fixture(scope="session")
+def data(out: Path) -> dict[str, dict]:
+    made = {}
+    for sweep in SWEEPS.values():
+        plan = read_plan(out / "sweeps" / sweep)
+        made[sweep] = sweep_data(plan, load(out, plan))
+    return made
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_each_figure_is_written_in_three_formats_without_a_warning(name: str, data: dict, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        paths = draw(name, data[SWEEPS.get(name, "tiny-budget")], tmp_path)
+    assert [path.name for path in paths] == [f"{name}.{kind}" for kind in style.FORMATS]
+    for path in paths:
+        assert path.read_bytes().startswith(SIGNATURES[path.suffix[1:]])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
+
+
+@pytest.mark.parametrize("name", ["budget", "sink_points"])
+def test_the_same_records_give_the_same_bytes(name: str, data: dict, tmp_path: Path) -> None:
+    first = [path.read_bytes() for path in draw(name, data["tiny-budget"], tmp_path / "1")]
+    again = [path.read_bytes() for path in draw(name, data["tiny-budget"], tmp_path / "2")]
+    assert first == again
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_nothing_to_draw_is_a_value_error(name: str, tmp_path: Path, plan: dict) -> None:
+    with pytest.raises(ValueError, match=r"^(no|fewer)"):
+        draw(name, sweep_data(plan, load(tmp_path, plan)), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["accuracy", "budget"])
+@pytest.mark.parametrize("suites", [1, 2, 8])
+def test_any_number_of_suites(name: str, suites: int, results: Results, plan: dict, tmp_path: Path) -> None:
+    one = results.cells["suite"] == "synth_needle"
+    cells = pd.concat([results.cells[one].assign(suite=f"suite_{i}") for i in range(suites)])
+    rows = compare(Results(cells, results.questions, *[results.gates] * 3, ()), find_reference(plan, results.cells))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw(name, {"rows": rows}, tmp_path)
+
+
+def test_every_text_of_the_budget_figure_lies_inside_it(rows: pd.DataFrame) -> None:
+    with style.style():
+        figure = budget_figure.draw(rows)
+        figure.draw_without_rendering()
+        width, height = figure.canvas.get_width_height()
+        for axes in figure.axes:
+            box = axes.get_tightbbox()
+            assert -1 <= box.x0 <= box.x1 <= width + 1
+            assert -1 <= box.y0 <= box.y1 <= height + 1
+
+
+def test_equal_budget_curves_go_through_their_settings(rows: pd.DataFrame) -> None:
+    with style.style():
+        figure = budget_figure.draw(rows)
+    (curve,) = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) > 50][:1]
+    windows, counts = np.asarray(curve.get_xdata()), np.asarray(curve.get_ydata())
+    np.testing.assert_allclose(4 * counts + windows, 24)  # the training budget: block size 4, b=5, w=4
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [([2, 4, 8, 12, 16, 24], [2, 4, 8, 16, 24]), ([7], [7]), ([3, 5, 6, 7], [3, 5, 7]), ([1, 1.1], [1])],
+)
+def test_ticks_keep_powers_of_two_and_their_distance(values: list[float], kept: list[float]) -> None:
+    assert style._thinned(values, 1.4) == kept
+
+
+def measurements() -> pd.DataFrame:
+    rows = [
+        {"provider": provider, "stage": stage, "mode": mode, "length": length, "ms_p20": 0.9 * ms, "ms_p50": ms}
+        | {"ms_p80": 1.1 * ms, "peak_gib": length / 1e4, "block_count": 32 if provider == "triton" else None}
+        for provider, stage in (("triton", "all"), ("triton", "select"), ("dense", "all"))
+        for mode in ("fwd", "bwd")
+        for length in (1024, 8192, 131072)
+        for ms in [length / 1e3]
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_kernels_are_drawn_from_measurements(tmp_path: Path) -> None:
+    measurements().to_csv(tmp_path / "m.csv", index=False)
+    with warnings.catch_warnings(), style.style():
+        warnings.simplefilter("error")
+        paths = style.save(draw_kernels(read(tmp_path / "m.csv")), tmp_path, "kernels")
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+@pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n"])
+def test_a_bad_table_of_measurements_is_one_line(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "m.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=r"m\.csv: no "):
+        read(path)

@@ -1,0 +1,143 @@
+"""Records become rows; what is not a record is named, not fatal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from analysis.load import NotAPlan, Results, axes_of, find_reference, load, read_plan
+from tests.analysis import synthetic
+
+
+def test_every_planned_cell_is_a_row_in_the_plans_order(results: Results, plan: dict) -> None:
+    assert list(results.cells["id"]) == [cell["id"] for cell in plan["cells"]]
+    assert results.cells["status"].value_counts().to_dict() == {"done": 25, "failed": 1, "missing": 1}
+    assert results.problems == ()
+
+
+def test_a_failure_keeps_its_traceback_and_has_no_score(results: Results) -> None:
+    lost = results.cells[results.cells["status"] == "failed"].iloc[0]
+    assert lost["accuracy"] is None or lost["accuracy"] != lost["accuracy"]
+    assert lost["error_type"] == "OutOfMemoryError"
+    assert "line 1" in lost["traceback"]
+    assert lost["id"] not in set(results.questions["cell"])
+
+
+def test_settings_are_those_of_the_cell_over_those_of_its_training(results: Results) -> None:
+    row = results.cells[results.cells["label"] == "b=2 w=8"].iloc[0]
+    assert (row["block_count"], row["window"], row["block_size"]) == (2, 8, 4)
+    assert (row["train_block_count"], row["train_window"]) == (5, 4)
+    assert row["budget"] == 16
+    assert row["local_share"] == 0.5
+    assert row["branches"] == "cmp+slc+swa"
+
+
+def test_an_errored_question_has_no_score(results: Results) -> None:
+    errored = results.questions[results.questions["error"].notna()]
+    assert len(errored) == 3
+    assert errored["score"].isna().all()
+
+
+def test_probes_become_rows_by_layer_and_branch(results: Results) -> None:
+    assert len(results.gates) == 9 * 6 * 3
+    assert set(results.sinks["branch"]) == {"cmp", "slc", "swa", "gated"}
+    assert len(results.points) == 9 * 400
+
+
+def test_without_a_plan_all_records_are_read(out: Path) -> None:
+    everything = load(out)
+    assert len(everything.cells) == 26 + 21 + 33
+    assert "missing" not in set(everything.cells["status"])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "not a whole record"),
+        ("", "not a whole record"),
+        ("[1, 2]", "not a whole record"),
+        (json.dumps({"schema": 1, "kind": "training", "status": "done"}), "kind 'training'"),
+        (json.dumps({"schema": 9, "kind": "evaluation", "status": "done"}), "schema 9"),
+        (json.dumps({"schema": 1, "kind": "evaluation", "status": "started"}), "status 'started'"),
+        (
+            json.dumps({"schema": 1, "kind": "evaluation", "status": "done", "scores": {"accuracy": None}}),
+            "no accuracy",
+        ),
+        (json.dumps({"schema": 1, "kind": "evaluation", "status": "failed", "settings": 3, "questions": 5}), None),
+    ],
+)
+def test_damaged_and_foreign_files_are_named_and_skipped(tmp_path: Path, content: str, complaint: str | None) -> None:
+    sweep = synthetic.branch_sweep(tmp_path)
+    plan = read_plan(sweep)
+    damaged = plan["cells"][0]["id"]
+    (tmp_path / "cells" / damaged / "record.json").write_text(content)
+    results = load(tmp_path, plan)
+    assert len(results.cells) == 21
+    assert (results.cells["status"] == "done").sum() == 20
+    if complaint is None:
+        assert results.problems == ()
+    else:
+        (problem,) = results.problems
+        assert complaint in problem
+        assert damaged in problem
+
+
+def test_a_probe_of_another_layout_is_named(tmp_path: Path) -> None:
+    sweep = synthetic.budget_sweep(tmp_path)
+    plan = read_plan(sweep)
+    path = tmp_path / "probes" / plan["cells"][0]["probe"] / "record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "layers": [{"gates": {"cmp": {"mean": 0.5}}}]}))
+    results = load(tmp_path, plan)
+    assert results.gates["probe"].nunique() == 8
+    assert "as a probe writes them" in results.problems[0]
+
+
+def test_an_accuracy_that_its_own_questions_deny_is_named(tmp_path: Path) -> None:
+    sweep = synthetic.branch_sweep(tmp_path)
+    plan = read_plan(sweep)
+    path = tmp_path / "cells" / plan["cells"][0]["id"] / "record.json"
+    record = json.loads(path.read_text())
+    record["scores"]["accuracy"] = 0.999
+    path.write_text(json.dumps(record))
+    assert "0.9990" in load(tmp_path, plan).problems[0]
+
+
+def test_seeds_are_variants_of_their_own(tmp_path: Path) -> None:
+    sweep = synthetic.branch_sweep(tmp_path)
+    plan = read_plan(sweep)
+    twin = {**plan["cells"][0], "id": "0" * 12}
+    record = json.loads((tmp_path / "cells" / plan["cells"][0]["id"] / "record.json").read_text())
+    record["settings"]["seed"] = 1
+    synthetic.write(tmp_path / "cells" / twin["id"] / "record.json", record)
+    labels = set(load(tmp_path, {**plan, "cells": [*plan["cells"], twin]}).cells["label"])
+    assert {"cmp seed 0", "cmp seed 1"} <= labels
+
+
+def test_the_reference_is_the_plans_or_what_was_trained(out: Path, plan: dict, results: Results) -> None:
+    assert find_reference(plan, results.cells) == synthetic.REFERENCE
+    bare = {key: value for key, value in plan.items() if key != "reference"}
+    assert find_reference(bare, results.cells) == synthetic.REFERENCE
+    assert find_reference({**bare, "asks": "train"}, results.cells) is None
+    assert find_reference({**plan, "reference": None}, results.cells) is None
+
+
+def test_of_several_lengths_the_reference_is_the_longest_trained(out: Path) -> None:
+    plan = read_plan(out / "sweeps" / "tiny-tokens")
+    del plan["reference"]
+    cells = load(out, plan).cells
+    assert find_reference(plan, cells) == "frames=32 tokens_per_frame=4"
+
+
+def test_axes_lose_their_group() -> None:
+    assert axes_of({"axes": ["nsa.block_count", "window"]}) == {"block_count", "window"}
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"cells": 3}', '{"cells": [{}]}'])
+def test_a_folder_without_a_plan_says_so(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(NotAPlan, match=r"plan\.json"):
+        read_plan(tmp_path)

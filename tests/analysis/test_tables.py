@@ -1,0 +1,144 @@
+"""The sweep table says what the records say: no failure becomes a number, no difference is called more than it is."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from analysis.load import Results, load, read_plan
+from analysis.tables import compare, cost_text, notes, rich_table, to_csv, to_markdown, to_text
+from tests.analysis import synthetic
+
+
+def at(rows: pd.DataFrame, label: str, suite: str) -> pd.Series:
+    return rows[(rows["label"] == label) & (rows["suite"] == suite)].iloc[0]
+
+
+def test_accuracies_have_intervals_around_them(rows: pd.DataFrame) -> None:
+    done = rows[rows["status"] == "done"]
+    assert (done["low"] < done["accuracy"]).all()
+    assert (done["high"] > done["accuracy"]).all()
+    assert rows[rows["status"] != "done"][["low", "high", "difference", "p"]].isna().all().all()
+
+
+def test_a_difference_is_over_the_questions_that_both_answered(rows: pd.DataFrame, results: Results) -> None:
+    row = at(rows, "b=1 w=24", "synth_order")
+    reference = at(rows, synthetic.REFERENCE, "synth_order")
+    assert row["pairs"] == 197  # the reference left three questions unanswered
+    scores = {name: results.questions[results.questions["cell"] == name] for name in (row["id"], reference["id"])}
+    both = scores[row["id"]].merge(scores[reference["id"]], on="doc_id").dropna(subset=["score_x", "score_y"])
+    assert row["difference"] == pytest.approx((both["score_x"] - both["score_y"]).mean())
+
+
+def test_holm_counts_every_comparison_of_the_table(rows: pd.DataFrame) -> None:
+    tested = rows[rows["p"].notna()]
+    assert len(tested) == 22  # 8 variants x 3 suites, without a failed and a missing cell
+    assert tested["p_holm"].min() == pytest.approx(min(1.0, 22 * tested["p"].min()))
+
+
+def test_the_reference_is_not_compared_with_itself(rows: pd.DataFrame) -> None:
+    assert rows[rows["is_reference"]]["p"].isna().all()
+
+
+def test_other_questions_are_not_paired(results: Results) -> None:
+    questions = results.questions.copy()
+    moved = questions["label"] == "b=1 w=24"
+    questions.loc[moved, "prompt_hash"] = "another"
+    other = Results(results.cells, questions, results.gates, results.sinks, results.points, ())
+    assert at(compare(other, synthetic.REFERENCE), "b=1 w=24", "synth_needle")["pairs"] == 0
+
+
+def test_text_shows_failures_gaps_and_errors(rows: pd.DataFrame, plan: dict) -> None:
+    text = to_text(rows, plan, ["cells/x: not a whole record, left out"])
+    lines = text.splitlines()
+    (failed,) = [line for line in lines if line.startswith("b=12 w=4") and "OutOfMemory" not in line]
+    assert failed.split()[-4] == "failed"
+    (missing,) = [line for line in lines if line.startswith("b=10 w=16")]
+    assert missing.split()[2] == "-"
+    assert "(3 err)" in text
+    assert "3 of 200 questions ended in an error" in text
+    assert "failed on synth_layout: OutOfMemoryError: asked for 128 GiB" in text
+    assert "1 of 27 cells have no record yet" in text
+    assert "Holm-corrected over 22 comparisons" in text
+    assert "chance: 25 %" in text
+    assert "not a whole record" in text
+    assert all(len(line) <= 140 for line in lines)
+
+
+def test_stars_mark_only_sure_differences(rows: pd.DataFrame, plan: dict) -> None:
+    marked = re.findall(r"[+-]\d+\.\d\*", to_markdown(rows, plan))
+    assert len(marked) == (rows["p_holm"] < 0.05).sum() > 0
+
+
+def test_csv_is_tidy_and_keeps_every_digit(rows: pd.DataFrame) -> None:
+    back = pd.read_csv(io.StringIO(to_csv(rows)))
+    assert len(back) == 27
+    for name in ("accuracy", "low", "high", "p", "p_holm", "attention_fraction"):
+        np.testing.assert_array_equal(back[name].to_numpy(), rows[name].to_numpy(dtype=float))
+    assert back.loc[back["status"] == "failed", "accuracy"].isna().all()
+
+
+def test_markdown_is_a_table(rows: pd.DataFrame, plan: dict) -> None:
+    lines = [line for line in to_markdown(rows, plan).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 9
+    assert len({line.count("|") for line in lines}) == 1
+    assert "**b=5 w=4**" in to_markdown(rows, plan)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_terminal_of_any_width_shows_every_accuracy(rows: pd.DataFrame, plan: dict, width: int) -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(rich_table(rows, plan))
+    for accuracy in rows["accuracy"].dropna():
+        assert f"{100 * accuracy:.1f}" in stream.getvalue()
+
+
+def test_many_suites_are_stacked(results: Results, plan: dict) -> None:
+    cells = pd.concat([results.cells.assign(suite=results.cells["suite"] + str(i)) for i in range(3)])
+    rows = compare(Results(cells, results.questions, *[results.gates] * 3, ()), None)
+    assert to_text(rows, plan).count("variant ") == 3
+
+
+def test_without_a_reference_nothing_is_compared(results: Results, plan: dict) -> None:
+    rows = compare(results, None)
+    assert rows["p"].isna().all()
+    assert not any("Holm" in line or "no comparison" in line for line in notes(rows, plan))
+
+
+def test_a_reference_that_failed_is_said(results: Results, plan: dict) -> None:
+    rows = compare(results, "b=99")
+    assert any("no comparison: b=99" in line for line in notes(rows, plan))
+
+
+@pytest.mark.parametrize(
+    ("values", "factor", "text"),
+    [
+        ([22.4, 22.4], 1, "22.4"),
+        ([22.4, 31.02], 1, "22.4–31"),
+        ([None], 1, "-"),
+        ([0.036], 100, "3.6"),
+        ([12345], 1, "12,345"),
+    ],
+)
+def test_costs_are_one_number_or_a_range(values: list, factor: float, text: str) -> None:
+    assert cost_text(pd.Series(values), factor) == text
+
+
+def test_an_empty_sweep_is_a_table_of_gaps(tmp_path, plan: dict) -> None:
+    results = load(tmp_path, plan)
+    rows = compare(results, synthetic.REFERENCE)
+    assert set(rows["status"]) == {"missing"}
+    assert "27 of 27 cells have no record yet" in to_text(rows, plan)
+    assert to_csv(rows)
+    assert to_markdown(rows, plan)
+
+
+def test_a_plan_without_cells_does_not_break(tmp_path) -> None:
+    synthetic.write(tmp_path / "plan.json", {"cells": []})
+    plan = read_plan(tmp_path)
+    assert to_text(compare(load(tmp_path, plan), None), plan)
