@@ -66,14 +66,15 @@ def check(differences: Set[str], block_size: int, block_count: int) -> None:
     unknown = sorted(set(differences) - set(DIFFERENCES))
     if unknown:
         raise ValueError(f"difference {unknown[0]!r} is not known: choose among {', '.join(DIFFERENCES)}")
-    if "importance_round_up" in differences:
-        if not is_power_of_two(block_size):
-            raise ValueError(f"importance_round_up sorts block_size columns at once: {block_size} is no power of two")
-        if next_power_of_two(block_count) > block_size:
-            raise ValueError(
-                f"importance_round_up keeps at most block_size={block_size} blocks; "
-                f"block_count={block_count} rounds up to {next_power_of_two(block_count)}"
-            )
+    if "importance_round_up" not in differences:
+        return
+    if not is_power_of_two(block_size):
+        raise ValueError(f"importance_round_up sorts block_size columns at once: {block_size} is no power of two")
+    rounded = next_power_of_two(block_count)
+    if rounded > block_size:
+        raise ValueError(
+            f"importance_round_up keeps block_size={block_size} blocks; {block_count} rounds up to {rounded}"
+        )
 
 
 def mixed_attention(
