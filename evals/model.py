@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from videonsa.config import NSASettings, SettingsError, require
 
 NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
 MAX_FRAMES = 32  # when neither max_frames nor fps is given
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")  # of a file's path: records are shared between people
 MAX_NEW_TOKENS = 128  # when the task names no length
 KNOWN = ("pretrained", "max_frames", "fps", "tokens_per_frame", "dtype", "device", "batch_size", "max_batch_size")
 
@@ -67,6 +69,14 @@ class VideoNSA(lmms):
         device = f"cuda:{rank}" if device in (None, "cuda") and rank is not None and _has_gpu() else device
         checkpoint = load(pretrained, nsa, device, settings.get("dtype"))
         self._bind(checkpoint, _sampling(settings, checkpoint))
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> VideoNSA:
+        """As lmms-eval's, but a bad argument ends the program: its command line exits with 0 after a mere exception."""
+        try:
+            return super().create_from_arg_string(arg_string, additional_config)
+        except SettingsError as error:
+            raise SystemExit(f"videonsa: {error}") from None
 
     @classmethod
     def of(
@@ -122,9 +132,7 @@ class VideoNSA(lmms):
         return GenerationResult(row["prediction"] or "", TokenCounts(input_tokens=row["prefill_tokens"]))
 
     def question(self, doc_id: int, messages: Callable[[], list[dict[str, Any]]], max_new_tokens: int) -> Row:
-        """One question's row. What is wrong with this one question stands in its `error`: no video, too little
-        memory.
-        """
+        """One question's row. What is wrong with this question alone stands in its `error`: its video, its length."""
         row: Row = dict.fromkeys(
             ("prompt_hash", "prediction", "latency_ms", "prefill_ms", "prefill_tokens", "vision_tokens")
         )
@@ -139,7 +147,7 @@ class VideoNSA(lmms):
                 raise VideoError("the task gives no video for this question")  # a missing file, in some shipped tasks
             given = answer(self.checkpoint, question, max_new_tokens)
         except (ValueError, OSError, OutOfMemoryError, SystemExit) as error:  # some shipped tasks exit without the file
-            row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            row["error"] = FOLDERS.sub("", f"{type(error).__name__}: {error}".splitlines()[0])[:300]
             return row
         row |= {"prediction": given.text, "latency_ms": round(given.latency_ms, 3)}
         return row | {"prefill_ms": round(given.prefill_ms, 3), "peak_memory_mib": round(given.peak_memory_mib, 1)}

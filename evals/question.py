@@ -100,12 +100,15 @@ def prepare(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]], samp
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     token = processor.video_processor.patch_size * processor.video_processor.merge_size
     size = {"shortest_edge": SMALLEST * token**2, "longest_edge": sampling.tokens_per_frame * token**2}
+    videos_kwargs: dict[str, Any] = {"size": size, "video_metadata": metadata or None}
+    if hasattr(processor.video_processor, "cap_pixels_per_frame"):  # since transformers 5.22: a second cap, off
+        videos_kwargs["cap_pixels_per_frame"] = False
     inputs = processor(
         text=[text],
         images=images or None,
         videos=videos or None,
         images_kwargs={"size": size},
-        videos_kwargs={"size": size, "video_metadata": metadata or None, "cap_pixels_per_frame": False},
+        videos_kwargs=videos_kwargs,
         return_tensors="pt",
     )
     return Question(hashlib.sha256(text.encode()).hexdigest()[:12], inputs)

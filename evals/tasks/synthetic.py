@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import lmms_eval.api.metrics  # noqa: F401  registers exact_match
 from datasets import Dataset, DatasetDict
 from lmms_eval.api.task import ConfigurableMessagesTask
 

@@ -1,0 +1,46 @@
+"""`python -m lmms_eval`, typed by a user, on CPU-only torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from evals.data import SyntheticData, make_data
+from evals.run import evaluate
+from evals.suites import suite_settings
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def lmms_eval(folder: Path, arguments: str, data: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lmms_eval", "--model", "videonsa", "--include_path", "evals/tasks"]
+    command += ["--model_args", f"pretrained={folder},{arguments}", "--tasks", "synth_needle", "--limit", "4", *more]
+    environment = {**os.environ, "VIDEONSA_DATA": str(data), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+def test_the_command_line_gives_what_we_give(folder: Path, data: Path, tmp_path: Path) -> None:
+    questions = SyntheticData("needle")  # as the YAML file says
+    (make_data(questions, data) / "0002.mp4").write_bytes(b"")
+    more = ("--output_path", str(tmp_path), "--log_samples")
+    done = lmms_eval(folder, "block_count=2,window=4,branches=cmp+swa,max_frames=32", data, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "|synth_needle|none  |     0|exact_match|" in done.stdout
+    assert "question 2: VideoError: video 0002.mp4" in done.stdout + done.stderr
+    samples = next(tmp_path.rglob("*samples_synth_needle.jsonl"))
+    rows = sorted((json.loads(line) for line in samples.read_text().splitlines()), key=lambda row: row["doc_id"])
+    nsa = {"block_count": 2, "window": 4, "branches": "cmp+swa"}
+    suite = suite_settings("synth_needle", limit=4)
+    ours = evaluate(folder, nsa, suite, tmp_path / "cell", data=data)["questions"]
+    expected = ["" if row["doc_id"] == 2 else row["prediction"].strip() for row in ours]
+    assert [row["filtered_resps"] for row in rows] == expected
+    assert [row["target"] for row in rows] == [row["answer"] for row in ours]
+
+
+def test_a_bad_argument_is_one_line_and_a_failure(folder: Path, data: Path) -> None:
+    done = lmms_eval(folder, "block_cout=2", data)
+    assert done.returncode != 0
+    assert "unknown model argument 'block_cout'; known: pretrained" in done.stdout + done.stderr

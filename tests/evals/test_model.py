@@ -1,0 +1,143 @@
+"""The model as lmms-eval sees it: its arguments, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from lmms_eval.models import get_model, get_model_manifest
+from lmms_eval.utils import simple_parse_args_string
+
+from evals.answer import answer
+from evals.checkpoint import Checkpoint, from_memory
+from evals.model import VideoNSA
+from evals.question import Sampling, prepare
+from evals.run import load_task
+from evals.suites import suite_settings
+from videonsa.config import NSASettings, SettingsError
+
+
+def build(text: str) -> VideoNSA:
+    return VideoNSA(**simple_parse_args_string(text))
+
+
+def test_lmms_eval_finds_the_model() -> None:
+    assert get_model_manifest("videonsa").chat_class_path == "evals.model.VideoNSA"
+    assert get_model("videonsa") is VideoNSA
+
+
+def test_model_arguments_reach_the_model(folder: Path) -> None:
+    arguments = (
+        "block_size=8,block_count=3,window=16,branches=cmp+swa,gate_mode=fixed,gate_values=1+0.5+0.25,backend=reference"
+    )
+    model = build(f"pretrained={folder},{arguments},max_frames=8,fps=2,tokens_per_frame=1,dtype=float32,device=cpu")
+    assert model.checkpoint.model.config.nsa == NSASettings(
+        block_size=8,
+        block_count=3,
+        window=16,
+        branches=("cmp", "swa"),
+        gate_mode="fixed",
+        gate_values=(1.0, 0.5, 0.25),
+        backend="reference",
+    )
+    assert model.sampling == Sampling(8, 2, 1)
+
+
+def test_defaults(folder: Path, loaded: Checkpoint) -> None:
+    model = build(f"pretrained={folder}")
+    assert model.sampling == Sampling(32, None, loaded.tokens_per_frame)
+    assert model.checkpoint.model.config.nsa == loaded.saved
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("block_cout=8", "unknown model argument 'block_cout'; known: pretrained, max_frames.*block_count"),
+        ("window=0", "window=0 is not valid: 1 or more while swa is a branch"),
+        ("branches=cmp+dense", "branches='cmp.dense' is not valid: give a non-empty subset of cmp, slc, swa"),
+        ("max_frames=0", "max_frames=0 is not valid"),
+        ("tokens_per_frame=2.5", "tokens_per_frame=2.5 is not valid"),
+        ("fps=slow", "fps='slow' is not valid"),
+        ("dtype=int8", "dtype='int8' is not valid: choose one of bfloat16, float16, float32"),
+        ("device=abacus", "device='abacus' is not valid"),
+        ("batch_size=none", "batch_size='none' is not valid"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(arguments: str, message: str, folder: Path) -> None:
+    with pytest.raises(SettingsError, match=message) as raised:
+        build(f"pretrained={folder},{arguments}")
+    assert "\n" not in str(raised.value)
+
+
+def test_on_a_command_line_a_bad_argument_ends_the_program(folder: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^videonsa: unknown model argument 'block_cout'"):
+        VideoNSA.create_from_arg_string(f"pretrained={folder},block_cout=8", {"batch_size": 1, "device": None})
+
+
+def test_a_checkpoint_must_be_named() -> None:
+    with pytest.raises(SettingsError, match="model argument pretrained is missing"):
+        build("block_count=8")
+
+
+def test_checkpoints_that_cannot_serve(folder: Path, tmp_path: Path) -> None:
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(folder, tmp_path / name))
+
+    with pytest.raises(SettingsError, match="there is no such folder"):
+        build(f"pretrained={tmp_path / 'nowhere'}")
+    empty = copy("empty")
+    (empty / "model.safetensors").unlink()
+    with pytest.raises(SettingsError, match="no weights in it"):
+        build(f"pretrained={empty}")
+    other = copy("other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    with pytest.raises(SettingsError, match="its model_type is 'llama'; it must be videonsa or qwen2_5_vl"):
+        build(f"pretrained={other}")
+    mute = copy("mute")
+    for file in mute.glob("*token*"):
+        file.unlink()
+    with pytest.raises(SettingsError, match="no processor or tokenizer files in it"):
+        build(f"pretrained={mute}")
+
+
+def test_settings_start_from_the_saved_ones(loaded: Checkpoint) -> None:
+    assert loaded.use({"block_count": 1}).block_count == 1
+    assert loaded.use({"window": 16}) == NSASettings(
+        block_size=loaded.saved.block_size, block_count=loaded.saved.block_count, window=16
+    )
+    with pytest.raises(SettingsError, match="unknown NSA setting 'widow'; known settings: block_size"):
+        loaded.use({"widow": 1})
+    assert loaded.use({}) == loaded.saved
+
+
+def test_identity_of_a_checkpoint_is_that_of_its_weights(folder: Path, loaded: Checkpoint) -> None:
+    from evals.checkpoint import load
+
+    assert load(folder, {"block_count": 1}).identity == loaded.identity
+    weight = loaded.model.lm_head.weight.data
+    before = from_memory(loaded.model, loaded.processor).identity
+    weight[0, 0] += 1
+    try:
+        assert from_memory(loaded.model, loaded.processor).identity != before
+    finally:
+        weight[0, 0] -= 1
+
+
+def test_measurements(loaded: Checkpoint, data: Path) -> None:
+    task = load_task(suite_settings("synth_needle", limit=4), data)
+    question = prepare(loaded.processor, task.doc_to_messages(task.eval_docs[0]), Sampling(32, None, 4))
+    loaded.use({})
+    short, long = answer(loaded, question, 1), answer(loaded, question, 8)
+    assert 0 < short.prefill_ms <= short.latency_ms
+    assert 0 < long.prefill_ms < long.latency_ms
+    assert 50 < short.peak_memory_mib < 4000
+    assert long.text.startswith(short.text)
+
+
+def test_only_generation_is_offered(folder: Path) -> None:
+    model = build(f"pretrained={folder}")
+    with pytest.raises(NotImplementedError, match="loglikelihood"):
+        model.loglikelihood([])

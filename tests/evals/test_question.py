@@ -1,0 +1,97 @@
+"""From lmms-eval's messages to tensors: prompts are pinned, tokens and times are as the settings say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evals.checkpoint import Checkpoint
+from evals.question import Question, QuestionStore, Sampling, prepare
+from evals.run import load_task
+from evals.suites import suite_settings
+from evals.video import VideoError
+from videonsa.config import identity
+
+PINNED = Path(__file__).parent / "prompts.json"
+FAMILIES = ("needle", "order", "layout")
+
+
+def messages(task, index: int) -> list[dict]:
+    return task.doc_to_messages(task.eval_docs[index])
+
+
+@pytest.fixture(scope="module")
+def tasks(data: Path) -> dict:
+    return {family: load_task(suite_settings(f"synth_{family}", limit=4), data) for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_are_pinned(family: str, tasks: dict, loaded: Checkpoint) -> None:
+    """A changed prompt makes old records incomparable: change prompts.json only together with the task's version."""
+    pinned = json.loads(PINNED.read_text(encoding="utf-8"))[family]
+    docs = [tasks[family].eval_docs[index] for index in range(3)]
+    assert [doc["prompt"] for doc in docs] == pinned["prompts"]
+    assert [doc["answer"] for doc in docs] == pinned["answers"]
+    text = [part["text"] for part in messages(tasks[family], 0)[0]["content"] if part["type"] == "text"]
+    assert text == pinned["prompts"][:1], "lmms-eval adds to the prompt"
+
+
+def test_tokens_and_times(tasks: dict, loaded: Checkpoint) -> None:
+    question = prepare(loaded.processor, messages(tasks["needle"], 0), Sampling(32, None, 4))
+    assert question.vision_tokens == 16 * 4
+    assert question.prefill_tokens == question.inputs["input_ids"].numel() > 64
+    assert float(question.inputs["second_per_grid_ts"][0]) == 1.0, "the times between frames are lost"
+    assert question.inputs["video_grid_thw"].tolist() == [[16, 4, 4]]
+    half = prepare(loaded.processor, messages(tasks["needle"], 0), Sampling(16, None, 1))
+    assert half.vision_tokens == 8
+    assert float(half.inputs["second_per_grid_ts"][0]) == 2.0
+    assert half.prompt_hash == question.prompt_hash, "the prompt's hash depends on the video's sampling"
+
+
+def test_more_tokens_a_frame_come_from_larger_frames(data: Path, loaded: Checkpoint) -> None:
+    task = load_task(suite_settings("synth_layout", limit=1, tokens_per_frame=9), data)
+    question = prepare(loaded.processor, messages(task, 0), Sampling(32, None, 9))
+    assert question.inputs["video_grid_thw"].tolist() == [[16, 6, 6]]
+
+
+def test_images_and_text(loaded: Checkpoint) -> None:
+    image = Image.fromarray(np.zeros((56, 56, 3), np.uint8))
+    content = [{"type": "image", "url": image}, {"type": "text", "text": "what is it?"}]
+    question = prepare(loaded.processor, [{"role": "user", "content": content}], Sampling(8, None, 4))
+    assert question.vision_tokens == 4
+    bare = prepare(loaded.processor, [{"role": "user", "content": content[1:]}], Sampling(8, None, 4))
+    assert bare.vision_tokens == 0
+
+
+@pytest.mark.parametrize("part", [{"type": "audio", "url": "a.wav"}, {"type": "video", "url": [1, 2]}])
+def test_what_the_model_cannot_take(part: dict, loaded: Checkpoint) -> None:
+    with pytest.raises(VideoError):
+        prepare(loaded.processor, [{"role": "user", "content": [part]}], Sampling(8, None, 4))
+
+
+def test_questions_of_other_suites_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evals.question.KEPT_BYTES", 100)
+    store, made = QuestionStore(), []
+
+    def get(suite: str, number: int) -> None:
+        def make() -> Question:
+            made.append((suite, number))
+            return Question(identity({}), {"x": torch.zeros(40, dtype=torch.uint8)})  # type: ignore[arg-type]
+
+        store.get((suite, number), make)
+
+    for number in (0, 1, 0, 1):
+        get("first", number)
+    assert made == [("first", 0), ("first", 1)]
+    assert store.bytes == 80
+    get("second", 0)
+    assert list(store.kept) == [("first", 1), ("second", 0)]
+    get("second", 1)
+    get("second", 2)  # no room beside its own suite's
+    assert list(store.kept) == [("second", 0), ("second", 1)]
+    assert store.bytes == 80

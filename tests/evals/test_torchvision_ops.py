@@ -1,0 +1,52 @@
+"""torchvision imports beside CPU-only torch, in any Python of the environment, and the cure costs nothing before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from videonsa.torchvision_ops import TorchvisionFinder, install
+
+ROOT = Path(__file__).parent.parent.parent
+HOOK = ROOT / "videonsa" / "videonsa_torchvision.pth"
+
+
+def test_a_bare_python_imports_torchvision() -> None:
+    code = "import torchvision.transforms.v2; from transformers import Qwen2VLVideoProcessor; print('imported')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.stdout == "imported\n", done.stderr
+
+
+def test_a_bare_python_imports_no_torch() -> None:
+    code = (
+        "import sys; print('torch' in sys.modules, any(type(f).__name__ == 'TorchvisionFinder' for f in sys.meta_path))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.stdout == "False True\n", done.stderr
+
+
+def test_the_hook_goes_into_every_install() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {HOOK.relative_to(ROOT).as_posix(): HOOK.name}
+
+
+def test_the_hook_is_one_line_that_does_nothing_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = HOOK.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("import "), "Python runs only the lines of a .pth file that begin with import"
+    monkeypatch.setattr("sys.path", [])
+    exec(lines[0], {})
+
+
+def test_installing_twice_puts_one_finder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.meta_path", list(sys.meta_path))
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    install()
+    install()
+    assert sum(isinstance(each, TorchvisionFinder) for each in sys.meta_path) == 1
+    assert TorchvisionFinder().find_spec("json") is None
