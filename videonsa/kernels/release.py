@@ -156,11 +156,11 @@ def sparse_branches(
     inputs = prepare(query, key, value, sizes)
     outputs: dict[str, list[Tensor]] = {name: [] for name in branches}
     for part in inputs.chunks():
-        whole = part.stop - part.start == query.shape[1]
+        anew = torch.is_grad_enabled() and part.stop - part.start < query.shape[1]  # else all is kept for the gradient
         for name in branches:
             chosen_BHCb = choose(inputs, part, sizes) if name == "slc" else None
             compute = partial(BRANCH[name], inputs, part, sizes, chosen_BHCb)
-            slots_BCSD = compute() if whole else compute_anew(compute)
+            slots_BCSD = checkpoint(compute, use_reentrant=False, preserve_rng_state=False) if anew else compute()
             outputs[name].append(from_slots(slots_BCSD, query.shape[2], sizes))
     return {name: torch.cat(chunk, dim=1) for name, chunk in outputs.items()}
 
@@ -329,12 +329,6 @@ BRANCH: dict[str, Callable[[Inputs, slice, Sizes, Tensor | None], Tensor]] = {
 def attend(query_BHGCD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, visible: Tensor) -> Tensor:
     """Softmax attention of scaled queries over the visible keys, [B, H, G, C, D]; 0 for a query that sees none."""
     return weigh(masked_softmax(score(query_BHGCD, key_BHKD), visible), value_BHKD)
-
-
-def compute_anew(function: Callable[[], Tensor]) -> Tensor:
-    """The function's value; while gradients are recorded its inner results are not kept but computed again for them."""
-    recorded = torch.is_grad_enabled()
-    return checkpoint(function, use_reentrant=False, preserve_rng_state=False) if recorded else function()
 
 
 def chunks(length: int, elements_a_query: int) -> Iterator[slice]:
