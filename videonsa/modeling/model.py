@@ -180,7 +180,7 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        if not isinstance(kwargs.get("config"), VideoNSAConfig):
+        if pretrained_model_name_or_path is not None and not isinstance(kwargs.get("config"), VideoNSAConfig):
             written, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_arguments(kwargs))
             if is_release(written, info["missing_keys"]):
                 fields = {name: value for name, value in release_settings(written).items() if name not in kwargs}
