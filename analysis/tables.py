@@ -171,7 +171,7 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
         )
     elif _reference(rows):
         lines.append(f"no comparison: {_reference(rows)} and another variant have no finished questions in common")
-    lines += _chance(rows)
+    lines += _other_questions(rows) + _over_seeds(rows) + _chance(rows)
     lines.append("attention: key/value pairs of a vision query as a share of causal dense attention; - is not measured")
     for row in each(rows[rows["unanswered"].fillna(0) > 0]):
         total = int(row.answered + row.unanswered)
@@ -187,6 +187,32 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
 
 def _reference(rows: pd.DataFrame) -> str | None:
     return rows["reference"].iloc[0] if len(rows) else None
+
+
+def _other_questions(rows: pd.DataFrame) -> list[str]:
+    """Cells that could not be compared though both sides are finished: their prompts differ from the reference's."""
+    ready = set(rows.loc[rows["is_reference"] & (rows["status"] == "done"), "suite"])
+    alone = rows[(rows["status"] == "done") & ~rows["is_reference"] & (rows["pairs"] == 0) & rows["suite"].isin(ready)]
+    if not len(alone):
+        return []
+    return [f"not compared, as they were asked other questions than the reference: {len(alone)} cells"]
+
+
+def _over_seeds(rows: pd.DataFrame) -> list[str]:
+    """Where a variant was trained with several seeds: mean and standard deviation over them."""
+    done = rows[(rows["status"] == "done") & (rows["variant"] != rows["label"])]
+    lines = []
+    for variant, group in done.groupby("variant", sort=False):
+        scores = 100 * group["accuracy"].astype(float)
+        by_suite = scores.groupby(group["suite"], sort=False).agg(["mean", "std", "count"])
+        several = by_suite[by_suite["count"] > 1]
+        parts = [
+            f"{suite} {row['mean']:.1f} ± {row['std']:.1f} ({row['count']:.0f})" for suite, row in several.iterrows()
+        ]
+        lines += (
+            [f"{variant} over training seeds, mean ± standard deviation (seeds): {', '.join(parts)}"] if parts else []
+        )
+    return lines
 
 
 def _chance(rows: pd.DataFrame) -> list[str]:

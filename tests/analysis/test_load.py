@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.load import NotAPlan, Results, axes_of, find_reference, load, read_plan
+from analysis.tables import compare, notes
 from tests.analysis import synthetic
 
 
@@ -112,8 +113,10 @@ def test_seeds_are_variants_of_their_own(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "cells" / plan["cells"][0]["id"] / "record.json").read_text())
     record["settings"]["seed"] = 1
     synthetic.write(tmp_path / "cells" / twin["id"] / "record.json", record)
-    labels = set(load(tmp_path, {**plan, "cells": [*plan["cells"], twin]}).cells["label"])
-    assert {"cmp seed 0", "cmp seed 1"} <= labels
+    results = load(tmp_path, {**plan, "cells": [*plan["cells"], twin]})
+    assert {"cmp seed 0", "cmp seed 1"} <= set(results.cells["label"])
+    rows = compare(results, "cmp+slc+swa")
+    assert any("cmp over training seeds" in line and "± 0.0 (2)" in line for line in notes(rows, plan))
 
 
 def test_the_reference_is_the_plans_or_what_was_trained(out: Path, plan: dict, results: Results) -> None:

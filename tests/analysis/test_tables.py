@@ -50,7 +50,9 @@ def test_other_questions_are_not_paired(results: Results) -> None:
     moved = questions["label"] == "b=1 w=24"
     questions.loc[moved, "prompt_hash"] = "another"
     other = Results(results.cells, questions, results.gates, results.sinks, results.points, ())
-    assert at(compare(other, synthetic.REFERENCE), "b=1 w=24", "synth_needle")["pairs"] == 0
+    rows = compare(other, synthetic.REFERENCE)
+    assert at(rows, "b=1 w=24", "synth_needle")["pairs"] == 0
+    assert any("other questions than the reference: 3 cells" in line for line in notes(rows, {}))
 
 
 def test_text_shows_failures_gaps_and_errors(rows: pd.DataFrame, plan: dict) -> None:
