@@ -1,8 +1,8 @@
 """Flash attention over strided keys: the one dense engine of the compression, window and text branches (Triton).
 
 Key j of a sequence stands at position (j + 1) * STRIDE - 1: STRIDE is 1 for tokens and the block size for compressed
-blocks, which are seen from their last token on. A query at position p sees the keys at positions <= p; with WINDOW > 0
-(tokens only) also > p - WINDOW. One program handles a tile of queries of one head (forward, query gradient) or a tile of
+blocks, which are seen from their last token on. A query at position p sees the keys at positions <= p; with
+WINDOW > 0 (tokens only) also > p - WINDOW. One program handles a tile of queries of one head (forward, query gradient) or a tile of
 keys of one key/value head (key and value gradient). Nothing is added atomically, so results are deterministic.
 
 Tensors: query, out [T, HQ, D]; key, value [K, HK, D]; lse [T, HQ], base 2; gate, share: factor of a row's output and

@@ -1,7 +1,7 @@
 """The choice of blocks turned round: for each block, the queries of a chunk that chose it, in rising order (Triton).
 
-A bitmap [HK, blocks, queries / 32] is set with atomic ORs (their order does not matter, so this is deterministic), and each
-block's bits are then written out as a list.
+A bitmap [HK, blocks, queries / 32] is set with atomic ORs (their order does not matter: deterministic), and each block's
+bits are then written out as a list.
 """
 
 from __future__ import annotations

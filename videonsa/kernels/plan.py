@@ -6,6 +6,7 @@ tile crosses a sequence's border, so kernels compare global indices and need no 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,7 +42,7 @@ class Plan:
 
     @property
     def sequences(self) -> list[tuple[int, int]]:
-        return [(a, b) for a, b in zip(self.ends[:-1], self.ends[1:], strict=True) if b > a]
+        return [(a, b) for a, b in itertools.pairwise(self.ends) if b > a]
 
     @property
     def block_ends(self) -> tuple[int, ...]:
@@ -57,7 +58,7 @@ class Plan:
     @property
     def most_blocks(self) -> int:
         """Blocks of the longest sequence, the partial one included."""
-        return max(b - a for a, b in zip(self.block_ends[:-1], self.block_ends[1:], strict=True))
+        return max(b - a for a, b in itertools.pairwise(self.block_ends))
 
     def position(self) -> Tensor:
         """Index of each token within its own sequence, [T]."""
@@ -95,7 +96,7 @@ def make_plan(query: Tensor, cu_seqlens: Tensor | None, block_size: int) -> Plan
         ends = tuple(range(0, batch * length + 1, length)) if length else (0,)
     else:
         ends = _values(cu_seqlens)
-        if ends[0] != 0 or ends[-1] != length or any(a > b for a, b in zip(ends[:-1], ends[1:], strict=True)):
+        if ends[0] != 0 or ends[-1] != length or any(a > b for a, b in itertools.pairwise(ends)):
             raise ValueError(f"cu_seqlens must rise from 0 to {length}, the packed length; got {list(ends)}")
     return Plan(ends, block_size, query.device)
 

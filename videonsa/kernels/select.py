@@ -5,8 +5,8 @@ Importance of block j for query t and a key/value head: the compression probabil
     importance[t, j] = sum over heads h of exp2(q_th . mean_key_j * scale - lse_th)
 
 with lse from the compression branch's forward. The probabilities of one head never reach memory; their sum over the
-group does, in float32, for a chunk of queries at a time. The mean key enters as high + low part (compress.py), so the sum
-is exact to float32 rounding. The threshold is found by bisection over the bits of the float (non-negative floats
+group does, in float32, for a chunk of queries at a time. The mean key enters as high + low part (compress.py), so the
+sum is exact to float32 rounding. The threshold is found by bisection over the bits of the float (non-negative floats
 order as their bits do): at most 31 counts over a row held in registers. Equal importances: the earlier block wins.
 """
 

@@ -1,4 +1,4 @@
-"""Tile sizes and launch settings: the only place that knows them. Each was chosen by measurement (benchmarks/notes.md)."""
+"""Tile sizes and launch settings, the only place that knows them; chosen by measurement (benchmarks/notes.md)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """`nsa_attention` on Triton kernels: the order of the steps, forward and backward, and their autograd function.
 
-forward:  means of blocks -> compressed attention (and its lse) -> choice of blocks -> attention to the chosen -> window -> gated sum
+forward:  means of blocks -> compressed attention and its lse -> choice of blocks -> attention to them -> window -> gated sum
 backward: gates -> compressed -> window -> chosen blocks -> gradients of keys and values
 
-Everything runs on packed tokens [T, heads, D] (plan.py). No step adds floats atomically, so equal inputs give equal bits.
+Everything runs on packed tokens [T, heads, D] (plan.py). No step adds floats atomically: equal inputs give equal bits.
 """
 
 from __future__ import annotations

@@ -1,0 +1,76 @@
+"""The Triton kernels' logic in Triton's interpreter, float32, at small sizes.
+
+test_triton.py runs this file by itself with TRITON_INTERPRET=1: the variable must be set before triton is imported, and
+must not reach other tests.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.helpers import TOLERANCE, relative_error
+from tests.kernels.triton_cases import Shape, errors, poisoned, run, tensors
+
+SHAPES = [
+    Shape(65, 7, 1, 16, 16, 2, 7),
+    Shape(50, 2, 2, 16, 16, 1, 100),
+    Shape(70, 3, 1, 16, 16, 3, 20, ends=(0, 1, 18, 70)),
+    Shape(40, 2, 1, 32, 32, 9, 5, batch=2),
+    Shape(1, 2, 1, 16, 16, 3, 8),
+    Shape(63, 2, 1, 16, 16, 2, 8, branches=("slc",)),
+    Shape(33, 2, 1, 16, 16, 3, 8, branches=("cmp",)),
+    Shape(33, 2, 1, 16, 16, 3, 8, branches=("cmp", "swa")),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_output_and_gradients_equal_the_reference(shape):
+    found = errors(shape, torch.float32, "cpu")
+    assert found
+    assert max(found.values()) < TOLERANCE[torch.float32], found
+
+
+def test_every_element_is_written_whatever_memory_held(monkeypatch):
+    shape = Shape(49, 2, 1, 16, 16, 2, 7)
+    inputs = tensors(shape, torch.float32, "cpu")
+    clean = run(shape, "triton", inputs)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(poisoned(lambda: run(shape, "triton", inputs), monkeypatch), clean, strict=True)
+    )
+
+
+def test_chunks_of_queries_change_nothing(monkeypatch):
+    from videonsa.kernels import tiling
+
+    shape = Shape(70, 2, 1, 16, 16, 2, 7, branches=("slc",), ends=(0, 41, 70))
+    whole = errors(shape, torch.float32, "cpu")
+    monkeypatch.setattr(tiling, "chunk_tokens", lambda *sizes: 32)
+    assert max(errors(shape, torch.float32, "cpu").values()) < TOLERANCE[torch.float32], whole
+
+
+def test_equal_importances_take_the_earlier_block():
+    """Zero queries make every block equally important: blocks 0 and 1 go with the query's own."""
+    from videonsa.kernels import triton_backend
+    from videonsa.kernels.plan import make_plan
+
+    query, key = torch.zeros(80, 1, 16), torch.randn(80, 1, 16)
+    plan = make_plan(query[None], None, 16)
+    settings = triton_backend.Settings(plan, 3, 1, ("slc",), 1.0)
+    _, _, index = triton_backend.attend(query, key, key, settings)
+    assert index[-1, 0].tolist() == [0, 1, 4]
+
+
+def test_text_queries_attend_to_everything_before_them():
+    from videonsa.kernels import text
+
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(n, h, 16, generator=generator) for n, h in ((9, 4), (150, 2), (150, 2)))
+    positions = torch.tensor([0, 1, 2, 77, 3, 146, 147, 148, 149])
+    results = []
+    for compute in (text._on_device, text._plain):
+        leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
+        output = compute(*leaves, positions, 0.25)
+        results.append([output.detach(), *torch.autograd.grad(output, leaves, torch.ones_like(output).cumsum(0))])
+    assert max(relative_error(a, b) for a, b in zip(*results, strict=True)) < TOLERANCE[torch.float32]

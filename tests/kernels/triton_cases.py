@@ -1,0 +1,95 @@
+"""Shapes shared by the Triton tests, and the comparison of an output and every gradient with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tests.helpers import relative_error
+from videonsa.kernels import nsa_attention
+
+ALL = ("cmp", "slc", "swa")
+NAMES = ("output", "query", "key", "value", "gates")
+
+
+@dataclass(frozen=True)
+class Shape:
+    length: int
+    heads: int
+    kv_heads: int
+    size: int
+    block_size: int
+    block_count: int
+    window: int
+    branches: tuple[str, ...] = ALL
+    ends: tuple[int, ...] | None = None
+    batch: int = 1
+
+    def __str__(self) -> str:
+        packed = "" if self.ends is None else "-packed" + "_".join(map(str, self.ends))
+        return (
+            f"L{self.length}x{self.batch}-h{self.heads}_{self.kv_heads}-d{self.size}-s{self.block_size}"
+            f"-b{self.block_count}-w{self.window}-{'+'.join(self.branches)}{packed}"
+        )
+
+
+def tensors(shape: Shape, dtype: torch.dtype, device: str, seed: int = 0) -> list[Tensor]:
+    """query, key, value, gates and the output's gradient."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(heads: int, last: int) -> Tensor:
+        size = (shape.batch, shape.length, heads, last)
+        return torch.randn(size, generator=generator, device=device).to(dtype)
+
+    query, key, value = (normal(heads, shape.size) for heads in (shape.heads, shape.kv_heads, shape.kv_heads))
+    return [query, key, value, normal(shape.heads, 3).sigmoid(), normal(shape.heads, shape.size)]
+
+
+def run(shape: Shape, backend: str, inputs: list[Tensor]) -> list[Tensor]:
+    """Output, then the gradients of query, key, value and gates."""
+    *leaves, grad = inputs
+    leaves = [tensor.detach().requires_grad_() for tensor in leaves]
+    ends = None if shape.ends is None else torch.tensor(shape.ends, dtype=torch.int32, device=grad.device)
+    output = nsa_attention(
+        *leaves,
+        block_size=shape.block_size,
+        block_count=shape.block_count,
+        window=shape.window,
+        branches=shape.branches,
+        cu_seqlens=ends,
+        backend=backend,
+    )
+    return [output.detach(), *torch.autograd.grad(output, leaves, grad)]
+
+
+def errors(shape: Shape, dtype: torch.dtype, device: str, seed: int = 0) -> dict[str, float]:
+    """Relative error of each of NAMES against the reference in float64."""
+    inputs = tensors(shape, dtype, device, seed)
+    ours = run(shape, "triton", inputs)
+    exact = run(shape, "reference", [tensor.double() for tensor in inputs])
+    assert all(tensor.isfinite().all() for tensor in ours)
+    return {name: _error(a, b) for name, a, b in zip(NAMES, ours, exact, strict=True)}
+
+
+def _error(ours: Tensor, exact: Tensor) -> float:
+    """Relative; absolute where the exact result is zero but for rounding (one visible key: no gradient of its score)."""
+    vanishes = exact.norm() < 1e-9 * exact.numel() ** 0.5
+    return float(ours.double().norm()) if vanishes else relative_error(ours, exact)
+
+
+def poisoned(call: Callable[[], list[Tensor]], monkeypatch) -> list[Tensor]:
+    """Run with fresh memory full of NaN (or of large integers), so that a value nobody wrote shows."""
+    empty, empty_like = torch.empty, torch.empty_like
+
+    def poison(tensor: Tensor) -> Tensor:
+        return tensor.fill_(float("nan") if tensor.is_floating_point() else 2**24)
+
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: poison(empty(*args, **kwargs)))
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: poison(empty_like(*args, **kwargs)))
+    try:
+        return call()
+    finally:
+        monkeypatch.undo()

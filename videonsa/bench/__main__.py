@@ -1,0 +1,155 @@
+"""Time attention kernels and write one CSV row per provider, stage, mode and shape.
+
+    python -m videonsa.bench --lengths 8192 32768 --providers triton sdpa_cudnn --mode both --out bench.csv
+
+A provider whose check fails on a shape gets no row for it, and the command exits with status 1. Rows are appended to an
+existing file with the same columns. Needs a CUDA device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from videonsa.bench import case as cases
+from videonsa.bench import providers
+from videonsa.bench.case import Case, Inputs
+from videonsa.bench.check import CheckFailed, check
+from videonsa.bench.measure import measure
+
+COLUMNS = (
+    "provider", "stage", "mode", "length", "heads", "kv_heads", "head_dim", "block_size", "block_count", "window",
+    "dtype", "data", "ms_p20", "ms_p50", "ms_p80", "peak_gib", "tflops", "gpu", "torch", "triton", "commit",
+)  # fmt: skip
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m videonsa.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 65536, 131072])
+    parser.add_argument("--providers", nargs="+", choices=providers.PROVIDERS, default=["triton", "sdpa_cudnn"])
+    parser.add_argument("--stages", nargs="+", choices=providers.STAGES, default=["all"])
+    parser.add_argument("--mode", choices=("fwd", "bwd", "both"), default="both")
+    parser.add_argument("--data", nargs="+", choices=cases.DATA, default=["random"])
+    parser.add_argument("--heads", type=int, default=28)
+    parser.add_argument("--kv-heads", type=int, default=4)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--block-size", type=int, default=64)
+    parser.add_argument("--block-count", type=int, default=32)
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--dtype", choices=tuple(cases.DTYPES), default="bfloat16")
+    parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
+    parser.add_argument("--out", type=Path, default=None, help="CSV file to append to")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    if not torch.cuda.is_available():
+        print("videonsa.bench times CUDA kernels, and torch finds no CUDA device", file=sys.stderr)
+        return 2
+    software = describe(options.commit)
+    modes = ("fwd", "bwd") if options.mode == "both" else (options.mode,)
+    failures = 0
+    for case in listed_cases(options):
+        inputs = cases.make_inputs(case, torch.device("cuda"))
+        for provider in options.providers:
+            try:
+                rows = list(time_provider(provider, inputs, case, options.stages, modes))
+            except (CheckFailed, torch.OutOfMemoryError) as error:
+                failures += 1
+                print(f"no row: {provider} at {case.length}: {error}", file=sys.stderr)
+                continue
+            write([{**row, **software} for row in rows], options.out)
+        del inputs
+        torch.cuda.empty_cache()
+    return 1 if failures else 0
+
+
+def listed_cases(options: argparse.Namespace) -> Iterator[Case]:
+    for data in options.data:
+        for length in options.lengths:
+            yield Case(
+                length, options.heads, options.kv_heads, options.head_dim, options.block_size, options.block_count,
+                options.window, options.dtype, data,
+            )  # fmt: skip
+
+
+def time_provider(
+    provider: str, inputs: Inputs, case: Case, stages: list[str], modes: tuple[str, ...]
+) -> Iterator[dict[str, object]]:
+    """Check first, then time: rows without the software's columns."""
+    attention = providers.attention(provider, case)
+    check(provider, attention, inputs, case, dense=providers.is_dense(provider))
+    if "all" in stages:
+        tensors = inputs[:4]
+        wanted = list(tensors[:3] if providers.is_dense(provider) else tensors)
+        if "fwd" in modes:
+            yield _row(provider, "all", "fwd", case, lambda: attention(*tensors))
+        if "bwd" in modes:
+            out = attention(*tensors)
+            yield _row(
+                provider, "all", "bwd", case,
+                lambda: torch.autograd.grad(out, wanted, inputs.grad, retain_graph=True),
+            )  # fmt: skip
+            del out
+    if provider == "triton" and set(stages) - {"all"}:
+        with providers.stages(inputs, case) as calls:
+            for (stage, mode), call in calls.items():
+                if stage in stages and mode in modes:
+                    yield _row(provider, stage, mode, case, call)
+
+
+def _row(provider: str, stage: str, mode: str, case: Case, call) -> dict[str, object]:
+    call()
+    timing = measure(call)
+    counted = "dense" if providers.is_dense(provider) else stage
+    rate = cases.flops(case, counted, mode) / timing.ms_p50 / 1e9
+    numbers = {name: round(value, 4) for name, value in dataclasses.asdict(timing).items()}
+    return {"provider": provider, "stage": stage, "mode": mode, **dataclasses.asdict(case), **numbers,
+            "tflops": round(rate, 1)}  # fmt: skip
+
+
+def describe(commit: str | None) -> dict[str, str]:
+    import triton
+
+    if commit is None:
+        found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+        commit = found.stdout.strip() or "unknown"
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "commit": commit,
+    }
+
+
+def write(rows: list[dict[str, object]], path: Path | None) -> None:
+    """Append to the CSV file (made with its header when missing) and print a short line for each row."""
+    for row in rows:
+        print(
+            f"{row['provider']:>11} {row['stage']:>7} {row['mode']} {row['length']:>7} {row['data']:>6}"
+            f" {row['ms_p50']:>9.3f} ms {row['tflops']:>6.1f} TFLOP/s {row['peak_gib']:>6.2f} GiB",
+            flush=True,
+        )
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=COLUMNS)
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

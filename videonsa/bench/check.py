@@ -1,0 +1,97 @@
+"""The correctness gate: a provider's output and gradients against float32 torch, at a sample of query positions.
+
+The gradient fed back is zero except at the sampled queries, so the keys' and values' gradients are exact sums over the
+sample, and a shape of any length is checked in little time. Both sides choose blocks from the same inputs, so they
+differ by rounding alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from videonsa.bench.case import Case, Inputs
+from videonsa.kernels.reference import block_ends, choose_blocks, masked_softmax, mean_blocks, score, weigh
+
+SAMPLES = 48
+TOLERANCE = {"bfloat16": 1e-2, "float16": 3e-3, "float32": 1e-5}  # relative, in norm
+NAMES = ("output", "query", "key", "value", "gates")
+
+
+class CheckFailed(RuntimeError):
+    """A provider's numbers are off on this shape; the message says which and by how much."""
+
+
+def check(name: str, attention: Callable[..., Tensor], inputs: Inputs, case: Case, *, dense: bool) -> dict[str, float]:
+    """Relative errors of `attention(query, key, value, gates)`; raises CheckFailed where one exceeds the tolerance."""
+    position = sample(case, inputs.query.device)
+    found = _with_gradients(lambda *tensors: attention(*tensors)[:, position], inputs, position)
+    exact: Callable[..., Tensor] = dense_rows if dense else nsa_rows
+    wanted = _with_gradients(
+        lambda *tensors: exact(*(tensor.float() for tensor in tensors), position, case), inputs, position
+    )
+    errors = {}
+    for label, ours, reference in zip(NAMES, found, wanted, strict=True):
+        if dense and label == "gates":
+            continue
+        norm = reference.norm().clamp_min(1e-20)
+        errors[label] = float((ours.float() - reference).norm() / norm)
+    wrong = {label: error for label, error in errors.items() if not error <= TOLERANCE[case.dtype]}
+    if wrong:
+        raise CheckFailed(f"{name} at {case}: relative errors {wrong} exceed {TOLERANCE[case.dtype]}")
+    return errors
+
+
+def sample(case: Case, device: torch.device) -> Tensor:
+    """Positions of the checked queries: the ends, block borders, and others drawn."""
+    fixed = [0, case.block_size - 1, case.block_size, case.length - 1]
+    drawn = torch.randint(0, case.length, (SAMPLES,), generator=torch.Generator().manual_seed(case.length))
+    return torch.cat([torch.tensor(fixed).clamp(0, case.length - 1), drawn]).unique().to(device)
+
+
+def _with_gradients(compute: Callable[..., Tensor], inputs: Inputs, position: Tensor) -> list[Tensor]:
+    tensors = [tensor.detach().requires_grad_() for tensor in inputs[:4]]
+    rows = compute(*tensors)
+    gradients = torch.autograd.grad(rows, tensors, inputs.grad[:, position].to(rows.dtype), allow_unused=True)
+    filled = [
+        torch.zeros_like(tensor) if gradient is None else gradient
+        for tensor, gradient in zip(tensors, gradients, strict=True)
+    ]
+    return [rows.detach(), filled[0][:, position], filled[1], filled[2], filled[3][:, position]]
+
+
+def _rows(query: Tensor, key: Tensor, value: Tensor, position: Tensor, case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled queries [B, H, G, C, D] at the positions, and keys and values [B, H, L, D]."""
+    rows = query[:, position].unflatten(2, (case.kv_heads, -1)).permute(0, 2, 3, 1, 4) * case.scale
+    return rows, key.transpose(1, 2), value.transpose(1, 2)
+
+
+def nsa_rows(query: Tensor, key: Tensor, value: Tensor, gates: Tensor, position: Tensor, case: Case) -> Tensor:
+    """The method at some positions, [1, C, Hq, D]; inputs as in `nsa_attention`, float32."""
+    rows, key, value = _rows(query, key, value, position, case)
+    at = position[:, None]
+    token = torch.arange(case.length, device=query.device)
+    blocks = case.length // case.block_size
+    visible = block_ends(blocks, case.block_size, query.device) <= at
+    compressed = masked_softmax(score(rows, mean_blocks(key, case.block_size)), visible)
+    importance = compressed.detach().sum(2)[..., : int(position.max()) // case.block_size + 1]
+    chosen = choose_blocks(importance, at, case.block_size, case.block_count)
+    chosen = chosen.repeat_interleave(case.block_size, -1)
+    chosen = torch.nn.functional.pad(chosen, (0, max(0, case.length - chosen.shape[-1])))[..., : case.length]
+    scores = score(rows, key)
+    gate = gates[:, position].unflatten(2, (case.kv_heads, -1)).permute(0, 2, 3, 1, 4)
+    selected = masked_softmax(scores, (chosen & (token <= at))[:, :, None])
+    window = masked_softmax(scores, (token <= at) & (token > at - case.window))
+    out = weigh(gate[..., 0:1] * compressed, mean_blocks(value, case.block_size))
+    out = out + weigh(gate[..., 1:2] * selected + gate[..., 2:3] * window, value)
+    return out.permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+def dense_rows(query: Tensor, key: Tensor, value: Tensor, gates: Tensor, position: Tensor, case: Case) -> Tensor:
+    """Dense causal attention at some positions, [1, C, Hq, D]."""
+    rows, key, value = _rows(query, key, value, position, case)
+    token = torch.arange(case.length, device=query.device)
+    out = weigh(masked_softmax(score(rows, key), token <= position[:, None]), value)
+    return out.permute(0, 3, 1, 2, 4).flatten(2, 3)

@@ -1,0 +1,46 @@
+"""Timing on the device: events around each call, a cold-ish cache between calls, percentiles; and peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+BUDGET_MS = 600.0  # of repeated calls for one number
+FLUSH_BYTES = 256 << 20  # written between calls, so that no call finds its inputs in the L2 cache
+
+
+@dataclass(frozen=True)
+class Timing:
+    ms_p20: float
+    ms_p50: float
+    ms_p80: float
+    peak_gib: float
+
+
+def measure(call: Callable[[], object]) -> Timing:
+    """Time a call that has run at least once (compiled). Peak memory counts everything allocated, inputs included."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    first = _times(call, 2)
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    repeats = int(min(50, max(5, BUDGET_MS / min(first))))
+    times = torch.tensor(_times(call, repeats))
+    low, middle, high = torch.quantile(times, torch.tensor([0.2, 0.5, 0.8])).tolist()
+    return Timing(low, middle, high, peak)
+
+
+def _times(call: Callable[[], object], repeats: int) -> list[float]:
+    """Milliseconds of each call. The flush also gives the host time to queue the next call's launches."""
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    events = []
+    for _ in range(repeats):
+        flush.zero_()
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        call()
+        end.record()
+        events.append((start, end))
+    torch.cuda.synchronize()
+    return [start.elapsed_time(end) for start, end in events]
