@@ -132,20 +132,33 @@ def _note(state: State, key: str, record: Mapping[str, Any] | None) -> None:
         state.seconds[key] = float(seconds)
 
 
-def make_jobs(sweep: Sweep, state: State, cells: Iterable[Cell], retry: bool, per_training: int) -> list[Job]:
+@dataclass(frozen=True)
+class Busy:
+    """What is queued or running already: not to be submitted again."""
+
+    cells: frozenset[str] = frozenset()
+    trainings: frozenset[str] = frozenset()
+    probes: frozenset[str] = frozenset()
+
+
+def make_jobs(
+    sweep: Sweep, state: State, cells: Iterable[Cell], retry: bool, per_training: int, busy: Busy | None = None
+) -> list[Job]:
     """The jobs that are still to run: trainings, evaluation jobs of several cells of one checkpoint, probes.
 
     `cells` are those asked for (--only); failed ones run again when `retry` says so, interrupted ones always.
     At most `per_training` evaluation jobs share the cells of one checkpoint: each pays its start-up once.
     """
+    busy = busy or Busy()
     again = (WAITING, INTERRUPTED) + ((FAILED,) if retry else ())
     chosen = {cell.id: cell for cell in cells}
-    todo = {key: cell for key, cell in chosen.items() if state.cells[key] in again}
+    todo = {key: cell for key, cell in chosen.items() if state.cells[key] in again and key not in busy.cells}
     training_jobs, evaluation_jobs, probe_jobs = [], [], []
     for key in dict.fromkeys(cell.training.id for cell in chosen.values()):
         training, mine = sweep.trainings[key], [cell for cell in todo.values() if cell.training.id == key]
         status = state.trainings[key]
-        probe_wanted = key in sweep.probes and state.probes[key] in again
+        probe = sweep.probes.get(key)
+        probe_wanted = probe is not None and state.probes[key] in again and probe.id not in busy.probes
         if status == FAILED and not retry:
             continue
         after = None
@@ -153,11 +166,12 @@ def make_jobs(sweep: Sweep, state: State, cells: Iterable[Cell], retry: bool, pe
             if not mine and not probe_wanted:
                 continue
             after = f"train-{key}"
-            training_jobs.append(Job(after, "train", training, tuple(mine)))
+        if status != DONE and key not in busy.trainings:
+            training_jobs.append(Job(f"train-{key}", "train", training, tuple(mine)))
         for number, share in enumerate(deal(mine, per_training)):
             evaluation_jobs.append(Job(f"evaluate-{key}-{number}", "evaluate", training, tuple(share), after=after))
         if probe_wanted:
-            probe_jobs.append(Job(f"probe-{key}", "probe", training, probe=sweep.probes[key], after=after))
+            probe_jobs.append(Job(f"probe-{key}", "probe", training, probe=probe, after=after))
     return [*training_jobs, *evaluation_jobs, *probe_jobs]
 
 

@@ -36,7 +36,7 @@ def load_profile(name: str) -> Profile:
     """Read and check a profile by name, or by the path of a YAML file."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise SettingsError(f"no profile {name!r}; profiles: {', '.join(profile_names())}, or the path of a YAML file")
+        raise SettingsError(f"no profile {name!r}; profiles: {', '.join(profile_names())}; or the path of a YAML file")
     content = load_yaml(path)
     check_keys(content, KEYS, str(path.name))
     probe = content.get("probe") or {}

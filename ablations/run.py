@@ -15,14 +15,18 @@ import fnmatch
 from collections.abc import Sequence
 
 from ablations.cell import Cell
+from ablations.cluster import cancel_sweep
+from ablations.follow import follow, queue_lines, submit
 from ablations.grid import load_grid, parse_changes
 from ablations.lock import Lock, LockHeld
-from ablations.plan import DONE, Sweep, make_jobs, make_sweep, read_state, write_plan
-from ablations.profile import load_profile
+from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_state, write_plan
+from ablations.profile import Profile, load_profile, load_yaml, profile_names
 from ablations.results import dry_run_text, list_text, problems, show, status_text
 from ablations.stages import Stages
-from ablations.submit import fail_untrained, local_resources, run_debug, run_local
+from ablations.submit import Resources, fail_untrained, local_resources, run_debug, run_local
 from slurm.executor import CLUSTERS
+from slurm.profile import ClusterError, SlurmProfile, load_slurm_profile, slurm_profile_names
+from slurm.queue import QueueAway
 from videonsa.config import SettingsError, one_of
 
 WRONG_INPUT, INTERRUPTED = 2, 130
@@ -33,10 +37,12 @@ def main(arguments: Sequence[str] | None = None, stages: Stages | None = None) -
     options = parse(arguments)
     try:
         return run(options, stages or Stages())
-    except SettingsError as error:
+    except (SettingsError, ClusterError) as error:
         return _complain(str(error), WRONG_INPUT)
     except LockHeld as error:
         return _complain(f"this sweep is running already ({error}); --status shows how far it is", 1)
+    except QueueAway as error:
+        return _complain(str(error), 1)
     except OSError as error:
         return _complain(f"cannot write to {error.filename or options.out}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
@@ -53,10 +59,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--retry-failed", action="store_true", help="run failed cells again")
     parser.add_argument("--only", metavar="PATTERN", help="cells whose label, suite or id holds this (* and ? allowed)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting (repeatable)")
-    parser.add_argument("--profile", default="tiny", metavar="NAME", help="tiny (default) or paper")
+    parser.add_argument(
+        "--profile", action="append", default=[], metavar="NAME", help="tiny (default) or paper; and a Slurm profile"
+    )
     parser.add_argument("--cluster", default="auto", metavar="|".join(CLUSTERS), help="where jobs run")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="records, tables (default: runs)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes at once (default: one a GPU, or a core)")
+    parser.add_argument("--wait", action="store_true", help="on Slurm: stay, show progress and then the table")
+    parser.add_argument("--cancel", action="store_true", help="on Slurm: cancel this sweep's jobs, and nothing else")
     options = parser.parse_args(arguments)
     if not (options.grid or options.list):
         parser.error("give --grid NAME, or --list to see the grids")
@@ -66,25 +76,57 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, stages: Stages) -> int:
-    """Carry out the options; raises SettingsError, LockHeld, OSError, KeyboardInterrupt."""
+    """Carry out the options; raises SettingsError, ClusterError, LockHeld, OSError, KeyboardInterrupt."""
     one_of("--cluster", options.cluster, CLUSTERS)
-    profile = load_profile(options.profile)
+    profile, slurm_profile = load_profiles(options.profile)
     if options.list:
         print(list_text(profile.name))
         return 0
     changes = parse_changes(options.set)
     sweep = make_sweep(load_grid(options.grid, profile.name, changes), profile, options.out, options.grid, changes)
     chosen = choose(sweep, options.only)
-    resources = local_resources(options.workers)
-    state = read_state(sweep)
     if options.status:
-        print(status_text(sweep, state))
+        lines = queue_lines(sweep)
+        print("\n".join([status_text(sweep, read_state(sweep)), *lines]))
         return 0
-    jobs = make_jobs(sweep, state, chosen, options.retry_failed, resources.workers)
+    if options.cancel:
+        ids = cancel_sweep(sweep)
+        print(f"cancelled {len(ids)} jobs" + (": " + ", ".join(ids) if ids else " of this sweep: none was active"))
+        return 0
+    on_slurm = options.cluster == "slurm" or (options.cluster == "auto" and slurm_profile is not None)
+    if on_slurm and slurm_profile is None:
+        raise ClusterError(f"--cluster slurm: say which with --profile: {', '.join(slurm_profile_names())}")
+    resources = local_resources(options.workers)
     if options.dry_run:
-        print(dry_run_text(sweep, state, jobs, resources.workers))
+        state = read_state(sweep)
+        workers = slurm_profile.max_parallel if on_slurm and slurm_profile else resources.workers
+        jobs = make_jobs(sweep, state, chosen, options.retry_failed, workers)
+        print(dry_run_text(sweep, state, jobs, workers))
         return 0
     check_out(options.out)
+    if on_slurm and slurm_profile:
+        return run_on_slurm(sweep, chosen, options, stages, slurm_profile)
+    return run_at_once(sweep, chosen, options, stages, resources)
+
+
+def run_on_slurm(
+    sweep: Sweep, chosen: list[Cell], options: argparse.Namespace, stages: Stages, profile: SlurmProfile
+) -> int:
+    """Submit and return at once, or with --wait follow to the end; a finished sweep shows its results."""
+    print(submit(sweep, chosen, options.retry_failed, stages, profile), flush=True)
+    if options.wait:
+        follow(sweep, profile.max_parallel)
+    state = read_state(sweep)
+    if options.wait or all(state.cells[cell.id] in (DONE, FAILED) for cell in chosen):
+        return finish(sweep, chosen)
+    print("--status: how far it is; --wait: follow it; --cancel: stop it; once done, the same command shows the table")
+    return 0
+
+
+def run_at_once(
+    sweep: Sweep, chosen: list[Cell], options: argparse.Namespace, stages: Stages, resources: Resources
+) -> int:
+    """Run on this machine, then show the results."""
     with Lock(sweep.folder / "lock"):
         write_plan(sweep)
         state = read_state(sweep)
@@ -96,6 +138,21 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         elif jobs:
             run_local(sweep, jobs, stages, resources)
         return finish(sweep, chosen)
+
+
+def load_profiles(names: list[str]) -> tuple[Profile, SlurmProfile | None]:
+    """--profile names scales (tiny, paper) and Slurm profiles alike: the one of each kind that was named last."""
+    scale, machines = "tiny", None
+    for name in names:
+        is_file = name.endswith((".yaml", ".yml"))
+        if name in slurm_profile_names() or (is_file and Path(name).is_file() and "train" not in load_yaml(Path(name))):
+            machines = load_slurm_profile(name)
+        elif name in profile_names() or is_file:
+            scale = name
+        else:
+            known = f"{', '.join(profile_names())}; Slurm profiles: {', '.join(slurm_profile_names())}"
+            raise SettingsError(f"no profile {name!r}; profiles: {known}; or the path of a YAML file")
+    return load_profile(scale), machines
 
 
 def finish(sweep: Sweep, chosen: list[Cell]) -> int:

@@ -12,7 +12,8 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ablations.cell import Cell
 from ablations.lock import claimed, is_alive
 from ablations.mirror import mirror
 from ablations.plan import DONE, FAILED, Job, cell_folder, is_of, training_folder
-from slurm.executor import delayed
+from slurm.executor import delayed, distributed_environment
 from videonsa.config import to_dict
 from videonsa.record import SCHEMA, failure, provenance, read_record, write_record
 
@@ -69,11 +70,14 @@ class Work:
     stages: Stages = Stages()
     parent: Parent | None = None
     mirror: bool = True  # to W&B
+    origin: Mapping[str, Any] = field(default_factory=dict)  # commit and state of the checkout that a snapshot is of
 
     def __call__(self) -> None:
         """Run the job; raises JobFailed at the end when anything in it failed."""
         if self.parent is not None:
             _die_with(self.parent)
+        if self.job.kind == "train" and distributed_environment()[0] > 0:
+            return train_along(self)
         progress = Progress(self.folder)
         run = {"train": run_training, "evaluate": run_cells, "probe": run_probe}[self.job.kind]
         problems = run(self, progress)
@@ -134,13 +138,21 @@ def run_training(work: Work, progress: Progress) -> list[str]:
             record = base | {"status": DONE, "summary": summary, "error": None}
         except Exception as error:
             record = base | {"summary": {}, "error": failure(error)}
-        write_record(folder / "record.json", record | {"provenance": provenance()})
+        write_record(folder / "record.json", record | {"provenance": _provenance(work)})
     if record["status"] == DONE:
         return []
     reason = record["error"]
     for cell in work.job.cells:
         fail_cell(work.out, cell, training_failure(training.id, reason))
     return [f"training {training.id}: {reason['message']}"]
+
+
+def train_along(work: Work) -> None:
+    """The part of every process but the first in a training on several GPUs: the first one keeps the record."""
+    training, folder = work.job.training, training_folder(work.out, work.job.training.id)
+    record = read_record(folder / "record.json")
+    if record is None or record["status"] != DONE:
+        work.stages.get("train")(training.settings, folder)
 
 
 def run_cells(work: Work, progress: Progress) -> list[str]:
@@ -180,7 +192,7 @@ def evaluate_cell(work: Work, cell: Cell, weights: dict[str, Any], report: Calla
         record |= {"status": DONE, "error": None}
     except Exception as error:
         record |= {"status": FAILED, "error": failure(error)}
-    write_record(folder / "record.json", record | {"provenance": provenance()})
+    write_record(folder / "record.json", record | {"provenance": _provenance(work)})
     return record
 
 
@@ -206,7 +218,7 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
             record |= {"status": DONE, "summary": {"seconds": round(time.time() - started, 3)}, "error": None}
         except Exception as error:
             record |= {"status": FAILED, "error": failure(error)}
-        write_record(folder / "record.json", record | {"provenance": provenance()})
+        write_record(folder / "record.json", record | {"provenance": _provenance(work)})
     return [] if record["status"] == DONE else [f"probe {probe.id}: {record['error']['message']}"]
 
 
@@ -235,10 +247,24 @@ def fail_cell(out: Path, cell: Cell, error: Mapping[str, str]) -> None:
         write_record(path, cell_record(cell) | {"error": dict(error), "provenance": provenance()})
 
 
+def fail_record(folder: Path, kind: str, key: str, settings: Mapping[str, Any], error: Mapping[str, str]) -> None:
+    """Leave a failure record of a training or probe where there is no record."""
+    path = folder / "record.json"
+    if read_record(path) is None:
+        record = {"schema": SCHEMA, "kind": kind, "status": FAILED, "id": key, "settings": dict(settings)}
+        record |= {"identities": {kind: key}, "summary": {}, "error": dict(error), "provenance": provenance()}
+        write_record(path, record)
+
+
 def training_failure(training: str, error: Mapping[str, str]) -> dict[str, str]:
     """The error of a cell whose training failed; an interrupted training interrupts it too."""
     kind = error["type"] if error["type"] in ("WorkerDied", "Cancelled") else "TrainingFailed"
     return {"type": kind, "message": f"training {training} failed: {error['message']}", "traceback": error["traceback"]}
+
+
+def _provenance(work: Work) -> dict[str, Any]:
+    """Where and when; the commit is that of the checkout when the job runs from a snapshot of it."""
+    return provenance() | dict(work.origin) | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _checkpoint(out: Path, of: Cell | Job) -> str | Path:

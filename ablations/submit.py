@@ -14,9 +14,9 @@ from ablations.cell import Cell
 from ablations.display import Display, read_progress
 from ablations.lock import process_started
 from ablations.plan import DONE, FAILED, WAITING, Job, State, Sweep, cell_folder, training_folder
-from ablations.stages import Parent, Stages, Work, fail_cell, training_failure
+from ablations.stages import Parent, Stages, Work, fail_cell, fail_record, training_failure
 from slurm.executor import Running, local_cores, local_gpus, run_here, start_local
-from videonsa.record import SCHEMA, provenance, read_record, write_record
+from videonsa.record import read_record
 
 POLL_SECONDS = 0.2
 
@@ -146,11 +146,12 @@ def settle(sweep: Sweep, job: Job, process: Running) -> list[Job]:
         return _settle_cells(sweep, job, error, read_progress(process.folder))
     if job.kind == "train":
         if not is_trained(sweep, job):
-            _fail(training_folder(sweep.out, job.training.id), "training", job.training.id, job, error)
+            folder = training_folder(sweep.out, job.training.id)
+            fail_record(folder, "training", job.training.id, job.training.record_settings, error)
             for cell in job.cells:
                 fail_cell(sweep.out, cell, error)
     elif job.probe is not None:
-        _fail(sweep.out / "probes" / job.probe.id, "probe", job.probe.id, job, error)
+        fail_record(sweep.out / "probes" / job.probe.id, "probe", job.probe.id, job.probe.settings, error)
     return []
 
 
@@ -162,15 +163,6 @@ def _settle_cells(sweep: Sweep, job: Job, error: dict[str, str], progress: dict)
         fail_cell(sweep.out, cell, error)
     rest = tuple(cell for cell in left if cell not in begun)
     return [replace(job, name=job.name + "+", cells=rest)] if rest else []
-
-
-def _fail(folder: Path, kind: str, key: str, job: Job, error: dict[str, str]) -> None:
-    path = folder / "record.json"
-    if read_record(path) is None:
-        settings = job.probe.settings if job.probe else job.training.record_settings
-        record = {"schema": SCHEMA, "kind": kind, "status": "failed", "id": key, "settings": settings}
-        record |= {"identities": {kind: key}, "summary": {}, "error": error, "provenance": provenance()}
-        write_record(path, record)
 
 
 @contextmanager

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slurm.profile import ClusterError, SlurmProfile
+from slurm.queue import partitions
+
 CLUSTERS = ("auto", "debug", "local", "slurm")
 ROOT = Path(__file__).resolve().parent.parent
+BUSY = ("Unable to contact", "timed out", "temporarily unable", "temporarily unavailable", "Connection refused")
+RETRY_SECONDS = (1, 2, 4, 8, 16)  # pauses before sbatch is called again
+MAX_TIMEOUTS = 1000  # a training of weeks reaches many time limits; each time it resumes
 LOCAL_MINUTES = 60 * 24 * 30  # submitit wants a time limit; this machine has none
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Request:
+    """How some jobs are to be submitted to Slurm."""
+
+    profile: SlurmProfile
+    folder: Path  # of submitit's scripts, pickles and logs; on a file system that the nodes share
+    name: str  # of the jobs, in squeue
+    whole_node: bool = False  # all of the profile's resources, for a training
+    dependency: str | None = None  # afterok:12, or aftercorr:12
+    parallel: int = 16  # tasks of the array at once
+    code: Path | None = None  # where our packages are imported from; None: the checkout
 
 
 @dataclass
@@ -89,6 +110,108 @@ def worker_environment(threads: int) -> dict[str, str]:
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     path = os.pathsep.join(dict.fromkeys(paths))
     return {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"} | dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
+def submit_slurm(functions: Sequence[Callable[[], Any]], request: Request) -> list[str]:
+    """Submit the functions, several as one array, in one sbatch call; returns a job id for each (12_0, 12_1, ...).
+
+    A busy controller is asked again, later and later. Raises ClusterError when Slurm refuses.
+    """
+    executor = slurm_executor(request)
+    for pause in (*RETRY_SECONDS, None):
+        try:
+            with executor.batch():
+                jobs = [executor.submit(function) for function in functions]
+            return [job.job_id for job in jobs]
+        except Exception as error:
+            text = " ".join(_said(error).split())
+            if pause is None or not any(sign in text for sign in BUSY):
+                raise ClusterError(_explain(text, request.profile)) from None
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def slurm_executor(request: Request) -> Any:
+    """submitit's executor with the profile's parameters; evaluation takes one GPU and its share of a node."""
+    import submitit
+
+    request.folder.mkdir(parents=True, exist_ok=True)
+    executor = submitit.SlurmExecutor(request.folder, max_num_timeout=MAX_TIMEOUTS)
+    profile = request.profile
+    tasks = max(1, profile.gpus_per_node) if request.whole_node else 1
+    share = 1 if request.whole_node else max(1, profile.gpus_per_node)
+    cpus = max(1, profile.cpus // max(tasks, share))
+    optional = {name: getattr(profile, name) for name in ("partition", "account", "qos", "constraint")}
+    optional["gpus_per_node"] = (profile.gpus_per_node if request.whole_node else 1) if profile.gpus_per_node else None
+    optional["dependency"] = request.dependency
+    more = {"requeue": True, "kill-on-invalid-dep": "yes"} if request.dependency else {"requeue": True}
+    executor.update_parameters(
+        job_name=request.name,
+        comment=request.name,
+        nodes=profile.nodes if request.whole_node else 1,
+        ntasks_per_node=tasks,
+        cpus_per_task=cpus,
+        mem=f"{int(profile.memory / share * 1024)}MB",
+        time=profile.minutes,
+        signal_delay_s=min(120, profile.minutes * 15),
+        array_parallelism=request.parallel,
+        setup=_setup_lines(profile, request, cpus),
+        additional_parameters=more,
+        **{key: value for key, value in optional.items() if value is not None},
+    )
+    return executor
+
+
+def distributed_environment() -> tuple[int, int]:
+    """(rank, processes) of this job; with several, torch.distributed's variables are set for this one."""
+    import submitit
+
+    try:
+        here = submitit.JobEnvironment()
+    except RuntimeError:  # not in a job
+        return 0, 1
+    if here.num_tasks > 1:
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    return here.global_rank, here.num_tasks
+
+
+def _setup_lines(profile: SlurmProfile, request: Request, cpus: int) -> list[str]:
+    paths = [str(request.code or ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    variables = {
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONSAFEPATH": "1",  # `python -m` would put the working folder, perhaps the checkout, before the snapshot
+        "TOKENIZERS_PARALLELISM": "false",
+        "SRUN_CPUS_PER_TASK": str(cpus),  # srun does not inherit --cpus-per-task from Slurm 22.05 on
+    }
+    variables |= dict.fromkeys(THREAD_VARIABLES, str(cpus)) | dict(profile.environment)
+    lines = [f"module load {shlex.join(profile.modules)}"] if profile.modules else []
+    return [*lines, *profile.setup, *(f"export {key}={shlex.quote(value)}" for key, value in variables.items())]
+
+
+def _said(error: Exception) -> str:
+    """What sbatch wrote, of the several ways in which submitit hands it on."""
+    parts = [str(error), *(str(getattr(error, name, "") or "") for name in ("stderr", "output"))]
+    return " ".join([*parts, str(error.__cause__ or "")])
+
+
+def _explain(said: str, profile: SlurmProfile) -> str:
+    """sbatch's refusal as one line that says what to do."""
+    where = f"Slurm profile {profile.name} (slurm/profiles/{profile.name}.yaml)"
+    if "nvalid partition" in said:
+        return f"{where}: there is no partition {profile.partition!r}; partitions: {', '.join(partitions())}"
+    if "nvalid account" in said or "nvalid qos" in said:
+        given = f"account {profile.account!r} with qos {profile.qos!r}"
+        return f"{where}: Slurm refuses {given}; yours: `sacctmgr show assoc user=$USER`"
+    if (
+        "configuration is not available" in said
+        or "nvalid generic resource" in said
+        or "node count specification" in said
+    ):
+        asked = f"{profile.gpus_per_node} GPUs, {profile.cpus} cores, {profile.memory:g} GB a node"
+        place = f"partition {profile.partition or '(default)'}"
+        return f"{where}: no {profile.nodes} nodes of {place} have {asked}; theirs: `sinfo -o '%R %D %c %m %G'`"
+    reason = re.search(r"sbatch: error: (.*?)(?= sbatch: |$)", said)
+    return f"{where}: sbatch refused: {reason[1] if reason else said[:300]}"
 
 
 def local_gpus() -> tuple[int, ...]:

@@ -1,0 +1,48 @@
+"""The code that queued jobs run: a copy made at submission, so that editing the checkout changes no job. No torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+from videonsa.config import code_version
+from videonsa.record import ROOT, provenance, write_text
+
+PACKAGES = ("videonsa", "ablations", "evals", "slurm", "analysis")
+
+
+def take_snapshot(parent: Path, packages: tuple[str, ...] = PACKAGES) -> Path:
+    """Copy the packages to parent/<version>, once, with COMMIT and DIFF beside them; returns the folder."""
+    folder = parent / code_version(*packages)
+    if folder.is_dir():
+        return folder
+    draft = parent / f".{uuid.uuid4().hex}"
+    for name in packages:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+            shutil.copytree(ROOT / name, draft / name, ignore=ignored)
+    write_text(draft / "COMMIT", f"{provenance()['commit']}\n")
+    write_text(draft / "DIFF", _diff())
+    try:
+        os.rename(draft, folder)
+    except OSError:  # another submission made it meanwhile
+        shutil.rmtree(draft)
+    return folder
+
+
+def origin() -> dict[str, Any]:
+    """Commit and state of the checkout, for the records of jobs that run from a snapshot."""
+    here = provenance()
+    return {"commit": here["commit"], "dirty": here["dirty"]}
+
+
+def _diff() -> str:
+    command = ["git", "-C", str(ROOT), "diff", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

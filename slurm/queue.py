@@ -1,0 +1,124 @@
+"""What Slurm says of jobs: one call for all. Clients are given a time limit, since a sick controller hangs them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from slurm.profile import ClusterError
+
+CALL_SECONDS = 20
+ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUE_HOLD")
+MAX_ARRAY_DEFAULT = 1001  # Slurm's own
+
+
+class QueueAway(RuntimeError):
+    """Neither sacct nor squeue answers."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job's state as Slurm has it."""
+
+    state: str  # PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, TIMEOUT, OUT_OF_MEMORY, NODE_FAIL, ...
+    node: str = ""
+    memory: str = ""  # the most that it used, as sacct writes it (512000K)
+    asked: str = ""  # memory that it asked for
+    reason: str = ""
+
+    @property
+    def active(self) -> bool:
+        """It will still do something by itself."""
+        return self.state in ACTIVE
+
+
+def require_slurm() -> None:
+    """Raise ClusterError where there is no Slurm."""
+    if shutil.which("sbatch") is None:
+        raise ClusterError("--cluster slurm: no sbatch on the PATH; run this on a login node, or use --cluster local")
+
+
+def job_states(ids: Iterable[str]) -> dict[str, JobState]:
+    """The states of all these jobs, by id (array tasks as 12_3), in one call; a job that Slurm does not know is absent.
+
+    Raises QueueAway when Slurm does not answer.
+    """
+    parents = sorted({job.partition("_")[0] for job in ids}, key=int)
+    if not parents:
+        return {}
+    fields = "JobID,State,NodeList,MaxRSS,ReqMem,Reason"
+    text = _ask("sacct", "--noheader", "--parsable2", f"--format={fields}", "--jobs", ",".join(parents))
+    if text is not None:
+        return parse_sacct(text)
+    text = _ask("squeue", "--noheader", "--array", "--format=%i|%T|%N|||%r", "--jobs", ",".join(parents))
+    if text is None:
+        raise QueueAway("Slurm does not answer (sacct and squeue)")
+    return parse_sacct(text)
+
+
+def parse_sacct(text: str) -> dict[str, JobState]:
+    """Lines of JobID|State|NodeList|MaxRSS|ReqMem|Reason; a job's memory is the most that one of its steps used."""
+    states: dict[str, JobState] = {}
+    used: dict[str, str] = {}
+    for line in text.splitlines():
+        job, state, node, memory, asked, reason = (line.split("|") + [""] * 6)[:6]
+        parent, _, step = job.partition(".")
+        if step:
+            if kilobytes(memory) > kilobytes(used.get(parent, "")):
+                used[parent] = memory
+            continue
+        state = state.split()[0] if state else ""  # "CANCELLED by 0"
+        for one in expand(job):
+            states[one] = JobState(state, node, "", asked, reason)
+    return {
+        job: JobState(state.state, state.node, used.get(job, ""), state.asked, state.reason)
+        for job, state in states.items()
+    }
+
+
+def expand(job: str) -> list[str]:
+    """'12_[0-2,5%4]' -> ['12_0', '12_1', '12_2', '12_5']; '12' -> ['12']."""
+    found = re.fullmatch(r"(\d+)_\[([\d,\-]+)(?:%\d+)?\]", job)
+    if not found:
+        return [job]
+    parent, ranges = found.groups()
+    tasks = []
+    for part in ranges.split(","):
+        first, _, last = part.partition("-")
+        tasks += [f"{parent}_{number}" for number in range(int(first), int(last or first) + 1)]
+    return tasks
+
+
+def kilobytes(text: str) -> float:
+    """'512000K', '2.5G' -> kB; 0 when there is none."""
+    found = re.match(r"([\d.]+)([KMGT]?)", text)
+    return float(found[1]) * {"": 1 / 1024, "K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}[found[2]] if found else 0.0
+
+
+def cancel(ids: Iterable[str]) -> None:
+    """Cancel these jobs and nothing else. Raises QueueAway when Slurm does not answer."""
+    ids = list(ids)
+    if ids and _ask("scancel", *ids) is None:
+        raise QueueAway("Slurm does not answer (scancel)")
+
+
+def max_array_size() -> int:
+    """Largest number of tasks of one array at this site."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config") or "")
+    return max(1, int(found[1]) - 1 if found else MAX_ARRAY_DEFAULT - 1)
+
+
+def partitions() -> list[str]:
+    """Names of the site's partitions."""
+    return sorted(set((_ask("sinfo", "--noheader", "--format=%R") or "").split()))
+
+
+def _ask(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CALL_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
