@@ -19,6 +19,7 @@ from analysis.stats import SIGNIFICANT
 
 BRANCHES = ("cmp", "slc", "swa")
 COLUMNS = 4  # suites side by side
+WIDE = 5  # inches that the legend's row needs
 
 
 def draw(rows: pd.DataFrame) -> Figure:
@@ -52,7 +53,8 @@ def _draw(rows: pd.DataFrame, labels: Sequence[str], names: Sequence[str], label
         raise ValueError("no finished cell")
     columns = min(COLUMNS, len(suites), max(1, int((style.TEXT_WIDTH - label_width) / 1.2)))
     width = min(style.TEXT_WIDTH, label_width + 1.65 * columns + 0.2)
-    figure, panels = style.panels(len(suites), columns, width, 0.9 + 0.17 * len(labels), sharey=True)
+    legend = 0.15 if width > WIDE else 0.4 / -(-len(suites) // columns)
+    figure, panels = style.panels(len(suites), columns, width, 0.85 + legend + 0.17 * len(labels), sharey=True)
     for i, (suite, axes) in enumerate(zip(suites, panels, strict=True)):
         here = rows[rows["suite"] == suite].set_index("label").reindex(labels)
         _forest(axes, here)
@@ -77,7 +79,8 @@ def _legend(figure: Figure, rows: pd.DataFrame) -> None:
         ),
         "no sure difference": Line2D([], [], color=style.BLUE, marker="o", ms=4.2, lw=1.1, mfc="white"),
     }
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3, columnspacing=1.2)
+    columns = 3 if figure.get_figwidth() > WIDE else 1
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
 def _forest(axes: Axes, here: pd.DataFrame) -> None:

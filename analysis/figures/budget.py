@@ -18,12 +18,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.figures import style
 from analysis.rows import each
 
 COLUMNS = 3  # suites side by side
 SHAPES = ("o", "s", "^", "D", "v", "P")  # budgets, the ringed one's first
+NEAR = 0.02  # budgets this close count as equal: the paper's own rows, whole blocks, are 1.4 % apart
 OTHER = "X"  # settings whose budget no other setting has
 DASHES = (0, (4, 2))
 
@@ -50,6 +52,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     width = style.TEXT_WIDTH if columns > 2 else 2.1 * columns + 0.4
     figure = style.new_figure(width, 4.2 * bands + 0.3)
     grid = figure.subplots(2 * bands, columns, squeeze=False, height_ratios=[1, 1] * bands)
+    cells = cells.assign(group=cells["budget"].map(lambda budget: _group(budget, shapes)))
     span = _span(done)
     for i, suite in enumerate(suites):
         upper, lower = grid[2 * (i // columns)][i % columns], grid[2 * (i // columns) + 1][i % columns]
@@ -91,10 +94,20 @@ def _span(done: pd.DataFrame) -> float:
 
 def _shapes(done: pd.DataFrame) -> dict[float, str]:
     """A marker for each budget that gets a curve: the ringed cells', then those of two or more settings."""
-    counts = done.drop_duplicates(["block_count", "window"])["budget"].value_counts()
+    budgets = done.drop_duplicates(["block_count", "window"])["budget"].astype(float)
     own = list(done.loc[done["ringed"], "budget"].unique())
-    shared = sorted(set(counts[counts > 1].index) - set(own))
-    return dict(zip([*own, *shared], SHAPES, strict=False))
+    shared: list[float] = []
+    counts = budgets.value_counts()
+    for budget in sorted(map(float, counts.index), key=lambda value: (-counts[value], value)):
+        others = (budgets / budget - 1).abs() < NEAR
+        if others.sum() > 1 and not any(abs(budget / known - 1) < NEAR for known in [*own, *shared]):
+            shared.append(budget)
+    return dict(zip([*own, *sorted(shared)], SHAPES, strict=False))
+
+
+def _group(budget: float, shapes: Mapping[float, str]) -> float | None:
+    """The curve's budget that this one is nearly equal to."""
+    return next((known for known in shapes if abs(budget / known - 1) < NEAR), None)
 
 
 def _plane(
@@ -114,7 +127,7 @@ def _plane(
     for row in each(here):
         if row.status == "done":
             face = colormaps[style.SCORES](norm(100 * row.accuracy))
-            _mark(axes, row.window, row.block_count, shapes.get(row.budget, OTHER), face, row.ringed)
+            _mark(axes, row.window, row.block_count, shapes.get(row.group, OTHER), face, row.ringed)
         elif row.status == "failed":
             axes.plot([row.window], [row.block_count], "x", color=style.GREY, ms=5, mew=1.1)
 
@@ -140,23 +153,27 @@ def _equal_budget(axes: Axes, budget: float, block_size: float) -> None:
 
 def _shares(axes: Axes, done: pd.DataFrame, shapes: Mapping[float, str], norm: Normalize) -> None:
     """Accuracy with its interval against the local share; settings of one budget are joined."""
-    done = done.assign(alone=~done["budget"].isin(list(shapes))).sort_values(["local_share", "alone", "block_count"])
+    done = done.assign(alone=done["group"].isna()).sort_values(["local_share", "alone", "block_count"])
     for budget in shapes:
-        equal = done[done["budget"] == budget]
+        equal = done[done["group"] == budget]
         axes.plot(equal["local_share"], 100 * equal["accuracy"].astype(float), color=style.GREY, lw=0.7, ls=DASHES)
-    nudges = 0.025 * done.groupby("local_share").cumcount()  # intervals at one share stand side by side
-    for row, place in zip(each(done), done["local_share"] + nudges, strict=True):
+    nudges = 1.07 ** done.groupby("local_share").cumcount()  # intervals at one share stand side by side
+    for row, place in zip(each(done), done["local_share"] * nudges, strict=True):
         accuracy, low, high = 100 * row.accuracy, 100 * row.low, 100 * row.high
         if not np.isnan(low):
             axes.plot([place] * 2, [low, high], color="#555555", lw=0.8, zorder=2)
         face = colormaps[style.SCORES](norm(accuracy))
-        _mark(axes, place, accuracy, shapes.get(row.budget, OTHER), face, row.ringed)
+        _mark(axes, place, accuracy, shapes.get(row.group, OTHER), face, row.ringed)
     half = 100 * float((done["high"] - done["low"]).max()) / 2
     reach = (norm.vmax - norm.vmin) / 2 + (0 if np.isnan(half) else half) + 3  # type: ignore[operator]
     middle = (norm.vmax + norm.vmin) / 2  # type: ignore[operator]
     axes.set_ylim(middle - reach, middle + reach)
-    axes.set_xlim(-0.04, 1.04)
-    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.set_xscale("log")  # along a curve of equal budget, windows double
+    low = float(done["local_share"].min()) / 1.4
+    axes.set_xlim(low, 1.1)
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in (0.01, 0.03, 0.1, 0.3, 1) if tick >= low]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("local share α = w / K")
 
 
@@ -166,8 +183,9 @@ def _legend(figure: Figure, shapes: Mapping[float, str], cells: pd.DataFrame, ri
         ring = Line2D([], [], ls="", marker="o", ms=8, mfc="none", mec=style.VERMILION, mew=1.2)
         entries.append((ring_name, ring))
     for budget, shape in shapes.items():
-        entries.append((f"K = {style.plain(budget)}", _grey(shape)))
-    if not set(cells["budget"].dropna()) <= set(shapes):
+        near = cells.loc[cells["group"] == budget, "budget"].nunique() > 1
+        entries.append((f"K {'≈' if near else '='} {style.plain(budget)}", _grey(shape)))
+    if cells["group"].isna().any():
         entries.append(("other K", _grey(OTHER)))
     entries.append(("equal budget K = b·s + w", Line2D([], [], color=style.GREY, lw=0.7, ls=DASHES)))
     if (cells["status"] == "failed").any():

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 TEXT_WIDTH = 5.5  # inches, text of a one-column paper
@@ -33,6 +34,16 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BRANCH_COLOURS = {"cmp": BLUE, "slc": VERMILION, "swa": GREEN, "gated": BLACK, "dense": GREY}
 BRANCH_MARKERS = {"cmp": "o", "slc": "s", "swa": "^", "gated": "D", "dense": "v"}
 BRANCH_NAMES = {"cmp": "compression", "slc": "selection", "swa": "window", "gated": "gated sum", "dense": "dense"}
+BENCHMARKS = {
+    "longvideobench_val_v": "LongVideoBench",
+    "longtimescope": "LongTimeScope",
+    "timescope": "TimeScope",
+    "mlvu_test": "MLVU",
+    "tomato": "Tomato",
+    "vsibench": "VSIBench",
+    "lsdbench": "LSDBench",
+    "videoevalpro": "VideoEvalPro",
+}
 SCORES = "viridis"  # colour map of every score
 
 STYLE: dict[Any, Any] = {
@@ -123,7 +134,7 @@ def log_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
     (axes.set_xlim if which == "x" else axes.set_ylim)(places[0] / 2**0.8, places[-1] * 2**0.8)
     axis.set_major_locator(FixedLocator(_thinned(places, gap)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value, kilo=places[-1] >= 8192)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value, kilo=places[-1] >= 2048)))
 
 
 def _thinned(values: Sequence[float], gap: float) -> list[float]:
@@ -136,11 +147,11 @@ def _thinned(values: Sequence[float], gap: float) -> list[float]:
 
 
 def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> None:
-    """Chance, and dense attention where the suite's rows have it, across a panel of accuracies in %.
+    """Chance, and over horizontal panels dense attention where the suite's rows have it, across accuracies in %.
 
     A value outside the panel is said above it instead: stretching the axis to it would flatten the intervals.
     """
-    dense = rows[(rows["status"] == "done") & (rows["attention"] == "dense")]
+    dense = rows[(rows["status"] == "done") & (rows["attention"] == "dense") & (not vertical)]
     chance = rows["chance"].dropna()
     marks = [("chance", 100 * chance.iloc[0])] if len(chance) else []
     marks += [("dense", 100 * dense["accuracy"].iloc[0])] if len(dense) else []
@@ -153,7 +164,9 @@ def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> N
             continue
         (axes.axvline if vertical else axes.axhline)(value, color=GREY, lw=0.7, ls=":", zorder=1)
         x, y, side = (value, 1.0, "center") if vertical else (0.99, value, "right")
-        axes.text(x, y, name, fontsize=5.5, color="#444444", transform=place, ha=side, va="bottom")
+        halo = [withStroke(linewidth=1.5, foreground="white")]
+        small: dict[str, Any] = {"fontsize": 5.5, "color": "#444444", "path_effects": halo, "zorder": 5}
+        axes.text(x, y, name, transform=place, ha=side, va="bottom", **small)
     if outside:
         axes.text(0, 1.0, "; ".join(outside), fontsize=5.5, color="#444444", transform=axes.transAxes, va="bottom")
 
@@ -172,7 +185,9 @@ def power_of_ten(value: float) -> str:
 
 
 def suite_title(name: str) -> str:
-    """'synth_needle' -> 'needle (synthetic)'; benchmarks keep their names."""
+    """'synth_needle' -> 'needle (synthetic)', 'mlvu_test' -> 'MLVU'."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
     return f"{name.removeprefix('synth_')} (synthetic)" if name.startswith("synth_") else name
 
 
