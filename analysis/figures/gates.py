@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from analysis.figures import style
 
@@ -51,7 +51,7 @@ def _panel(axes: Axes, here: pd.DataFrame) -> None:
             ms=3.2,
             label=style.BRANCH_NAMES.get(str(branch), str(branch)),
         )
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    axes.set_ylim(0, max(1.0, 1.05 * float(here["q75"].max())))  # fixed gates may be above 1
+    axes.yaxis.set_major_locator(MultipleLocator(0.5))
     axes.axhline(0.5, color=style.GREY, lw=0.5, ls=":", zorder=0)  # where a fresh gate starts
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

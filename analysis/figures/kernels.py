@@ -17,11 +17,22 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis.figures import style
 
+STAGE_COLOURS = {**style.BRANCH_COLOURS, "topk": style.PURPLE, "combine": style.BLACK}
 NEEDED = ("provider", "stage", "mode", "length", "ms_p50")
 WHOLE = ("all", "total", "whole", "attention", "full")  # names of the stage that is the whole computation
 MODES = {"fwd": "forward", "forward": "forward", "bwd": "backward", "backward": "backward"}
 SETTING = ["heads", "kv_heads", "head_dim", "block_size", "block_count", "window", "dtype", "data", "gpu"]
-OURS = ("triton", "ours", "videonsa", "nsa")
+NAMES = {  # providers of videonsa.bench and stages, ours first
+    "triton": "NSA, ours",
+    "reference": "NSA, torch reference",
+    "sdpa_cudnn": "dense, cuDNN",
+    "sdpa_flash": "dense, FlashAttention-2",
+    "cmp": "compression",
+    "topk": "choice of blocks",
+    "slc": "selection",
+    "swa": "window",
+    "combine": "gated sum",
+}
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -49,7 +60,8 @@ def draw(table: pd.DataFrame) -> Figure:
     columns = max(len(modes) + has_memory, len(stage_modes))
     bands = 1 + bool(stage_modes) if len(whole) else 1
     width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
-    figure = style.new_figure(width, 2.3 * bands)
+    figure = style.new_figure(width, 2.3 * bands + 0.2)
+    figure.suptitle(_setting(table), fontsize=6, color="#444444")
     rows = figure.subfigures(bands, 1, squeeze=False)[:, 0]
     if len(whole):
         _band(rows[0], whole, modes, "provider", has_memory, columns)
@@ -59,17 +71,31 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _one_setting(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the setting with most measurements (dense rows have no blocks: only what both have is compared)."""
+    """The rows of the setting with most measurements; a row measured again counts as it was last."""
     for column in [name for name in SETTING if name in table.columns]:
         values = table[column].dropna()
         if values.nunique() > 1:
             table = table[table[column].isna() | (table[column] == values.mode().iloc[0])]
-    return table
+    return table.drop_duplicates(["provider", "stage", "mode", "length"], keep="last")
+
+
+def _setting(table: pd.DataFrame) -> str:
+    """'28 query heads, 4 KV heads, head size 128, s = 64, b = 32, w = 256, bfloat16, NVIDIA H200'."""
+    forms = {
+        "heads": "{:g} query heads",
+        "kv_heads": "{:g} KV heads",
+        "head_dim": "head size {:g}",
+        "block_size": "s = {:g}",
+    }
+    forms |= {"block_count": "b = {:g}", "window": "w = {:g}", "dtype": "{}", "data": "{} data", "gpu": "{}"}
+    known = {name: table[name].dropna() for name in forms if name in table.columns}
+    return ", ".join(forms[name].format(values.iloc[0]) for name, values in known.items() if len(values))
 
 
 def _band(figure: Any, rows: pd.DataFrame, modes: list[str], by: str, memory: bool, columns: int) -> None:
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    names = sorted(rows[by].dropna().unique(), key=lambda name: (name not in OURS, str(name)))
+    order = list(NAMES)
+    names = sorted(rows[by].dropna().unique(), key=lambda name: (order.index(name) if name in order else 99, str(name)))
     for panel, mode in zip(axes, modes, strict=False):
         _lines(panel, rows[rows["mode"] == mode], by, names, "ms_p50")
         panel.set_title(mode if by == "provider" else f"{mode}, by stage")
@@ -88,8 +114,9 @@ def _band(figure: Any, rows: pd.DataFrame, modes: list[str], by: str, memory: bo
 def _lines(axes: Axes, rows: pd.DataFrame, by: str, names: list[str], value: str) -> None:
     for i, name in enumerate(names):
         own = rows[(rows[by] == name) & rows[value].notna()].sort_values("length")
-        colour, marker = style.SERIES[i % len(style.SERIES)], style.MARKERS[i % len(style.MARKERS)]
-        axes.plot(own["length"], own[value], color=colour, marker=marker, ms=3.2, label=str(name))
+        colour = STAGE_COLOURS.get(name, style.SERIES[i % len(style.SERIES)])
+        marker = style.MARKERS[i % len(style.MARKERS)]
+        axes.plot(own["length"], own[value], color=colour, marker=marker, ms=3.2, label=NAMES.get(name, str(name)))
         if value == "ms_p50" and {"ms_p20", "ms_p80"} <= set(own.columns):
             axes.fill_between(own["length"], own["ms_p20"], own["ms_p80"], color=colour, alpha=0.2, lw=0)
     axes.set_yscale("log")

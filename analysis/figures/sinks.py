@@ -42,7 +42,7 @@ def draw(sinks: pd.DataFrame) -> Figure:
             axes.set_xlabel("layer")
             axes.tick_params(labelbottom=True)
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names) if columns > 1 else 3)
     return figure
 
 
@@ -91,7 +91,12 @@ def draw_points(points: pd.DataFrame) -> Figure:
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]
     ring = Line2D([], [], ls="", marker="o", ms=5, mfc="none", mec=style.VERMILION, mew=0.9)
     line = Line2D([], [], color=style.GREY, lw=0.7, ls=":")
-    figure.legend([ring, line], ["sink", f"α = {ALPHA}"], loc="outside lower center", ncols=2)
+    figure.legend(
+        [ring, line],
+        ["sink (kept first; the others are a sample)", f"α = {ALPHA}"],
+        loc="outside lower center",
+        ncols=2,
+    )
     return figure
 
 
@@ -107,5 +112,5 @@ def _scatter(axes: Axes, here: pd.DataFrame) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.power_of_ten(value)))
     axes.xaxis.set_minor_locator(NullLocator())
     low = 10 ** np.floor(np.log10(max(1e-6, alpha.min())))
-    axes.set_xlim(low, 1.5)
+    axes.set_xlim(low, max(1.5, 1.3 * alpha.max()))  # the gated sum may exceed 1
     axes.set_ylim(bottom=0)

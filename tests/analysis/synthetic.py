@@ -115,7 +115,7 @@ def _layer(generator: np.random.Generator, layer: int, layers: int) -> dict[str,
     for branch, centre in centres.items():
         spread = generator.uniform(0.05, 0.15)
         gates[branch] = {"mean": centre + 0.01, "q25": centre - spread, "median": centre, "q75": centre + spread}
-    ratios = {"cmp": 0.012 * (1 + depth), "slc": 0.0, "swa": 0.004 * (1 - depth), "gated": 0.003}
+    ratios = {"cmp": 0.012 * (1 + depth), "slc": 0.0, "swa": 0.004 * (1 - depth), "gated": 0.003, "dense": 0.02}
     sinks = {branch: {"ratio": ratio, "keys": 4096} for branch, ratio in ratios.items()}
     return {"layer": layer, "gates": gates, "sinks": sinks}
 

@@ -43,7 +43,7 @@ def test_an_errored_question_has_no_score(results: Results) -> None:
 
 def test_probes_become_rows_by_layer_and_branch(results: Results) -> None:
     assert len(results.gates) == 9 * 6 * 3
-    assert set(results.sinks["branch"]) == {"cmp", "slc", "swa", "gated"}
+    assert set(results.sinks["branch"]) == {"cmp", "slc", "swa", "gated", "dense"}
     assert len(results.points) == 9 * 400
 
 
