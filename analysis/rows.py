@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from videonsa.config import NSASettings, SettingsError, from_dict
+from videonsa.config import NSASettings, SettingsError, from_dict, to_dict
 
 SUMMARY = {  # names in a record's summary -> columns
     "prefill_ms_p50": "prefill_ms",
@@ -21,6 +21,7 @@ SUMMARY = {  # names in a record's summary -> columns
 SCORES = ("metric", "accuracy", "correct", "questions", "errors", "chance")
 SUITE = ("frames", "fps", "tokens_per_frame", "limit")
 ATTENTION = ("block_size", "block_count", "window", "gate_mode", "attention")
+PAPER = to_dict(NSASettings())  # a given checkpoint counts as trained with the paper's settings, which are the defaults
 CELL_COLUMNS = [
     *("id", "label", "variant", "suite", "status", "seed", "training", "probe"),
     *SCORES,
@@ -61,14 +62,19 @@ def cell_row(
     row: dict[str, Any] = {key: part(record, "scores").get(key) for key in SCORES}
     row |= {column: part(record, "summary").get(key) for key, column in SUMMARY.items()}
     row |= {key: suite.get(key, variant.get(key)) for key in SUITE}
-    row |= _attention(part(train, "nsa"), part(settings, "nsa") if settings else variant)
+    trained_nsa = part(train, "nsa") or (PAPER if train.get("checkpoint") else {})
+    row |= _attention(trained_nsa, part(settings, "nsa") if settings else variant)
     label = planned.get("label") or (record or {}).get("label") or name
     row |= {"id": name, "label": label, "variant": label}
     row |= {
         "suite": planned.get("suite") or suite.get("name") or "?",
         "status": record["status"] if record else "missing",
     }
-    row |= {"seed": settings.get("seed", planned.get("seed")), "model": train.get("model"), "steps": train.get("steps")}
+    row |= {
+        "seed": settings.get("seed", planned.get("seed")),
+        "model": train.get("model") or train.get("checkpoint"),
+        "steps": train.get("steps"),
+    }
     row |= {"training": planned.get("training") or identities.get("training"), "probe": planned.get("probe")}
     row |= {"train_frames": max(train.get("frames") or [None])}
     row |= {"error_type": error.get("type"), "error": error.get("message"), "traceback": error.get("traceback")}

@@ -14,7 +14,16 @@ SOURCE = "published: arXiv 2510.02295v2, without intervals"
 FAILED = "a failed run in the paper, not a score"
 BENCHMARKS = {"longvideobench_val_v": "longvideobench"}  # our suite -> the paper's name, where they differ
 TRAINED = (32, 256)  # block count and window of training
-DENSE = ("qwen2_5_vl_7b", "dense")
+METHODS = {  # label of a variant -> the paper's names of that method
+    "dense": ("qwen2_5_vl_7b", "dense"),
+    "awq": ("qwen2_5_vl_7b_awq", "awq"),
+    "dense_sft": ("qwen2_5_vl_7b_sft", "dense_sft"),
+    "dense_nsa": ("dense_nsa",),
+    **{
+        name: (name,)
+        for name in ("tri_shape", "minference", "flexprefill", "xattention", "fastv", "vscan", "visionzip")
+    },
+}
 
 
 def load_reference() -> pd.DataFrame:
@@ -44,8 +53,8 @@ def beside(rows: pd.DataFrame) -> pd.DataFrame:
 def _matching(row: Any, scores: pd.DataFrame) -> pd.DataFrame:
     """Published scores of the row's benchmark at the row's attention and sampling."""
     here = scores[(scores["benchmark"] == BENCHMARKS.get(row.suite, row.suite)) & scores["context"].isna()]
-    if row.attention == "dense":
-        return here[here["method"].isin(DENSE)]
+    if row.label in METHODS or row.attention == "dense":  # dense attention of whose weights, only the label says
+        return here[here["method"].isin(METHODS.get(row.label, ()))]
     if row.gate_mode == "static":
         return here[here["method"] == "videonsa_static_gate"]
     if row.branches != "cmp+slc+swa":

@@ -134,6 +134,14 @@ def test_of_several_lengths_the_reference_is_the_longest_trained(out: Path) -> N
     assert find_reference(plan, cells) == "frames=32 tokens_per_frame=4"
 
 
+def test_a_given_checkpoint_counts_as_trained_with_the_papers_settings(tmp_path: Path) -> None:
+    cells = [
+        synthetic.cell(f"b={b} w={w}", "tomato", {"block_count": b, "window": w}) for b, w in ((36, 32), (32, 256))
+    ]
+    plan = {"axes": ["nsa.window"], "cells": cells, "trainings": {"a" * 12: {"checkpoint": "Enxin/VideoNSA"}}}
+    assert find_reference(plan, load(tmp_path, plan).cells) == "b=32 w=256"
+
+
 def test_axes_lose_their_group() -> None:
     assert axes_of({"axes": ["nsa.block_count", "window"]}) == {"block_count", "window"}
 
