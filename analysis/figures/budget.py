@@ -38,43 +38,51 @@ def usable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(rows: pd.DataFrame) -> Figure:
-    """From the tidy table (analysis.tables.compare); ValueError when no finished cell has a place on the axes."""
+    """From the tidy table (analysis.tables.compare); ValueError when its cells have no place on the two axes."""
     cells = usable(rows)
     ringed, ring_name = _ringed(cells)
     cells = cells.assign(ringed=ringed)
     done = cells[cells["status"] == "done"]
     if not len(done):
         raise ValueError("no finished cell with a block count and a window")
-    suites = list(dict.fromkeys(done["suite"]))
+    if done["block_size"].nunique() > 1:
+        raise ValueError("no budget curve with several block sizes")
     shapes = _shapes(done)
-    columns = min(COLUMNS, len(suites))
-    bands = -(-len(suites) // columns)
-    width = style.TEXT_WIDTH if columns > 2 else 2.1 * columns + 0.4
-    figure = style.new_figure(width, 4.2 * bands + 0.3)
-    grid = figure.subplots(2 * bands, columns, squeeze=False, height_ratios=[1, 1] * bands)
     cells = cells.assign(group=cells["budget"].map(lambda budget: _group(budget, shapes)))
+    suites = list(dict.fromkeys(done["suite"]))
+    figure, pairs = _panels(len(suites))
     span = _span(done)
-    for i, suite in enumerate(suites):
-        upper, lower = grid[2 * (i // columns)][i % columns], grid[2 * (i // columns) + 1][i % columns]
-        here, all_here = cells[cells["suite"] == suite], rows[rows["suite"] == suite]
+    for suite, (upper, lower) in zip(suites, pairs, strict=True):
+        here = cells[cells["suite"] == suite]
         finished = here[here["status"] == "done"]
         middle = 50 * float(finished["accuracy"].max() + finished["accuracy"].min())
         norm = Normalize(middle - span / 2, middle + span / 2)
         _plane(upper, cells, here, shapes, norm)
         _shares(lower, finished, shapes, norm)
-        style.reference_lines(lower, all_here)
+        style.reference_lines(lower, rows[rows["suite"] == suite])
         upper.set_title(style.suite_title(suite))
         bar = figure.colorbar(ScalarMappable(norm, style.SCORES), ax=upper, location="bottom", aspect=22, pad=0.02)
         bar.set_label("accuracy (%)")
         bar.outline.set_linewidth(0.5)  # type: ignore[operator]
-    for spare in range(len(suites), bands * columns):
-        for row in (0, 1):
-            grid[2 * (spare // columns) + row][spare % columns].set_visible(False)
-    for row in range(0, 2 * bands, 2):
-        grid[row][0].set_ylabel("block count b")
-        grid[row + 1][0].set_ylabel("accuracy (%), 95 % interval")
     _legend(figure, shapes, cells, ring_name)
     return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with a pair of panels, one above the other, for each suite."""
+    columns = min(COLUMNS, count)
+    bands = -(-count // columns)
+    width = style.TEXT_WIDTH if columns > 2 else 2.1 * columns + 0.4
+    figure = style.new_figure(width, 4.2 * bands + 0.3)
+    grid = figure.subplots(2 * bands, columns, squeeze=False)
+    pairs = [(grid[2 * band][column], grid[2 * band + 1][column]) for band in range(bands) for column in range(columns)]
+    for upper, lower in pairs[count:]:
+        upper.set_visible(False)
+        lower.set_visible(False)
+    for upper, lower in pairs[::columns]:
+        upper.set_ylabel("block count b")
+        lower.set_ylabel("accuracy (%), 95 % interval")
+    return figure, pairs[:count]
 
 
 def _ringed(cells: pd.DataFrame) -> tuple[pd.Series, str]:
