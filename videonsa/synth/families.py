@@ -16,21 +16,24 @@ PLACES = ("left", "right", "top", "bottom")
 NUMBERS = ("one", "two", "three", "four")
 FLASH = (2, 5)  # a flash lasts 2 to 4 frames
 
-Ask = Callable[[np.random.Generator], tuple[str, list[str]]]
+# draws the video: (random numbers, the question's colour, options, number of the right one, frames, size in px)
 Show = Callable[[np.random.Generator, str, list[str], int, int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of question.
-
-    `ask(rng)` gives the question and its four options. `show(rng, subject, options, answer, frames, size)` draws the video
-    uint8 [frames, size, size, 3] in which option number `answer` is right; `subject` is the question's last word.
-    """
+    """One kind of question: about colours (then four of them are the options), or about a colour, with four words as options."""
 
     name: str
-    ask: Ask
+    question: str  # without its last word, the colour, where `words` are given
+    words: tuple[str, ...] | None
     show: Show
+
+    def ask(self, rng: np.random.Generator) -> tuple[str, list[str]]:
+        """The question and its four options."""
+        if self.words is None:
+            return self.question, colors(rng, 4)
+        return f"{self.question} {colors(rng, 1)[0]}", shuffled(rng, self.words)
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,6 @@ def colors(rng: np.random.Generator, count: int) -> list[str]:
 
 def shuffled(rng: np.random.Generator, words: tuple[str, ...]) -> list[str]:
     return [str(word) for word in rng.permutation(words)]
-
-
-def about_colors(question: str) -> Ask:
-    """A question whose options are four colours."""
-    return lambda rng: (question, colors(rng, 4))
-
-
-def about_one_color(question: str, words: tuple[str, ...]) -> Ask:
-    """A question that ends in a colour and whose options are four given words."""
-    return lambda rng: (f"{question} {colors(rng, 1)[0]}", shuffled(rng, words))
 
 
 def spread(rng: np.random.Generator, lengths: list[int], frames: int) -> list[int]:
@@ -93,10 +86,10 @@ def show_ring(rng: np.random.Generator, _: str, options: list[str], answer: int,
     return video
 
 
-def show_sequence(marker: bool, last: bool) -> Show:
+def show_sequence(marker: bool) -> Show:
     """Four flashes, one of each option's colour. Which is right depends on their order alone.
 
-    Without `marker` the right one comes first (or last); with it, the right one is the next after a white flash. All frames are drawn
+    Without `marker` the right one comes first; with it, the right one is the next after a white flash. All frames are drawn
     before the order is known: the same set of frames serves all four answers, so a bag of frames is at chance.
     """
 
@@ -111,7 +104,7 @@ def show_sequence(marker: bool, last: bool) -> Show:
             paint_anywhere(rng, flash, tint(rng, rgb))
             video[part] = flash
         order = [int(place) for place in rng.permutation(len(chosen))]
-        here, there = order.index(chosen.index(answer)), -1 if last else int(rng.integers(0, len(chosen))) if marker else 0
+        here, there = order.index(chosen.index(answer)), int(rng.integers(0, len(chosen))) if marker else 0
         order[here], order[there] = order[there], order[here]
         if marker:
             order.insert(there, len(chosen))
@@ -121,7 +114,9 @@ def show_sequence(marker: bool, last: bool) -> Show:
     return show
 
 
-def show_repeats(rng: np.random.Generator, subject: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
+def show_repeats(
+    rng: np.random.Generator, subject: str, options: list[str], answer: int, frames: int, size: int
+) -> np.ndarray:
     """One square that goes and comes back, always the same. How often depends on time alone: it fills as many frames for every answer."""
     video = background(rng, frames, size)
     grain = 2 if frames >= 16 else 1  # runs and gaps are multiples of a frame patch where there is room
@@ -145,10 +140,12 @@ def arrange(video: np.ndarray, runs: list[np.ndarray], starts: list[int], rest: 
     return video[source]
 
 
-def show_place(rng: np.random.Generator, subject: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
+def show_place(
+    rng: np.random.Generator, subject: str, options: list[str], answer: int, frames: int, size: int
+) -> np.ndarray:
     """A coloured square that stays at one of the four sides."""
     video = background(rng, frames, size)
-    side = int(rng.integers(13, 18))
+    side = int(rng.integers(15, 22))
     far, off = UNITS - side, (UNITS - side) // 2 + int(rng.integers(-4, 5))
     edge = int(rng.integers(0, 5))
     corner = {"left": (off, edge), "right": (off, far - edge), "top": (edge, off), "bottom": (far - edge, off)}
@@ -156,19 +153,23 @@ def show_place(rng: np.random.Generator, subject: str, options: list[str], answe
     return video
 
 
-def show_many(rng: np.random.Generator, subject: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
+def show_many(
+    rng: np.random.Generator, subject: str, options: list[str], answer: int, frames: int, size: int
+) -> np.ndarray:
     """One to four squares of the asked colour, one a quadrant."""
     video = background(rng, frames, size)
     count = NUMBERS.index(options[answer]) + 1
     here, color = stay(rng, frames), tint(rng, COLORS[subject])
     for quadrant in rng.permutation(4)[:count]:
-        side = int(rng.integers(10, 16))
+        side = int(rng.integers(12, 18))
         top, left = rng.integers(0, UNITS // 2 - side, 2) + UNITS // 2 * np.array(divmod(int(quadrant), 2))
         paint(video[here], color, top, left, side)
     return video
 
 
-def show_largest(rng: np.random.Generator, _: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
+def show_largest(
+    rng: np.random.Generator, _: str, options: list[str], answer: int, frames: int, size: int
+) -> np.ndarray:
     """Four squares, one a quadrant and one of each option's colour; the answer's is the largest."""
     video = background(rng, frames, size)
     here = stay(rng, frames)
@@ -187,24 +188,31 @@ def stay(rng: np.random.Generator, frames: int) -> slice:
 FAMILIES = {
     family.name: family
     for family in (
-        Family("needle", (Kind("ring", about_colors("what color had the ring around it"), show_ring),), 2),
+        Family("needle", (Kind("ring", "what color had the ring around it", None, show_ring),), 2),
         Family(
             "order",
             (
-                Kind("first", about_colors("which color came first of them all"), show_sequence(False, last=False)),
-                Kind("after", about_colors("which color came right after the white"), show_sequence(True, last=False)),
-                Kind("often", about_one_color("how often did we see the", NUMBERS), show_repeats),
+                Kind("first", "which color came first of them all", None, show_sequence(False)),
+                Kind("after", "which color came right after the white", None, show_sequence(True)),
+                Kind("often", "how often did we see the", NUMBERS, show_repeats),
             ),
             8,
         ),
         Family(
             "layout",
             (
-                Kind("place", about_one_color("where in the video is the", PLACES), show_place),
-                Kind("many", about_one_color("how many squares are there in", NUMBERS), show_many),
-                Kind("largest", about_colors("which color had the largest of squares"), show_largest),
+                Kind("place", "where in the video is the", PLACES, show_place),
+                Kind("many", "how many squares are there in", NUMBERS, show_many),
+                Kind("largest", "which color had the largest of squares", None, show_largest),
             ),
             2,
         ),
     )
 }
+
+
+def vocabulary() -> list[str]:
+    """Every word that a question or an option can hold."""
+    kinds = [kind for family in FAMILIES.values() for kind in family.kinds]
+    words = {word for kind in kinds for word in (*kind.question.split(), *(kind.words or ()))}
+    return sorted(words | set(COLORS))
