@@ -28,6 +28,8 @@ class Checkpoint:
     identity: str  # 12 digits for configuration and weights
     saved: NSASettings  # the attention that the checkpoint was saved with
     questions: QuestionStore = field(default_factory=QuestionStore)
+    warm: bool = False  # a question was answered under the present settings
+    peaks: dict[tuple[int, int], float] = field(default_factory=dict)  # MiB by length, under the present settings; CPU
 
     def use(self, nsa: dict[str, Any]) -> NSASettings:
         """Attend with the saved settings but for the given ones. Raises SettingsError for a bad name or value."""
@@ -35,7 +37,10 @@ class Checkpoint:
         unknown = [name for name in nsa if name not in fields]
         if unknown:
             raise SettingsError(f"unknown NSA setting {unknown[0]!r}; known settings: {', '.join(fields)}")
+        before = self.model.config.nsa
         self.model.set_nsa(**{**fields, **nsa})
+        if self.model.config.nsa != before:
+            self.warm, self.peaks = False, {}
         return self.model.config.nsa
 
     @property
