@@ -16,7 +16,7 @@ from evals.checkpoint import Checkpoint, load
 from evals.data import SyntheticData, data_folder, make_data
 from evals.journal import Journal
 from evals.question import Sampling
-from evals.scores import question_score, summarize_costs, summarize_scores
+from evals.scores import guessing, question_score, summarize_costs, summarize_scores
 from evals.suites import Suite, get_suite
 from videonsa.config import SettingsError, SuiteSettings, code_version, identity, to_dict
 
@@ -80,8 +80,10 @@ def evaluate(
     if all(row["error"] for row in questions):
         first = questions[0]["error"]
         raise NothingAnswered(f"none of the {len(questions)} questions could be answered; the first: {first}")
+    docs = (task.eval_docs[row["doc_id"]] for row in questions)
+    chance = guessing(docs) if isinstance(kind.chance, str) else kind.chance
     return {
-        "scores": summarize_scores(questions, kind.metric, kind.chance),
+        "scores": summarize_scores(questions, kind.metric, chance),
         "questions": questions,
         "summary": summarize_costs(questions, settings),
     }

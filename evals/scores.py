@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from statistics import mean, median
 from typing import Any
 
 from videonsa.config import NSASettings
 
+MOST_OPTIONS = 26
 FRACTIONS = ("score", "accuracy", "MRA:.5:.95:.05")  # TOMATO; VSI-Bench's choices and numbers
 VERDICTS = ("correct", "judge_result")  # VideoEval-Pro
 PREDICTIONS = ("pred_answer", "parsed_pred")  # beside "answer": MLVU, TimeScope, LSDBench; LongVideoBench
@@ -35,6 +36,23 @@ def question_score(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+def guessing(docs: Iterable[Mapping[str, Any]]) -> float | None:
+    """Accuracy of guessing among the options that stand in the documents; None when one of them has none.
+
+    Options are a list or a mapping `options`, or `option0`, `option1`, ..., some of them N/A (LongVideoBench).
+    """
+    shares = []
+    for doc in docs:
+        options = doc.get("options")
+        if options is None:
+            numbered = [doc.get(f"option{place}") for place in range(MOST_OPTIONS)]
+            options = [option for option in numbered if option not in (None, "N/A")]
+        if not options:
+            return None
+        shares.append(1 / len(options))
+    return mean(shares) if shares else None
 
 
 def summarize_scores(questions: list[dict[str, Any]], metric: str, chance: float | None) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from videonsa.config import SettingsError, SuiteSettings
 
+OPTIONS = "options"  # questions have different numbers of options, which stand in their documents
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -18,7 +20,7 @@ class Suite:
 
     settings: SuiteSettings
     metric: str  # lmms-eval's name of the metric that is reported
-    chance: float | None  # accuracy of guessing; None: it depends on the question, or answers are free text
+    chance: float | str | None  # accuracy of guessing; OPTIONS: to be counted; None: free text, or not told by the data
     family: str | None = None  # of our synthetic questions (videonsa/synth); None: a shipped lmms-eval task
     questions: int | None = None  # how many we make; None: as many as the benchmark has
 
@@ -35,7 +37,7 @@ def _synthetic(family: str) -> Suite:
     return Suite(settings, metric="exact_match", chance=0.25, family=family, questions=192)
 
 
-def _shipped(name: str, metric: str, chance: float | None, **settings: Any) -> Suite:
+def _shipped(name: str, metric: str, chance: float | str | None, **settings: Any) -> Suite:
     return Suite(SuiteSettings(name=name, task=name, **settings), metric, chance)
 
 
@@ -45,17 +47,17 @@ SUITES = {
         _synthetic("needle"),
         _synthetic("order"),
         _synthetic("layout"),
-        _shipped("longvideobench_val_v", "lvb_acc", None, frames=256, tokens_per_frame=512, max_new_tokens=32),
+        _shipped("longvideobench_val_v", "lvb_acc", OPTIONS, frames=256, tokens_per_frame=512, max_new_tokens=32),
         _shipped("longtimescope", "timescope_perception_score", None, frames=512, tokens_per_frame=128),
         _shipped("timescope", "timescope_perception_score", None, frames=2048, tokens_per_frame=64),
         _shipped(
             "mlvu_test", "mlvu_percetion_score", None, frames=512, tokens_per_frame=128
         ),  # spelled so in lmms-eval
         # Tokens a frame are not stated for the table's row; 64 is the training value.
-        _shipped("tomato", "tomato_score", None, frames=256, fps=4.0, tokens_per_frame=64, max_new_tokens=1024),
+        _shipped("tomato", "tomato_score", OPTIONS, frames=256, fps=4.0, tokens_per_frame=64, max_new_tokens=1024),
         _shipped("vsibench", "vsibench_overall", None, frames=128, tokens_per_frame=256),
         # The next two are not stated at all: our choice, near the recipe of training. LSDBench asks for reasoning.
-        _shipped("lsdbench", "accuracy", 0.25, frames=512, tokens_per_frame=64, max_new_tokens=2048),
+        _shipped("lsdbench", "accuracy", OPTIONS, frames=512, tokens_per_frame=64, max_new_tokens=2048),
         _shipped("videoevalpro", "videoevalpro_score", None, frames=512, tokens_per_frame=64),
     )
 }

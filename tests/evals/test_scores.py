@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evals.scores import question_score, summarize_costs, summarize_scores
+from evals.scores import guessing, question_score, summarize_costs, summarize_scores
 from videonsa.config import NSASettings
 
 
@@ -26,6 +26,13 @@ from videonsa.config import NSASettings
 )
 def test_question_score(value: object, score: float | None) -> None:
     assert question_score(value) == score
+
+
+def test_guessing_counts_the_options() -> None:
+    assert guessing([{"options": ["a", "b"]}, {"options": {"A": 1, "B": 2, "C": 3, "D": 4}}]) == 0.375
+    assert guessing([{"option0": "a", "option1": "b", "option2": "N/A", "option3": "N/A"}]) == 0.5
+    assert guessing([{"options": ["a", "b"]}, {"question": "how far?"}]) is None
+    assert guessing([]) is None
 
 
 def rows(*scores: float | None) -> list[dict]:

@@ -78,6 +78,7 @@ def test_tomatos_prompt_and_metric(
     assert rows[3]["error"] == "VideoError: the task gives no video for this question"
     scores = result["scores"]
     assert (scores["metric"], scores["accuracy"], scores["errors"]) == ("tomato_score", 1 / 3, 1)
+    assert scores["chance"] == pytest.approx(1 / 3), "three options each"
 
 
 def test_unknown_tasks_are_refused(loaded: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
