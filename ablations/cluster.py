@@ -189,13 +189,14 @@ def error_of(job: Submitted, state: JobState, logs: Path) -> dict[str, str]:
     """The failure of a job that left no record. Cancelled and WorkerDied are tried again without being asked."""
     known = {
         "CANCELLED": ("Cancelled", "it was cancelled"),
-        "OUT_OF_MEMORY": ("OutOfMemory", f"it ran out of memory: used {state.memory or '?'} of {state.asked or '?'}"),
         "TIMEOUT": ("WorkerDied", "it reached its time limit and could not be requeued"),
         "NODE_FAIL": ("WorkerDied", f"its node {state.node} failed"),
         "PREEMPTED": ("WorkerDied", "it was preempted and not requeued"),
         "LOST": ("WorkerDied", "Slurm does not know it any more"),
     }
     kind, reason = known.get(state.state, ("WorkerDied", f"it ended as {state.state} without a word"))
+    if state.out_of_memory:
+        kind, reason = "OutOfMemory", f"it ran out of memory: used {state.memory or '?'} of {state.asked or '?'}"
     log = next(iter(sorted(logs.glob(f"slurm-*/{job.id}_*_log.err"))), None)
     if log is None and kind == "WorkerDied":
         reason += f"; it left no log: is {logs} on a file system that the nodes share?"

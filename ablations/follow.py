@@ -85,6 +85,7 @@ def follow(sweep: Sweep, workers: int) -> None:
                         display.say(f"{error}; waiting for it, records still count")
                     away = True
                 asked = time.monotonic()
+            active = [job for job in active if read_progress(sweep.folder / "jobs" / job.name).get("phase") != "end"]
             running = [job for job in active if (sweep.folder / "jobs" / job.name / "progress.json").is_file()]
             display.update((job.name, sweep.folder / "jobs" / job.name) for job in running)
             time.sleep(1)
@@ -108,8 +109,8 @@ def queue_lines(sweep: Sweep) -> list[str]:
     except (LockHeld, OSError):
         pass  # somebody else is at it, or this is not ours to write: the next run settles it
     active = [(job, state_of(job, states)) for job in jobs if state_of(job, states).active]
-    counts = Counter(state.state.lower() for _, state in active)
-    cells = Counter(state.state.lower() for job, state in active for _ in job.cells)
+    counts = Counter(_in_words(state) for _, state in active)
+    cells = Counter(_in_words(state) for job, state in active for _ in job.cells)
     lines = [
         f"Slurm: {number} jobs {name}" + (f", {cells[name]} cells" if cells[name] else "")
         for name, number in counts.items()
@@ -119,6 +120,12 @@ def queue_lines(sweep: Sweep) -> list[str]:
             progress = read_progress(sweep.folder / "jobs" / job.name)
             lines.append(f"  {job.id} on {state.node}: {describe(progress)}")
     return lines or ["Slurm: no job of this sweep is queued or running"]
+
+
+def _in_words(state: JobState) -> str:
+    """'running', or 'pending (Priority)': the reason tells whether it will ever start."""
+    waiting = state.state == "PENDING" and state.reason not in ("", "None")
+    return state.state.lower() + (f" ({state.reason})" if waiting else "")
 
 
 def cached_states(folder: Path, jobs: Iterable[Submitted]) -> dict[str, JobState]:

@@ -45,7 +45,7 @@ SHORT = {
 _FIELDS = {
     "nsa": [f.name for f in dataclasses.fields(NSASettings)],
     "train": [f.name for f in dataclasses.fields(TrainSettings) if f.name not in ("nsa", "seed")],
-    "suite": [f.name for f in dataclasses.fields(SuiteSettings) if f.name not in ("name", "task")],
+    "suite": [f.name for f in dataclasses.fields(SuiteSettings) if f.name != "name"],
 }
 
 

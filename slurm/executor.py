@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,12 +120,13 @@ def submit_slurm(functions: Sequence[Callable[[], Any]], request: Request) -> li
     """
     executor = slurm_executor(request)
     for pause in (*RETRY_SECONDS, None):
+        heard = io.StringIO()
         try:
-            with executor.batch():
+            with redirect_stderr(heard), executor.batch():  # submitit passes sbatch's words on to stderr
                 jobs = [executor.submit(function) for function in functions]
             return [job.job_id for job in jobs]
         except Exception as error:
-            text = " ".join(_said(error).split())
+            text = " ".join(f"{heard.getvalue()} {_said(error)}".split())
             if pause is None or not any(sign in text for sign in BUSY):
                 raise ClusterError(_explain(text, request.profile)) from None
             time.sleep(pause)
@@ -205,6 +207,7 @@ def _explain(said: str, profile: SlurmProfile) -> str:
     if (
         "configuration is not available" in said
         or "nvalid generic resource" in said
+        or "emory specification" in said
         or "node count specification" in said
     ):
         asked = f"{profile.gpus_per_node} GPUs, {profile.cpus} cores, {profile.memory:g} GB a node"

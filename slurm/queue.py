@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from slurm.profile import ClusterError
 
 CALL_SECONDS = 20
+LAG_TRIES, LAG_SECONDS = 3, 1.5
 ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUE_HOLD")
 MAX_ARRAY_DEFAULT = 1001  # Slurm's own
 
@@ -34,6 +36,12 @@ class JobState:
         """It will still do something by itself."""
         return self.state in ACTIVE
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Killed for its memory. Sites without cgroups say FAILED, with more used than was asked for."""
+        over = kilobytes(self.asked) > 0 and kilobytes(self.memory) >= kilobytes(self.asked)
+        return self.state == "OUT_OF_MEMORY" or (self.state in ("FAILED", "CANCELLED") and over)
+
 
 def require_slurm() -> None:
     """Raise ClusterError where there is no Slurm."""
@@ -42,21 +50,35 @@ def require_slurm() -> None:
 
 
 def job_states(ids: Iterable[str]) -> dict[str, JobState]:
-    """The states of all these jobs, by id (array tasks as 12_3), in one call; a job that Slurm does not know is absent.
+    """The states of all these jobs, by id (array tasks as 12_3): one call of squeue for the active ones, one of sacct.
 
-    Raises QueueAway when Slurm does not answer.
+    A job that neither knows is absent. Raises QueueAway when Slurm does not answer.
     """
-    parents = sorted({job.partition("_")[0] for job in ids}, key=int)
-    if not parents:
+    ids = list(ids)
+    if not ids:
         return {}
-    fields = "JobID,State,NodeList,MaxRSS,ReqMem,Reason"
-    text = _ask("sacct", "--noheader", "--parsable2", f"--format={fields}", "--jobs", ",".join(parents))
-    if text is not None:
-        return parse_sacct(text)
-    text = _ask("squeue", "--noheader", "--array", "--format=%i|%T|%N|||%r", "--jobs", ",".join(parents))
-    if text is None:
-        raise QueueAway("Slurm does not answer (sacct and squeue)")
-    return parse_sacct(text)
+    queue = _ask("squeue", "--noheader", "--array", "--me", "--format=%i|%T|%N|||%r")
+    active = {job: state for job, state in parse_sacct(queue or "").items() if state.active}
+    ended = [job for job in ids if job not in active]
+    past = _past(ended)
+    for _ in range(LAG_TRIES):  # accounting lags behind the controller
+        if queue is None or past is None or not any(past[job].active for job in ended if job in past):
+            break
+        time.sleep(LAG_SECONDS)
+        past = _past(ended)
+    if queue is None and past is None:
+        raise QueueAway("Slurm does not answer (squeue and sacct)")
+    return {job: active[job] for job in ids if job in active} | (past or {})
+
+
+def _past(ids: list[str]) -> dict[str, JobState] | None:
+    """What accounting says of these jobs; None when it does not answer or a site has none."""
+    if not ids:
+        return {}
+    parents = sorted({job.partition("_")[0] for job in ids}, key=int)
+    fields = "--format=JobID,State,NodeList,MaxRSS,ReqMem,Reason"
+    text = _ask("sacct", "--noheader", "--parsable2", fields, "--jobs", ",".join(parents))
+    return None if text is None else {job: state for job, state in parse_sacct(text).items() if job in set(ids)}
 
 
 def parse_sacct(text: str) -> dict[str, JobState]:

@@ -24,7 +24,7 @@ def faults(out: Path) -> dict[str, Any]:
 
 
 def strike(out: Path, name: str) -> None:
-    """Note that this was called, then do what FAULTS says: raise, die, or take long."""
+    """Note that this was called, then do what FAULTS says: raise, die, eat memory, or take long."""
     with open(out.parent / "CALLS", "a", encoding="utf-8") as file:
         file.write(f"{name} {os.getpid()}\n")
     fault = faults(out).get(name)
@@ -32,17 +32,26 @@ def strike(out: Path, name: str) -> None:
         raise ValueError(f"{name} is broken")
     if fault == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "hog":
+        hoard = bytearray(os.urandom(1 << 20)) * 2048  # 2 GiB
+        time.sleep(20)
+        del hoard
     if isinstance(fault, int | float):
         time.sleep(fault)
 
 
 def train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
+    """Three steps, or as many as FAULTS says, half a second each; goes on after the last one of metrics.jsonl."""
     out = folder.parent.parent
-    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-        for step in range(1, 4):
-            on_progress(step, 3)
-            file.write(json.dumps({"step": step, "loss": 1 / step, "tokens": 10 * step}) + "\n")
+    slow = faults(out).get("train_steps")
+    metrics = folder / "metrics.jsonl"
+    begun = len(metrics.read_text().splitlines()) if metrics.is_file() else 0
     strike(out, "train")
+    for step in range(begun + 1, (slow or 3) + 1):
+        time.sleep(0.5 if slow else 0)
+        on_progress(step, slow or 3)
+        with open(metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "loss": 1 / step, "tokens": 10 * step}) + "\n")
     (folder / "final").mkdir(exist_ok=True)
     return folder / "final"
 

@@ -1,0 +1,100 @@
+"""A real one-node Slurm for the tests, and sweeps of fake stages that are submitted to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ablations.cluster import Submitted, read_submitted
+from tests.ablations.conftest import GRID, ROOT, records, set_faults
+
+SCRIPT = ROOT / "slurm" / "local_cluster.sh"
+PROFILE = "partition: debug\ncpus: 1\nmemory: 0.5\nminutes: 5\nmax_parallel: 4\n"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Path]:
+    """Start the cluster, once for all tests; its folder. Skips where it cannot be installed."""
+    if os.getuid() != 0 or shutil.which("apt-get") is None:
+        pytest.skip("a real Slurm for tests needs root and apt-get (slurm/local_cluster.sh)")
+    home = Path(tempfile.gettempdir()) / "videonsa-slurm"
+    before = dict(os.environ)
+    os.environ |= {"CLUSTER_HOME": str(home), "CLUSTER_CPUS": "4", "SLURM_CONF": str(home / "slurm.conf")}
+    started = subprocess.run([SCRIPT, "start"], capture_output=True, text=True, check=False)
+    if started.returncode != 0:
+        pytest.skip(f"Slurm could not be started: {started.stderr.strip().splitlines()[-1]}")
+    yield home
+    subprocess.run([SCRIPT, "wipe"], capture_output=True, check=False)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@dataclass
+class SlurmSweep:
+    """The command line on a sweep of fake stages."""
+
+    out: Path
+    grid: Path
+    profile: Path
+
+    def run(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """The command, with --cluster slurm; PYTHONPATH brings the fakes to the jobs."""
+        command = [sys.executable, "-m", "tests.ablations.fakes", "--grid", str(self.grid), "--out", str(self.out)]
+        command += ["--cluster", "slurm", "--profile", str(self.profile), *more]
+        environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    def submitted(self, kind: str = "") -> list[Submitted]:
+        """What was submitted so far, of one kind."""
+        found = [job for folder in (self.out / "sweeps").glob("*") for job in read_submitted(folder)]
+        return [job for job in found if job.kind == kind or not kind]
+
+    def finish(self) -> subprocess.CompletedProcess[str]:
+        """Follow to the end and show."""
+        return self.run("--wait")
+
+    def statuses(self) -> dict[str, str]:
+        """Status of every record, by cell."""
+        return {key: record["status"] for key, record in records(self.out).items()}
+
+    def faults(self, **faults: object) -> None:
+        """What goes wrong from now on."""
+        set_faults(self.out, **faults)
+
+
+@pytest.fixture
+def slurm(cluster: Path, tmp_path: Path) -> SlurmSweep:
+    sweep = SlurmSweep(tmp_path / "runs", tmp_path / "pair.yaml", tmp_path / "site.yaml")
+    sweep.grid.write_text(GRID)
+    sweep.profile.write_text(PROFILE)
+    return sweep
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Poll until the condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.3)
+
+
+def state(job: str) -> str:
+    """A job's state by squeue, '' when it is not in the queue."""
+    done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T %r"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def hurry(job: str) -> None:
+    """Start a requeued job now: Slurm holds it for two minutes after its requeue."""
+    wait_until(lambda: state(job).startswith("PENDING"))
+    time.sleep(4)
+    subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=False)

@@ -1,0 +1,224 @@
+"""Sweeps on a real Slurm of one node: submission, faults of jobs and daemons, and what is left when it is over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.ablations import fakes
+from tests.ablations.conftest import records
+from tests.slurm.conftest import SCRIPT, SlurmSweep, hurry, state, wait_until
+
+pytestmark = pytest.mark.slurm
+ALL_DONE = dict.fromkeys(("b=1 synth_needle", "b=1 synth_order", "b=2 synth_needle", "b=2 synth_order"), "done")
+
+
+def metrics(out: Path) -> list[dict]:
+    lines = [line for path in out.glob("trainings/*/metrics.jsonl") for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def begun(out: Path, name: str) -> bool:
+    return name in fakes.calls(out)
+
+
+def test_submitting_returns_at_once_and_nothing_is_submitted_twice(slurm: SlurmSweep):
+    slurm.faults(train=6)
+    started = time.monotonic()
+    first = slurm.run()
+    assert first.returncode == 0, first.stderr
+    assert time.monotonic() - started < 6
+    assert "submitted 6 jobs (1 train, 4 evaluate, 1 probe) by 3 sbatch calls" in first.stdout
+    again = slurm.run()
+    assert "nothing to submit; 6 jobs of this sweep are queued or running" in again.stdout
+    assert "4 waiting" in (status := slurm.run("--status").stdout)
+    assert "Slurm: " in status
+    done = slurm.finish()
+    assert done.returncode == 0, done.stderr
+    assert slurm.statuses() == ALL_DONE
+    assert sorted(fakes.calls(slurm.out)) == sorted(["train", "probe", *["synth_needle", "synth_order"] * 2])
+    assert "Slurm: no job of this sweep is queued or running" in slurm.run("--status").stdout
+    shown = slurm.run()
+    assert shown.returncode == 0
+    assert "b=2 · synth_order: done" in shown.stdout
+
+
+def test_a_failing_training_fails_what_needs_it_and_leaves_nothing_pending(slurm: SlurmSweep):
+    slurm.faults(train="raise")
+    done = slurm.run("--wait")
+    assert done.returncode == 1
+    assert {record["error"]["type"] for record in records(slurm.out).values()} == {"TrainingFailed"}
+    assert not any(state(job.id) for job in slurm.submitted())
+    slurm.faults()
+    assert slurm.run("--wait", "--retry-failed").returncode == 0
+    assert slurm.statuses() == ALL_DONE
+
+
+def test_a_failing_suite_among_good_ones(slurm: SlurmSweep):
+    slurm.faults(synth_order="raise")
+    done = slurm.run("--wait")
+    assert done.returncode == 1
+    assert "synth_order is broken" in done.stdout
+    assert sorted(slurm.statuses().values()) == ["done", "done", "failed", "failed"]
+
+
+def test_trainings_and_their_evaluations_are_arrays_in_step(slurm: SlurmSweep):
+    slurm.grid.write_text("asks: train\naxes: {nsa.block_count: [1, 2, 3]}\nsuites: [synth_needle]\n")
+    slurm.faults(train=2)
+    done = slurm.run("--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "submitted 9 jobs (3 train, 3 evaluate, 3 probe) by 3 sbatch calls" in done.stdout
+    assert len(records(slurm.out)) == 3
+    assert fakes.calls(slurm.out).count("train") == 3
+
+
+def test_two_hundred_cells_as_arrays(slurm: SlurmSweep):
+    slurm.grid.write_text(f"axes: {{nsa.window: {list(range(1, 101))}}}\nsuites: [synth_needle, synth_order]\n")
+    slurm.profile.write_text(slurm.profile.read_text().replace("max_parallel: 4", "max_parallel: 100"))
+    submitted = slurm.run()
+    assert "100 evaluate" in submitted.stdout, submitted.stderr
+    calls = int(submitted.stdout.split(" sbatch calls")[0].split()[-1])
+    assert calls == 4  # a training, 100 tasks in two arrays of at most 64 (MaxArraySize), a probe
+    started = time.monotonic()
+    assert "Slurm: " in slurm.run("--status").stdout
+    assert time.monotonic() - started < 4
+    assert slurm.run("--cancel").returncode == 0
+
+
+def test_cancel_stops_this_sweep_and_nothing_else(slurm: SlurmSweep, tmp_path: Path):
+    other = SlurmSweep(tmp_path / "other" / "runs", slurm.grid, slurm.profile)
+    other.out.parent.mkdir()
+    for sweep in (slurm, other):
+        sweep.faults(train=8)
+        assert sweep.run().returncode == 0
+    wait_until(lambda: begun(slurm.out, "train"))
+    assert "cancelled 6 jobs" in slurm.run("--cancel").stdout
+    wait_until(lambda: not any(state(job.id) for job in slurm.submitted()))
+    assert all(state(job.id) for job in other.submitted("train"))
+    slurm.faults()
+    assert slurm.finish().returncode == 0  # cancelled is nobody's fault: submitted again
+    assert slurm.statuses() == ALL_DONE
+    assert other.finish().returncode == 0
+
+
+def test_scancel_of_one_job_is_recorded_and_tried_again(slurm: SlurmSweep):
+    slurm.faults(synth_order=30)
+    slurm.run()
+    wait_until(lambda: begun(slurm.out, "synth_order"))
+    victims = [job.id for job in slurm.submitted("evaluate") if state(job.id)]
+    subprocess.run(["scancel", *victims], check=True)
+    slurm.faults()
+    wait_until(lambda: not any(state(job) for job in victims))
+    time.sleep(2)  # accounting lags
+    status = slurm.run("--status").stdout
+    assert "Cancelled" in status, status
+    assert slurm.finish().returncode == 0
+    assert slurm.statuses() == ALL_DONE
+
+
+def test_a_requeued_training_goes_on_where_it_was(slurm: SlurmSweep):
+    """The signal that Slurm sends before the time limit; a limit itself takes minutes, see the next test."""
+    slurm.faults(train_steps=24)
+    slurm.run()
+    (training,) = slurm.submitted("train")
+    wait_until(lambda: begun(slurm.out, "train") and len(metrics(slurm.out)) > 3)
+    subprocess.run(["scancel", "--signal=USR2", training.id], check=True)
+    hurry(training.id)
+    assert slurm.finish().returncode == 0
+    assert fakes.calls(slurm.out).count("train") == 2
+    assert metrics(slurm.out) == [{"step": n, "loss": 1 / n, "tokens": 10 * n} for n in range(1, 25)]
+    assert slurm.statuses() == ALL_DONE
+
+
+def test_a_time_limit_requeues_and_the_losses_are_those_of_one_run(slurm: SlurmSweep):
+    slurm.profile.write_text(slurm.profile.read_text().replace("minutes: 5", "minutes: 1"))
+    slurm.faults(train_steps=110)  # 55 s, and the signal comes 15 s before the minute is over
+    slurm.run()
+    (training,) = slurm.submitted("train")
+    wait_until(lambda: state(training.id).startswith("RUNNING"), 20)
+    hurry_after = time.monotonic() + 90
+    wait_until(lambda: state(training.id).startswith("PENDING") or time.monotonic() > hurry_after, 100)
+    hurry(training.id)
+    assert slurm.finish().returncode == 0
+    assert fakes.calls(slurm.out).count("train") == 2
+    assert [line["step"] for line in metrics(slurm.out)] == list(range(1, 111))
+
+
+def test_preemption_by_a_higher_partition_requeues_and_resumes(slurm: SlurmSweep):
+    slurm.faults(train_steps=20)
+    slurm.run()
+    (training,) = slurm.submitted("train")
+    wait_until(lambda: begun(slurm.out, "train") and len(metrics(slurm.out)) > 2)
+    command = ["sbatch", "--parsable", "-p", "urgent", "-n", "1", "-c", "4", "--mem=100", "-o", "/dev/null"]
+    urgent = subprocess.run([*command, "--wrap", "sleep 2"], capture_output=True, text=True, check=True).stdout.strip()
+    wait_until(lambda: state(training.id).startswith("PENDING"), 60)
+    wait_until(lambda: not state(urgent), 60)
+    hurry(training.id)
+    assert slurm.finish().returncode == 0
+    assert fakes.calls(slurm.out).count("train") == 2
+    assert [line["step"] for line in metrics(slurm.out)] == list(range(1, 21))
+
+
+def test_a_job_that_runs_out_of_memory_says_how_much_it_used(slurm: SlurmSweep):
+    slurm.faults(synth_order="hog")
+    done = slurm.run("--wait")
+    assert done.returncode == 1
+    errors = [record["error"] for record in records(slurm.out).values() if record["status"] == "failed"]
+    assert {error["type"] for error in errors} == {"OutOfMemory"}
+    assert "ran out of memory: used " in errors[0]["message"]
+    assert "of 512M" in errors[0]["message"]
+    slurm.faults()
+    assert slurm.run("--wait", "--retry-failed").returncode == 0
+
+
+def test_a_node_that_dies_and_returns(slurm: SlurmSweep, cluster: Path):
+    slurm.faults(train_steps=16)
+    slurm.run()
+    wait_until(lambda: begun(slurm.out, "train") and len(metrics(slurm.out)) > 2)
+    os.kill(int((cluster / "pid" / "slurmd").read_text()), signal.SIGKILL)
+    for worker in fakes.pids(slurm.out):  # with the node its processes go
+        os.kill(worker, signal.SIGKILL)
+    time.sleep(2)
+    subprocess.run([SCRIPT, "start", "slurmd"], check=True, capture_output=True)
+    done = slurm.finish()
+    if done.returncode:  # the job ended without a word: found, and tried again by the same command
+        assert "WorkerDied" in done.stdout
+        assert slurm.finish().returncode == 0
+    assert [line["step"] for line in metrics(slurm.out)] == list(range(1, 17))
+    assert slurm.statuses() == ALL_DONE
+
+
+def test_status_without_the_controller_answers_from_the_records(slurm: SlurmSweep, cluster: Path):
+    assert slurm.run("--wait").returncode == 0
+    subprocess.run([SCRIPT, "stop", "slurmctld", "slurmdbd"], check=True, capture_output=True)
+    try:
+        (slurm.out / "sweeps" / "tiny-pair" / "jobs" / "states.json").unlink(missing_ok=True)
+        status = slurm.run("--status")
+        assert status.returncode == 0
+        assert "4 cells: 4 done" in status.stdout
+        assert "Slurm does not answer" in status.stdout
+    finally:
+        subprocess.run([SCRIPT, "start"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("partition: nowhere", "there is no partition 'nowhere'; partitions: debug, urgent"),
+        ("partition: debug\ngpus_per_node: 8", "has|have 8 GPUs, 1 cores, 4 GB a node"),
+        ("partition: debug\nmemory: 90000", "90000 GB a node"),
+    ],
+)
+def test_a_profile_that_the_site_refuses_is_one_line(slurm: SlurmSweep, line: str, message: str):
+    slurm.profile.write_text(line + "\n")
+    done = slurm.run()
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert message.split("|")[-1] in done.stderr
+    assert slurm.submitted() == []
