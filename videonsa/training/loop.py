@@ -1,0 +1,147 @@
+"""The training loop: from a model and a source of samples to trained weights, resumable at any step.
+
+A loop of our own and not transformers' Trainer, because three things go against the Trainer's grain: samples addressed by
+number (so that a resumed run sees what the uninterrupted one would have seen), logits on answer tokens only, and checkpoints
+that appear whole. Devices, precision and sharding are accelerate's: under torchrun or `accelerate launch` (also with
+FSDP) the same code serves several GPUs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from videonsa.config import TrainSettings, require
+from videonsa.training.batch import answer_loss, encode
+from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
+from videonsa.training.gates import gate_sums
+from videonsa.training.journal import Journal
+from videonsa.training.schedule import learning_rate, make_optimizer
+from videonsa.training.sources import Source
+
+GATE_SAMPLES = 1000  # training samples that the mean gates are taken over; a small run uses a fiftieth of its samples
+PREFETCHED = 3  # micro-batches read ahead
+
+Report = Callable[[int, int, float], None]  # (steps done, steps in all, loss)
+
+
+class Trainer:
+    """One training run on this process's device."""
+
+    def __init__(self, settings: TrainSettings, model: nn.Module, processor: Any, source: Source) -> None:
+        self.settings, self.processor, self.source = settings, processor, source
+        self.accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bf16" else "no")
+        self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        part = settings.micro_batch_size * self.world
+        valid = f"a multiple of micro_batch_size x processes = {part}"
+        require(settings.batch_size % part == 0, "batch_size", settings.batch_size, valid)
+        if settings.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, settings))
+
+    def run(self, folder: Path, record: dict[str, Any], report: Report | None) -> None:
+        """Train to the end, from the newest checkpoint in `folder` if there is one. `record` is told to W&B as settings."""
+        progress = restore_checkpoint(self.accelerator, folder / "checkpoints")
+        first, steps = progress["step"], self.source.steps
+        tokens, seconds = progress.get("tokens", 0), progress.get("seconds", 0.0)
+        journal = Journal(folder, record, first) if self.accelerator.is_main_process else None
+        try:
+            batches = self._prefetch(self._numbers(first, steps))
+            for step in range(first, steps):
+                started = time.perf_counter()
+                loss, norm, seen = self._step(step, batches)
+                tokens, seconds = tokens + seen, seconds + time.perf_counter() - started
+                if journal is not None:
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    line = {"step": step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
+                    journal.write({**line, "tokens": tokens, "seconds": round(seconds, 3)})
+                if report is not None:
+                    report(step + 1, steps, loss)
+                if (step + 1) % self.settings.save_every == 0 and step + 1 < steps:
+                    state = {"tokens": tokens, "seconds": seconds}
+                    save_checkpoint(self.accelerator, folder / "checkpoints", step + 1, state)
+        finally:
+            if journal is not None:
+                journal.close()
+
+    def mean_gates(self) -> list[Any] | None:
+        """Mean gates over training samples from all of the run, [layers][heads][3]; None for a model that is dense."""
+        settings, total = self.settings, self.source.steps * self.settings.batch_size
+        part = settings.micro_batch_size * self.world
+        batches = max(1, min(GATE_SAMPLES, total // 50) // part)
+        starts = [
+            index * total // batches // part * part + self.rank * settings.micro_batch_size for index in range(batches)
+        ]
+        numbers = [range(start, start + settings.micro_batch_size) for start in starts]
+        self.model.eval()
+        with self.accelerator.autocast():
+            sums, tokens = gate_sums(self.model, self._prefetch(numbers))
+        if sums.ndim == 0:
+            return None
+        sums, tokens = (self.accelerator.reduce(tensor, "sum") for tensor in (sums, tokens))
+        return (sums / tokens).cpu().double().tolist()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trained weights, whole on the main process, also when they are sharded."""
+        return self.accelerator.get_state_dict(self.model)
+
+    def _step(self, step: int, batches: Iterator[dict[str, Tensor]]) -> tuple[float, float, int]:
+        """One optimizer step; returns the loss (mean over the samples), the gradient's norm and the tokens seen."""
+        count = self._micro_batches
+        losses, tokens = [], 0
+        for number in range(count):
+            batch = next(batches)
+            last = number == count - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    loss = answer_loss(self.model, batch).mean()
+                self.accelerator.backward(loss / count)
+            losses.append(loss.detach())
+            tokens += int(batch["attention_mask"].sum())
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, step, self.source.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        told = torch.stack([torch.stack(losses).mean(), losses[0].new_tensor(tokens)])
+        if self.world > 1:
+            told = self.accelerator.reduce(told, "sum") / told.new_tensor([self.world, 1])
+        return float(told[0]), float(norm), int(told[1])
+
+    @property
+    def _micro_batches(self) -> int:
+        return self.settings.batch_size // (self.settings.micro_batch_size * self.world)
+
+    def _numbers(self, first: int, steps: int) -> Iterable[range]:
+        """The sample numbers of this process's micro-batches, from step `first` on."""
+        size = self.settings.micro_batch_size
+        for start in range(first * self.settings.batch_size, steps * self.settings.batch_size, size * self.world):
+            own = start + self.rank * size
+            yield range(own, own + size)
+
+    def _prefetch(self, numbers: Iterable[range]) -> Iterator[dict[str, Tensor]]:
+        """Encoded micro-batches on the device, in order; the next ones are made by a thread meanwhile."""
+
+        def make(indices: range) -> dict[str, Tensor]:
+            return encode(self.processor, [self.source[i] for i in indices], self.settings.pixels_per_frame)
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting: list[Future[dict[str, Tensor]]] = []
+            for indices in numbers:
+                waiting.append(pool.submit(make, indices))
+                if len(waiting) > PREFETCHED:
+                    yield self._to_device(waiting.pop(0).result())
+            while waiting:
+                yield self._to_device(waiting.pop(0).result())
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}

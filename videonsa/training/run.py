@@ -1,0 +1,111 @@
+"""Train a model: settings and a folder in, a checkpoint folder out.
+
+python -m videonsa.training.run settings.json FOLDER
+
+FOLDER/metrics.jsonl     a line a step
+FOLDER/checkpoints/      to resume from; calling again goes on where the last call stopped
+FOLDER/final/            the trained model, as transformers saves it; complete when it is there
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2_5_VLProcessor
+
+from videonsa.config import SettingsError, TrainSettings, from_dict, to_dict
+from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
+from videonsa.tiny import build_tiny
+from videonsa.training.journal import progress_bar
+from videonsa.training.loop import Trainer
+from videonsa.training.sources import Source, SyntheticSource, VideoSource
+from videonsa.training.vision import speed_up_vision
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | None = None) -> Path:
+    """Train as the settings say, going on from the folder's newest checkpoint; returns folder/"final".
+
+    Args:
+        folder: of this run alone.
+        on_progress: called after each step with (done, total); without it a progress bar is shown.
+    Raises:
+        SettingsError: data, model or settings that cannot work, in one line.
+    """
+    folder = Path(folder)
+    final = folder / "final"
+    if final.is_dir():
+        return final
+    folder.mkdir(parents=True, exist_ok=True)
+    model, processor = start_model(settings)
+    if not torch.cuda.is_available():  # with a GPU, the stock layers have their own fast kernels
+        speed_up_vision(model)
+    trainer = Trainer(settings, model, processor, make_source(settings, processor))
+    if on_progress is not None:
+        progress = on_progress
+        trainer.run(folder, to_dict(settings), lambda done, total, loss: progress(done, total))
+    elif trainer.accelerator.is_main_process:
+        bar, report = progress_bar(trainer.source.steps)
+        with bar:
+            trainer.run(folder, to_dict(settings), report)
+    else:
+        trainer.run(folder, to_dict(settings), None)
+    write_final(trainer, folder)
+    return final
+
+
+def start_model(settings: TrainSettings) -> tuple[VideoNSAForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """The model to train, in float32 with the settings' NSA, and its processor: tiny, a folder or a hub name."""
+    if settings.model == "tiny":
+        return build_tiny(settings.nsa, settings.seed)
+    torch.manual_seed(settings.seed)  # a stock checkpoint gets fresh gates
+    model = load_model(settings.model, nsa=to_dict(settings.nsa), dtype=torch.float32)
+    return model, Qwen2_5_VLProcessor.from_pretrained(settings.model)
+
+
+def make_source(settings: TrainSettings, processor: Qwen2_5_VLProcessor) -> Source:
+    """The samples that the settings name."""
+    return SyntheticSource(settings) if settings.data == "synth" else VideoSource(settings, processor)
+
+
+def write_final(trainer: Trainer, folder: Path) -> None:
+    """Save weights, configuration with the mean gates, and processor; then the checkpoints to resume from can go."""
+    gates, weights = trainer.mean_gates(), trainer.weights()
+    if trainer.accelerator.is_main_process:
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        model.config.static_gates = gates
+        if trainer.settings.precision == "bf16":
+            weights = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+            model.config.dtype = torch.bfloat16
+        draft = folder / ".final"
+        shutil.rmtree(draft, ignore_errors=True)
+        model.save_pretrained(draft, state_dict=weights)
+        trainer.processor.save_pretrained(draft)
+        draft.rename(folder / "final")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    if len(arguments) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        settings = from_dict(TrainSettings, json.loads(Path(arguments[0]).read_text(encoding="utf-8")), arguments[0])
+        print(train(settings, arguments[1]))
+    except (SettingsError, OSError, json.JSONDecodeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
