@@ -28,6 +28,7 @@ DEFAULT_DATA = Path("runs") / "data"
 # YUV. The fastest setting both to write and to read (6 and 7 ms for 32 frames of 56 px), and 80 kB a video.
 CODEC = {"crf": "0", "preset": "ultrafast"}
 PIXELS = "yuv444p"
+SECONDS = 16  # of a video; as videonsa/training/sources.py has it
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ class SyntheticData:
 
 
 def video_rate(frames: int) -> Fraction:
-    """Frames a second: 2, so that a 2-frame patch lasts a second; from 32 frames on more, so that a video lasts 16 s.
+    """Frames a second: a synthetic video lasts 16 s, however many frames show it, in training as here.
 
-    The tiny model trains on up to 16 s. A longer video shows more frames of the same span, not times that it never saw.
+    So a longer video shows its span in more detail; it has no moments that the model never saw.
     """
-    return max(Fraction(2), Fraction(frames, 16))
+    return Fraction(frames, SECONDS)
 
 
 def data_folder(folder: Path | str | None = None) -> Path:

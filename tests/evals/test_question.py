@@ -16,6 +16,9 @@ from evals.run import load_task
 from evals.suites import suite_settings
 from evals.video import VideoError
 from videonsa.config import identity
+from videonsa.synth import make_sample
+from videonsa.training.batch import encode
+from videonsa.training.sources import SYNTHETIC_SECONDS, Conversation
 
 PINNED = Path(__file__).parent / "prompts.json"
 FAMILIES = ("needle", "order", "layout")
@@ -51,6 +54,22 @@ def test_tokens_and_times(tasks: dict, loaded: Checkpoint) -> None:
     assert half.vision_tokens == 8
     assert float(half.inputs["second_per_grid_ts"][0]) == 2.0
     assert half.prompt_hash == question.prompt_hash, "the prompt's hash depends on the video's sampling"
+
+
+def test_a_question_is_asked_as_in_training(tasks: dict, loaded: Checkpoint) -> None:
+    doc = tasks["order"].eval_docs[1]
+    sample = make_sample("order", split="test", seed=0, index=1, frames=32)
+    turns = (("user", doc["prompt"]), ("assistant", doc["answer"]))
+    conversation = Conversation(turns, sample.frames, 32 / SYNTHETIC_SECONDS)
+    trained = encode(loaded.processor, [conversation], pixels_per_frame=56 * 56)
+    asked = prepare(loaded.processor, messages(tasks["order"], 1), Sampling(32, None, 4)).inputs
+    length = asked["input_ids"].shape[1]
+    assert trained["input_ids"][:, :length].tolist() == asked["input_ids"].tolist()
+    assert int((trained["labels"] >= 0).nonzero()[0, 1]) == length, "the answer does not follow the question"
+    for name in ("video_grid_thw", "second_per_grid_ts"):
+        assert trained[name].tolist() == asked[name].tolist()
+    difference = (trained["pixel_values_videos"] - asked["pixel_values_videos"]).abs().max()
+    assert float(difference) < 0.06, "more than the codec's rounding: 3 of 255"
 
 
 def test_more_tokens_a_frame_come_from_larger_frames(data: Path, loaded: Checkpoint) -> None:
