@@ -75,7 +75,7 @@ def errors(shape: Shape, dtype: torch.dtype, device: str, seed: int = 0) -> dict
 
 
 def _error(ours: Tensor, exact: Tensor) -> float:
-    """Relative; absolute where the exact result is zero but for rounding (one visible key: no gradient of its score)."""
+    """Relative; absolute where the exact result is zero but for rounding, as a lone key's score has no gradient."""
     vanishes = exact.norm() < 1e-9 * exact.numel() ** 0.5
     return float(ours.double().norm()) if vanishes else relative_error(ours, exact)
 

@@ -47,7 +47,7 @@ def _dense(backend: SDPBackend, scale: float, query: Tensor, key: Tensor, value:
 @contextmanager
 def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callable[[], object]]]:
     """{(stage, mode): a call of that stage alone} of the Triton provider, on the results of one real pass."""
-    from videonsa.kernels import combine, compress, select, selected, triton_backend, window
+    from videonsa.kernels import combine, compress, rowstats, select, selected, triton_backend, window
     from videonsa.kernels.plan import make_plan
 
     query, key, value, gates, grad = (tensor.detach().flatten(0, 1) for tensor in inputs)
@@ -61,8 +61,9 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
     chunks = triton_backend.chunks(query, key, settings)
     key_high, key_low, value_mean = compress.mean_blocks(key, value, plan)
 
-    def gate_of(branch: int) -> tuple[Tensor, Tensor]:
-        return gates[:, :, branch], shares[:, :, branch]
+    def statistics(name: str) -> Tensor:
+        branch = triton_backend.BRANCHES.index(name)
+        return rowstats.pack(lses[name], gates[:, :, branch], shares[:, :, branch], plan.position())
 
     def compress_forward() -> object:
         high, _, mean = compress.mean_blocks(key, value, plan)
@@ -82,7 +83,7 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
     def select_backward() -> None:
         for chunk in chunks:
             selected.backward_chunk(
-                query, key, value, grad, lses["slc"], *gate_of(1), index, plan, chunk, case.scale,
+                query, key, value, grad, lses["slc"], gates[:, :, 1], shares[:, :, 1], index, plan, chunk, case.scale,
                 grad_query=grad_query, grad_key=token_key, grad_value=token_value, add=True,
             )  # fmt: skip
 
@@ -98,12 +99,12 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
         ("swa", "fwd"): lambda: window.forward(query, key, value, plan, case.scale, case.window),
         ("combine", "fwd"): lambda: combine.combine(outputs, gates),
         ("cmp", "bwd"): lambda: compress.backward(
-            query, key_high, value_mean, grad, lses["cmp"], *gate_of(0), plan, case.scale,
+            query, key_high, value_mean, grad, statistics("cmp"), plan, case.scale,
             grad_query=grad_query, add=False,
         ),
         ("slc", "bwd"): select_backward,
         ("swa", "bwd"): lambda: window.backward(
-            query, key, value, grad, lses["swa"], *gate_of(2), plan, case.scale, case.window,
+            query, key, value, grad, statistics("swa"), plan, case.scale, case.window,
             grad_query=grad_query, add=True,
         ),
         ("combine", "bwd"): combine_backward,

@@ -51,7 +51,7 @@ def mean_blocks(key: Tensor, value: Tensor, plan: Plan) -> tuple[Tensor, Tensor,
 def forward(
     query: Tensor, key_mean: Tensor, value_mean: Tensor, plan: Plan, scale: float, with_out: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """Output [T, HQ, D] (None without with_out: the choice of blocks alone needs none) and lse [T, HQ], base 2."""
+    """Output [T, HQ, D] (None without with_out: the choice of blocks alone needs none) and lse [HQ, T], base 2."""
     tiles = plan.query_tiles(tiling.flash_forward(query.shape[2]).rows, True)
     return flash.forward(
         query, key_mean, value_mean, plan.position(), tiles, scale, stride=plan.block_size, with_out=with_out
@@ -63,9 +63,7 @@ def backward(
     key_mean: Tensor,
     value_mean: Tensor,
     grad: Tensor,
-    lse: Tensor,
-    gate: Tensor,
-    share: Tensor,
+    statistics: Tensor,
     plan: Plan,
     scale: float,
     *,
@@ -75,7 +73,7 @@ def backward(
     """Adds to grad_query; returns the gradients of the mean keys and values, [blocks, HK, D] float32."""
     size = query.shape[2]
     rows = tiling.flash_query_gradient(size).rows
-    shared = (query, key_mean, value_mean, grad, lse, gate, share, plan.position())
+    shared = (query, key_mean, value_mean, grad, statistics)
     flash.query_gradient(
         *shared, plan.query_tiles(rows, True), scale, grad_query=grad_query, add=add, stride=plan.block_size
     )

@@ -2,11 +2,10 @@
 
 Key j of a sequence stands at position (j + 1) * STRIDE - 1: STRIDE is 1 for tokens and the block size for compressed
 blocks, which are seen from their last token on. A query at position p sees the keys at positions <= p; with
-WINDOW > 0 (tokens only) also > p - WINDOW. One program handles a tile of queries of one head (forward, query gradient) or a tile of
-keys of one key/value head (key and value gradient). Nothing is added atomically, so results are deterministic.
+WINDOW > 0 (tokens only) also > p - WINDOW. One program handles a tile of queries of one head (forward, query gradient)
+or a tile of keys of one key/value head (key gradient). Nothing is added atomically: results are deterministic.
 
-Tensors: query, out [T, HQ, D]; key, value [K, HK, D]; lse [T, HQ], base 2; gate, share: factor of a row's output and
-the dot product of its output with the output's gradient, [T, HQ, n] float32-castable, read with `gate_stride` = n.
+Tensors: query, out [T, HQ, D]; key, value [K, HK, D]; lse [HQ, T], base 2; statistics [HQ, T, 4], see rowstats.py.
 Tables: see plan.py.
 """
 
@@ -18,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from videonsa.kernels import tiling
+from videonsa.kernels.rowstats import load_four
 
 LOG2E = 1.4426950408889634
 
@@ -52,11 +52,11 @@ def _forward_step(query, key, value, first_key, keys, head, scale, position, j, 
     index = j + tl.arange(0, COLUMNS)
     live = index < keys
     key_tile = _load_rows(key, first_key + index, live, head, HK, D)
-    score = tl.dot(query, tl.trans(key_tile), input_precision="ieee") * scale
+    score = tl.dot(query, tl.trans(key_tile), input_precision="ieee")
     if MASKED:
         score = tl.where(_sees(position[:, None], index[None, :], STRIDE, WINDOW), score, float("-inf"))
-    new_top = tl.maximum(top, tl.max(score, 1))
-    probability = tl.exp2(score - new_top[:, None])
+    new_top = tl.maximum(top, tl.max(score, 1) * scale)
+    probability = tl.exp2(score * scale - new_top[:, None])
     shrink = tl.exp2(top - new_top)
     total = total * shrink + tl.sum(probability, 1)
     if WITH_OUT:
@@ -66,9 +66,9 @@ def _forward_step(query, key, value, first_key, keys, head, scale, position, j, 
     return new_top, total, sum_
 
 
-@triton.jit
-def _forward(query, key, value, out, lse, position, tiles, scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr,
-             STRIDE: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+@triton.jit(do_not_specialize=["queries"])
+def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: tl.constexpr, HK: tl.constexpr,
+             D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
              WITH_OUT: tl.constexpr):  # fmt: skip
     head = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)  # later queries see more keys: longest first
@@ -99,8 +99,8 @@ def _forward(query, key, value, out, lse, position, tiles, scale, HQ: tl.constex
         top, total, sum_ = _forward_step(query_tile, key, value, first_key, keys, kv_head, scale, at, j, top, total,
                                          sum_, HK, D, STRIDE, WINDOW, COLUMNS, True, WITH_OUT)  # fmt: skip
     sees_any = total > 0
-    offset = rows.to(tl.int64) * HQ + head
-    tl.store(lse + offset, tl.where(sees_any, top + tl.log2(tl.where(sees_any, total, 1.0)), 0.0), mask=live)
+    row_lse = tl.where(sees_any, top + tl.log2(tl.where(sees_any, total, 1.0)), 0.0)
+    tl.store(lse + head.to(tl.int64) * queries + rows, row_lse, mask=live)
     if WITH_OUT:
         sum_ = sum_ / tl.where(sees_any, total, 1.0)[:, None]
         _store_rows(out, sum_, rows, live, head, HQ, D)
@@ -123,10 +123,10 @@ def _query_gradient_step(query, grad, key, value, first_key, keys, head, scale, 
     return tl.dot(grad_score, key_tile, sum_, input_precision="ieee")
 
 
-@triton.jit
-def _query_gradient(query, key, value, grad, lse, gate, share, gate_stride, grad_query, position, tiles, scale,
-                    natural_scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr,
-                    WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["queries"])
+def _query_gradient(query, key, value, grad, statistics, grad_query, tiles, queries, scale, natural_scale,
+                    HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr,
+                    ROWS: tl.constexpr, COLUMNS: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
     """grad_query (+)= gate * scale * (P * (grad V^T - share)) K."""
     head = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)
@@ -134,13 +134,10 @@ def _query_gradient(query, key, value, grad, lse, gate, share, gate_stride, grad
     live = rows < tl.load(tiles + tile * 4 + 1)
     first_key = tl.load(tiles + tile * 4 + 2)
     keys = tl.load(tiles + tile * 4 + 3)
-    at = tl.load(position + rows, mask=live, other=-1)
     query_tile = _load_rows(query, rows, live, head, HQ, D)
     grad_tile = _load_rows(grad, rows, live, head, HQ, D)
-    offset = rows.to(tl.int64) * HQ + head
-    lse_row = tl.load(lse + offset, mask=live, other=0.0)
-    gate_row = tl.load(gate + offset * gate_stride, mask=live, other=0.0).to(tl.float32)
-    share_row = tl.load(share + offset * gate_stride, mask=live, other=0.0).to(tl.float32)
+    lse, gate, share, at = load_four(statistics + head.to(tl.int64) * queries * 4, rows, live, ROWS)
+    at = tl.where(live, at, -1)
     kv_head = head // (HQ // HK)
 
     sum_ = tl.zeros([ROWS, D], tl.float32)
@@ -152,22 +149,21 @@ def _query_gradient(query, key, value, grad, lse, gate, share, gate_stride, grad
     else:
         start = tl.min(tl.where(live, visible, 2147483647), 0) // COLUMNS * COLUMNS
         for j in range(0, start, COLUMNS):
-            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, keys, kv_head, scale, at, lse_row,
-                                        share_row, j, sum_, HK, D, STRIDE, WINDOW, COLUMNS, False)  # fmt: skip
+            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, keys, kv_head, scale, at, lse,
+                                        share, j, sum_, HK, D, STRIDE, WINDOW, COLUMNS, False)  # fmt: skip
     for j in range(start, end, COLUMNS):
-        sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, keys, kv_head, scale, at, lse_row,
-                                    share_row, j, sum_, HK, D, STRIDE, WINDOW, COLUMNS, True)  # fmt: skip
-    sum_ = sum_ * (gate_row * natural_scale)[:, None]
+        sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, keys, kv_head, scale, at, lse,
+                                    share, j, sum_, HK, D, STRIDE, WINDOW, COLUMNS, True)  # fmt: skip
+    sum_ = sum_ * (gate * natural_scale)[:, None]
     if ADD:
         sum_ += _load_rows(grad_query, rows, live, head, HQ, D).to(tl.float32)
     _store_rows(grad_query, sum_, rows, live, head, HQ, D)
 
 
-@triton.jit(do_not_specialize=["key_count", "split_rows"])
-def _key_gradient(query, key, value, grad, lse, gate, share, gate_stride, grad_key, grad_value, position, tiles, scale,
-                  natural_scale, key_count, split_rows, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr,
-                  STRIDE: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-                  ORDERED: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["queries", "key_count", "split_rows"])
+def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, tiles, queries, scale, natural_scale,
+                  key_count, split_rows, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr,
+                  WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ORDERED: tl.constexpr):  # fmt: skip
     """Sums for a tile of keys over the queries of one split; grad_key, grad_value [splits, K, HK, D] float32.
 
     Everything is transposed (keys x queries), so that probabilities feed the next product from registers.
@@ -193,22 +189,19 @@ def _key_gradient(query, key, value, grad, lse, gate, share, gate_stride, grad_k
     key_sum = tl.zeros([COLUMNS, D], tl.float32)
     value_sum = tl.zeros([COLUMNS, D], tl.float32)
     for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
+        head_statistics = statistics + tl.cast(head, tl.int64) * queries * 4
         for i in range(start, end, ROWS):
             rows = i + tl.arange(0, ROWS)
             live = rows < end
-            at = tl.load(position + rows, mask=live, other=-1)
             query_tile = _load_rows(query, rows, live, head, HQ, D)
             grad_tile = _load_rows(grad, rows, live, head, HQ, D)
-            offset = rows.to(tl.int64) * HQ + head
-            lse_row = tl.load(lse + offset, mask=live, other=0.0)
-            gate_row = tl.load(gate + offset * gate_stride, mask=live, other=0.0).to(tl.float32)
-            share_row = tl.load(share + offset * gate_stride, mask=live, other=0.0).to(tl.float32)
+            lse, gate, share, at = load_four(head_statistics, rows, live, ROWS)  # gate 0 beyond the end: no weight
             score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
             visible = _sees(at[None, :], index[:, None], STRIDE, WINDOW)
-            probability = tl.where(visible, tl.exp2(score - lse_row[None, :]) * gate_row[None, :], 0.0)
+            probability = tl.where(visible, tl.exp2(score - lse[None, :]) * gate[None, :], 0.0)
             value_sum = tl.dot(probability.to(grad_tile.dtype), grad_tile, value_sum, input_precision="ieee")
             grad_probability = tl.dot(value_tile, tl.trans(grad_tile), input_precision="ieee")
-            grad_score = (probability * (grad_probability - share_row[None, :])).to(query_tile.dtype)
+            grad_score = (probability * (grad_probability - share[None, :])).to(query_tile.dtype)
             key_sum = tl.dot(grad_score, query_tile, key_sum, input_precision="ieee")
     row = split * key_count + keys
     _store_rows(grad_key, key_sum * natural_scale, row, live_key, kv_head, HK, D)
@@ -227,17 +220,16 @@ def forward(
     window: int = 0,
     with_out: bool = True,
 ) -> tuple[Tensor | None, Tensor]:
-    """Returns out [T, HQ, D] (None without with_out) and lse [T, HQ] float32, base 2; a row that sees no key gets 0."""
-    heads, size = query.shape[1:]
+    """Returns out [T, HQ, D] (None without with_out) and lse [HQ, T] float32, base 2; a row that sees no key gets 0."""
+    queries, heads, size = query.shape
     out = torch.empty_like(query) if with_out else None
-    lse = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
-    tile = tiling.flash_forward(size)
-    if len(tiles):
-        _forward[(heads, len(tiles))](
-            query, key, value, out, lse, position, tiles, scale * LOG2E,
-            HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
-            WITH_OUT=with_out, **tile.options,
-        )  # fmt: skip
+    lse = torch.empty(heads, queries, dtype=torch.float32, device=query.device)
+    tile = tiling.flash_forward(size, window)
+    _forward[(heads, len(tiles))](
+        query, key, value, out, lse, position, tiles, queries, scale * LOG2E,
+        HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
+        WITH_OUT=with_out, **tile.options,
+    )  # fmt: skip
     return out, lse
 
 
@@ -246,10 +238,7 @@ def query_gradient(
     key: Tensor,
     value: Tensor,
     grad: Tensor,
-    lse: Tensor,
-    gate: Tensor,
-    share: Tensor,
-    position: Tensor,
+    statistics: Tensor,
     tiles: Tensor,
     scale: float,
     *,
@@ -258,15 +247,14 @@ def query_gradient(
     stride: int = 1,
     window: int = 0,
 ) -> None:
-    """Write (add: add) the gradient of the query into grad_query. gate and share: [T, HQ] views with equal strides."""
-    heads, size = query.shape[1:]
+    """Write (add: add) the gradient of the query into grad_query [T, HQ, D]; statistics [HQ, T, 4] of rowstats.pack."""
+    queries, heads, size = query.shape
     tile = tiling.flash_query_gradient(size)
-    if len(tiles):
-        _query_gradient[(heads, len(tiles))](
-            query, key, value, grad, lse, gate, share, gate.stride(1), grad_query, position, tiles, scale * LOG2E, scale,
-            HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
-            ADD=add, **tile.options,
-        )  # fmt: skip
+    _query_gradient[(heads, len(tiles))](
+        query, key, value, grad, statistics, grad_query, tiles, queries, scale * LOG2E, scale,
+        HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
+        ADD=add, **tile.options,
+    )  # fmt: skip
 
 
 def key_gradient(
@@ -274,10 +262,7 @@ def key_gradient(
     key: Tensor,
     value: Tensor,
     grad: Tensor,
-    lse: Tensor,
-    gate: Tensor,
-    share: Tensor,
-    position: Tensor,
+    statistics: Tensor,
     tiles: Tensor,
     scale: float,
     *,
@@ -291,14 +276,14 @@ def key_gradient(
 
     Rows of keys that are in no tile stay unwritten. splits * split_rows covers the longest sequence's queries.
     """
-    heads, size = query.shape[1:]
+    queries, heads, size = query.shape
     tile = tiling.flash_key_gradient(size)
     grad_key = torch.empty(splits, *key.shape, dtype=torch.float32, device=key.device)
     grad_value = torch.empty_like(grad_key)
-    if len(tiles):
+    if len(tiles):  # compressed keys: none before the first complete block
         _key_gradient[(len(tiles), splits, key.shape[1])](
-            query, key, value, grad, lse, gate, share, gate.stride(1), grad_key, grad_value, position, tiles,
-            scale * LOG2E, scale, key.shape[0], split_rows,
+            query, key, value, grad, statistics, grad_key, grad_value, tiles, queries, scale * LOG2E, scale,
+            key.shape[0], split_rows,
             HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
             ORDERED=ordered, **tile.options,
         )  # fmt: skip

@@ -1,7 +1,8 @@
 """The choice of blocks turned round: for each block, the queries of a chunk that chose it, in rising order (Triton).
 
-A bitmap [HK, blocks, queries / 32] is set with atomic ORs (their order does not matter: deterministic), and each block's
-bits are then written out as a list.
+A bitmap [HK, blocks, queries / 32] is set with atomic ORs (their order does not matter: deterministic). Each block's
+bits are then written out as a list; the lists lie one after the other. A (query, block) pair is known by its position
+among all lists, which the bitmap and the running count before each of its words give back (`pair_position`).
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ MARK_ROWS = 32
 
 @dataclass(frozen=True)
 class Inverse:
-    """queries: rows of the chunk, all lists one after the other; first, count: [HK, blocks of the chunk]."""
+    """queries [pairs]: rows within the chunk; first, count [HK * blocks]: each block's list.
+
+    bits, before [HK, blocks, words]: who chose the block, and the pairs that lie before each word's first.
+    """
 
     queries: Tensor
     first: Tensor
     count: Tensor
+    bits: Tensor
+    before: Tensor
+    words: int
 
 
 @triton.jit(do_not_specialize=["chunk_start", "rows", "first_block", "blocks", "words"])
-def _mark(index, bits, count, chunk_start, rows, first_block, blocks, words, HK: tl.constexpr, COUNT: tl.constexpr,
+def _mark(index, bits, chunk_start, rows, first_block, blocks, words, HK: tl.constexpr, COUNT: tl.constexpr,
           COUNT_2: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
     head = tl.program_id(1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -39,7 +46,6 @@ def _mark(index, bits, count, chunk_start, rows, first_block, blocks, words, HK:
     slot = (head * blocks + block - first_block).to(tl.int64)
     bit = (row % 32)[:, None] + tl.zeros_like(block)
     tl.atomic_or(bits + slot * words + (row // 32)[:, None], 1 << bit, mask=block >= 0, sem="relaxed")
-    tl.atomic_add(count + slot, tl.full(block.shape, 1, tl.int32), mask=block >= 0, sem="relaxed")
 
 
 @triton.jit
@@ -51,15 +57,28 @@ def _ones(word):
     return ((word * 0x01010101) >> 24).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["blocks", "words"])
-def _compact(bits, last, count, queries, blocks, words, WORDS_2: tl.constexpr):
-    slot = tl.program_id(1) * blocks + tl.program_id(0)
+@triton.jit
+def _load_words(bits, slot, words, WORDS_2: tl.constexpr):
+    i = tl.arange(0, WORDS_2)
+    return tl.load(bits + slot.to(tl.int64) * words + i, mask=i < words, other=0).to(tl.uint32, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["words"])
+def _count(bits, count, words, WORDS_2: tl.constexpr):
+    slot = tl.program_id(0)
+    tl.store(count + slot, tl.sum(_ones(_load_words(bits, slot, words, WORDS_2)), 0))
+
+
+@triton.jit(do_not_specialize=["words"])
+def _compact(bits, last, count, before, queries, words, WORDS_2: tl.constexpr):
+    slot = tl.program_id(0)
     many = tl.load(count + slot)
     if many > 0:
         i = tl.arange(0, WORDS_2)
-        word = tl.load(bits + slot.to(tl.int64) * words + i, mask=i < words, other=0).to(tl.uint32, bitcast=True)
+        word = _load_words(bits, slot, words, WORDS_2)
         ones = _ones(word)
         first = tl.load(last + slot) - many + tl.cumsum(ones, 0) - ones
+        tl.store(before + slot.to(tl.int64) * words + i, first, mask=i < words)
         bit = tl.arange(0, 32)
         below = (tl.full([32], 1, tl.uint32) << bit.to(tl.uint32)) - 1
         is_set = ((word[:, None] >> bit.to(tl.uint32)[None, :]) & 1) != 0
@@ -67,18 +86,32 @@ def _compact(bits, last, count, queries, blocks, words, WORDS_2: tl.constexpr):
         tl.store(queries + place, i[:, None] * 32 + bit[None, :], mask=is_set)
 
 
+@triton.jit
+def pair_position(bits, before, slot, row, words, live):
+    """Position among all lists of the pairs (row of the chunk, block slot); slot and live are vectors."""
+    place = slot.to(tl.int64) * words + row // 32
+    word = tl.load(bits + place, mask=live, other=0).to(tl.uint32, bitcast=True)
+    lower = (1 << (row % 32)).to(tl.uint32) - 1
+    return tl.load(before + place, mask=live, other=0) + _ones(word & lower)
+
+
 def invert(index: Tensor, chunk: Chunk) -> Inverse:
     """index [T, HK, block_count] (global blocks, -1 for none) -> the lists of the chunk's queries."""
     kv_heads, block_count = index.shape[1:]
     rows, blocks = chunk.end - chunk.start, chunk.last_block - chunk.first_block
     words = -(-rows // 32)
-    zeros = torch.zeros(kv_heads * blocks * (words + 1), dtype=torch.int32, device=index.device)
-    count, bits = zeros[: kv_heads * blocks], zeros[kv_heads * blocks :]
+    words_2 = tiling.power_of_two(words)
+    bits = torch.zeros(kv_heads * blocks, words, dtype=torch.int32, device=index.device)
     _mark[(triton.cdiv(rows, MARK_ROWS), kv_heads)](
-        index, bits, count, chunk.start, rows, chunk.first_block, blocks, words,
+        index, bits, chunk.start, rows, chunk.first_block, blocks, words,
         HK=kv_heads, COUNT=block_count, COUNT_2=tiling.power_of_two(block_count), ROWS=MARK_ROWS,
     )  # fmt: skip
+    count = torch.empty(kv_heads * blocks, dtype=torch.int32, device=index.device)
+    _count[(len(count),)](bits, count, words, WORDS_2=words_2, num_warps=1)
     last = torch.cumsum(count, 0, dtype=torch.int32)
+    before = torch.empty_like(bits)
     queries = torch.empty(rows * kv_heads * block_count, dtype=torch.int32, device=index.device)
-    _compact[(blocks, kv_heads)](bits, last, count, queries, blocks, words, WORDS_2=tiling.power_of_two(words))
-    return Inverse(queries, last - count, count)
+    _compact[(len(count),)](
+        bits, last, count, before, queries, words, WORDS_2=words_2, num_warps=4 if words_2 <= 256 else 8
+    )
+    return Inverse(queries, last - count, count, bits, before, words)

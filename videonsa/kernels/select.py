@@ -7,7 +7,8 @@ Importance of block j for query t and a key/value head: the compression probabil
 with lse from the compression branch's forward. The probabilities of one head never reach memory; their sum over the
 group does, in float32, for a chunk of queries at a time. The mean key enters as high + low part (compress.py), so the
 sum is exact to float32 rounding. The threshold is found by bisection over the bits of the float (non-negative floats
-order as their bits do): at most 31 counts over a row held in registers. Equal importances: the earlier block wins.
+order as their bits do): some 12 counts, at most 31, over a row held in registers. Equal importances: the earlier block
+wins.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from videonsa.kernels.flash import LOG2E, _load_rows
 from videonsa.kernels.plan import Chunk, Plan
 
 
-@triton.jit(do_not_specialize=["chunk_start", "chunk_rows"])
-def _importance(query, key_high, key_low, lse, importance, position, tiles, chunk_start, scale, columns,
+@triton.jit(do_not_specialize=["queries", "chunk_start", "chunk_rows"])
+def _importance(query, key_high, key_low, lse, importance, position, tiles, queries, chunk_start, scale, columns,
                 chunk_rows, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
                 ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     tile = tl.program_id(0)
@@ -41,7 +42,7 @@ def _importance(query, key_high, key_low, lse, importance, position, tiles, chun
         total = tl.zeros([ROWS, COLUMNS], tl.float32)
         for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
             query_tile = _load_rows(query, rows, live, head, HQ, D)
-            lse_row = tl.load(lse + rows.to(tl.int64) * HQ + head, mask=live, other=0.0)
+            lse_row = tl.load(lse + tl.cast(head, tl.int64) * queries + rows, mask=live, other=0.0)
             score = tl.dot(query_tile, low, input_precision="ieee")
             score = tl.dot(query_tile, high, score, input_precision="ieee")
             total += tl.exp2(score * scale - lse_row[:, None])
@@ -68,21 +69,22 @@ def _choose(importance, index, position, first_block, chunk_start, columns, chun
         block = tl.arange(0, COLUMNS_2)
         place = (head * chunk_rows + row).to(tl.int64) * columns
         key = tl.load(importance + place + block, mask=block < own, other=-1.0).to(tl.int32, bitcast=True)
-        threshold = tl.full([], 0, tl.int32)
-        at_least = tl.full([], COLUMNS_2, tl.int32)
-        bit = tl.full([], 30, tl.int32)
-        while (bit >= 0) & (at_least != keep):
-            trial = threshold | (1 << bit)
+        threshold = tl.full([], 0, tl.int32)  # at least `keep` keys reach it,
+        above = tl.max(key, 0) + 1  # and fewer reach this
+        at_least = own
+        while (above - threshold > 1) & (at_least != keep):
+            trial = threshold + (above - threshold) // 2
             count = tl.sum((key >= trial).to(tl.int32), 0)
-            threshold = tl.where(count >= keep, trial, threshold)
-            at_least = tl.where(count >= keep, count, at_least)
-            bit -= 1
+            enough = count >= keep
+            threshold = tl.where(enough, trial, threshold)
+            at_least = tl.where(enough, count, at_least)
+            above = tl.where(enough, above, trial)
         chosen = key >= threshold
         if at_least != keep:  # ties at the threshold: the earliest of them
-            above = key > threshold
+            larger = key > threshold
             tied = key == threshold
-            room = keep - tl.sum(above.to(tl.int32), 0)
-            chosen = above | (tied & (tl.cumsum(tied.to(tl.int32), 0) <= room))
+            room = keep - tl.sum(larger.to(tl.int32), 0)
+            chosen = larger | (tied & (tl.cumsum(tied.to(tl.int32), 0) <= room))
         rank = tl.cumsum(chosen.to(tl.int32), 0) - 1
         tl.store(out + rank, base + block, mask=chosen)
         tl.store(out + keep, base + own)
@@ -100,7 +102,8 @@ def importances(
     result = torch.empty(kv_heads, rows, columns, dtype=torch.float32, device=query.device)
     tiles = plan.query_tiles(tile.rows, True, chunk)
     _importance[(len(tiles), triton.cdiv(columns, tile.columns), kv_heads)](
-        query, key_high, key_low, lse, result, plan.position(), tiles, chunk.start, scale * LOG2E, columns, rows,
+        query, key_high, key_low, lse, result, plan.position(), tiles, len(query), chunk.start, scale * LOG2E,
+        columns, rows,
         HQ=heads, HK=kv_heads, D=size, BLOCK=plan.block_size, ROWS=tile.rows, COLUMNS=tile.columns, **tile.options,
     )  # fmt: skip
     return result

@@ -2,11 +2,12 @@
 
 A query-by-query kernel would fetch b * s keys and values for a tile of only G rows, and is bound by the L2 cache. Here
 one program takes one block and gathers the queries that chose it (inverse.py): its keys and values are read once for
-many queries. Each (query, head, rank of the block) yields a normalised partial output and its lse, merged afterwards;
-the backward pass writes partial query gradients in the same way and sums key and value gradients where they belong.
-Queries go in chunks, so the partial results stay within a fixed workspace. Order of all sums is fixed: deterministic.
+many queries. Each pair of a query and a chosen block yields, for each head, a normalised partial output and its lse,
+which lie at the pair's place among the lists and are merged afterwards; the backward pass writes partial query
+gradients in the same way and sums key and value gradients where they belong. Queries go in chunks, so that the partial
+results stay within a fixed workspace. The order of all sums is fixed: deterministic.
 
-Shapes: query [T, HQ, D]; key, value [T, HK, D]; index [T, HK, COUNT]; partial [rows of the chunk, HQ, COUNT, D].
+Shapes: query [T, HQ, D]; key, value [T, HK, D]; index [T, HK, COUNT]; partial [pairs, GROUP, D]. GROUP = HQ / HK.
 """
 
 from __future__ import annotations
@@ -18,100 +19,128 @@ from torch import Tensor
 
 from videonsa.kernels import tiling
 from videonsa.kernels.flash import LOG2E, _load_rows, _store_rows
-from videonsa.kernels.inverse import Inverse, invert
+from videonsa.kernels.inverse import Inverse, invert, pair_position
 from videonsa.kernels.plan import Chunk, Plan
+from videonsa.kernels.rowstats import load_four, store_four
 
 
 @triton.jit
-def _tile_of_queries(queries, index, first, i, many, block, chunk_start, head, HK: tl.constexpr, COUNT: tl.constexpr,
-                     COUNT_2: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    """Rows (within the chunk) of queries i .. i + ROWS of a block's list, and the block's rank among their choices."""
-    entry = i + tl.arange(0, ROWS)
-    live = entry < many
-    row = tl.load(queries + first + entry, mask=live, other=0)
-    rank = tl.arange(0, COUNT_2)
-    place = ((chunk_start + row).to(tl.int64) * HK + head)[:, None] * COUNT + rank[None, :]
-    chosen = tl.load(index + place, mask=live[:, None] & (rank < COUNT)[None, :], other=-1)
-    before = (chosen >= 0) & (chosen < block)
-    return row, live, tl.sum(before.to(tl.int32), 1)
+def _gather(base, rows, head, HEADS: tl.constexpr, D: tl.constexpr):
+    """Tile [rows, D] of a [*, HEADS, D] tensor; a tile's spare rows repeat a valid one, so there is no mask."""
+    offset = (rows.to(tl.int64) * HEADS + head) * D
+    return tl.load(base + offset[:, None] + tl.arange(0, D)[None, :])
 
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks"])
-def _partial_forward(query, key, value, index, queries, first, count, block_range, partial, partial_lse, chunk_start,
+def _partial_forward(query, key, value, queries, first, count, block_range, partial, partial_lse, chunk_start,
                      first_block, blocks, scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr,
-                     BLOCK_2: tl.constexpr, COUNT: tl.constexpr, COUNT_2: tl.constexpr, ROWS: tl.constexpr,
-                     SPLITS: tl.constexpr):  # fmt: skip
+                     BLOCK_2: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr):  # fmt: skip
+    """The splits of a block take its tiles of queries in turn; one loop runs over tiles and heads, so that Triton
+    prefetches the next gather across both."""
+    GROUP: tl.constexpr = HQ // HK
     kv_head = tl.program_id(2)
     slot = kv_head * blocks + tl.program_id(0)
     block = first_block + tl.program_id(0)
     many = tl.load(count + slot)
-    start = tl.program_id(1) * ROWS
-    if start < many:
+    tiles = tl.cdiv(many, ROWS) - tl.program_id(1)
+    if tiles > 0:
+        pair = tl.load(first + slot)
         token = tl.load(block_range + block * 2) + tl.arange(0, BLOCK_2)
         live_key = token < tl.load(block_range + block * 2 + 1)
         key_tile = tl.trans(_load_rows(key, token, live_key, kv_head, HK, D))
         value_tile = _load_rows(value, token, live_key, kv_head, HK, D)
-        for i in range(start, many, ROWS * SPLITS):
-            row, live, rank = _tile_of_queries(queries, index, tl.load(first + slot), i, many, block, chunk_start,
-                                               kv_head, HK, COUNT, COUNT_2, ROWS)  # fmt: skip
-            visible = live_key[None, :] & (token[None, :] <= (chunk_start + row)[:, None])
-            for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
-                query_tile = _load_rows(query, chunk_start + row, live, head, HQ, D)
-                score = tl.dot(query_tile, key_tile, input_precision="ieee") * scale
-                score = tl.where(visible, score, float("-inf"))
-                top = tl.max(score, 1)  # finite: a query sees at least the block's first token
-                top = tl.where(live, top, 0.0)
-                probability = tl.exp2(score - top[:, None])
-                total = tl.where(live, tl.sum(probability, 1), 1.0)
-                out = tl.dot(probability.to(value_tile.dtype), value_tile, input_precision="ieee")
-                place = (row.to(tl.int64) * HQ + head) * COUNT + rank
-                size = tl.arange(0, D)
-                out = (out / total[:, None]).to(partial.dtype.element_ty)
-                tl.store(partial + place[:, None] * D + size[None, :], out, mask=live[:, None])
-                tl.store(partial_lse + place, top + tl.log2(total), mask=live)
+        size = tl.arange(0, D)
+        for step in range(0, tl.cdiv(tiles, SPLITS) * GROUP):
+            entry = (tl.program_id(1) + step // GROUP * SPLITS) * ROWS + tl.arange(0, ROWS)
+            live = entry < many
+            row = chunk_start + tl.load(queries + pair + tl.minimum(entry, many - 1))
+            query_tile = _gather(query, row, kv_head * GROUP + step % GROUP, HQ, D)
+            score = tl.dot(query_tile, key_tile, input_precision="ieee")
+            score = tl.where(token[None, :] <= row[:, None], score, float("-inf"))
+            top = tl.max(score, 1) * scale  # finite: a query sees at least the block's first token
+            probability = tl.exp2(score * scale - top[:, None])
+            total = tl.sum(probability, 1)
+            out = tl.dot(probability.to(value_tile.dtype), value_tile, input_precision="ieee")
+            out = out * (1 / total)[:, None]
+            place = (pair + entry).to(tl.int64) * GROUP + step % GROUP
+            out = out.to(partial.dtype.element_ty)
+            tl.store(partial + place[:, None] * D + size[None, :], out, mask=live[:, None])
+            tl.store(partial_lse + place, top + tl.log2(total), mask=live)
 
 
-@triton.jit(do_not_specialize=["chunk_start"])
-def _merge_forward(partial, partial_lse, out, lse, position, chunk_start, HQ: tl.constexpr, D: tl.constexpr,
-                   BLOCK: tl.constexpr, COUNT: tl.constexpr, COUNT_2: tl.constexpr, STEP: tl.constexpr):  # fmt: skip
-    """out = sum over ranks of exp2(lse_rank - lse) * partial_rank, for one query and head."""
-    row = tl.program_id(0)
-    head = tl.program_id(1)
-    token = (chunk_start + row).to(tl.int64)
-    ranks = tl.minimum(tl.load(position + token) // BLOCK + 1, COUNT)
-    base = (row.to(tl.int64) * HQ + head) * COUNT
+@triton.jit
+def _pairs_of(index, bits, before, position, token, row, head, first_block, blocks, words, HK: tl.constexpr,
+              BLOCK: tl.constexpr, COUNT: tl.constexpr, COUNT_2: tl.constexpr):  # fmt: skip
+    """Places of a query's pairs among the lists, and which of the COUNT_2 there are."""
     rank = tl.arange(0, COUNT_2)
-    partial_row = tl.load(partial_lse + base + rank, mask=rank < ranks, other=float("-inf"))
-    top = tl.max(partial_row, 0)
-    total = top + tl.log2(tl.sum(tl.exp2(partial_row - top), 0))
+    live = rank < tl.minimum(tl.load(position + token) // BLOCK + 1, COUNT)
+    block = tl.load(index + (token * HK + head) * COUNT + rank, mask=live, other=0)
+    return pair_position(bits, before, head * blocks + block - first_block, row, words, live).to(tl.int64), live
+
+
+@triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks", "words"])
+def _merge_forward(partial, partial_lse, index, bits, before, out, lse, position, chunk_start, first_block, blocks,
+                   words, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
+                   COUNT: tl.constexpr, COUNT_2: tl.constexpr):  # fmt: skip
+    """out = sum over a query's pairs of exp2(lse_pair - lse) * partial_pair, for the heads of one key/value head."""
+    GROUP: tl.constexpr = HQ // HK
+    row = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    token = (chunk_start + row).to(tl.int64)
+    pair, live = _pairs_of(index, bits, before, position, token, row, kv_head, first_block, blocks, words, HK, BLOCK,
+                           COUNT, COUNT_2)  # fmt: skip
     size = tl.arange(0, D)
-    sum_ = tl.zeros([D], tl.float32)
-    for i in tl.static_range(0, COUNT_2, STEP):
-        rank = i + tl.arange(0, STEP)
-        weight = tl.exp2(tl.load(partial_lse + base + rank, mask=rank < ranks, other=float("-inf")) - total)
-        tile = tl.load(partial + (base + rank)[:, None] * D + size[None, :], mask=(rank < ranks)[:, None], other=0.0)
-        sum_ += tl.sum(tile.to(tl.float32) * weight[:, None], 0)
-    place = token * HQ + head
-    tl.store(lse + place, total)
-    tl.store(out + place * D + size, sum_.to(out.dtype.element_ty))
+    for head in range(0, GROUP):
+        place = pair * GROUP + head
+        pair_lse = tl.load(partial_lse + place, mask=live, other=float("-inf"))
+        top = tl.max(pair_lse, 0)
+        total = top + tl.log2(tl.sum(tl.exp2(pair_lse - top), 0))
+        tile = tl.load(partial + place[:, None] * D + size[None, :], mask=live[:, None], other=0.0)
+        merged = tl.sum(tile.to(tl.float32) * tl.exp2(pair_lse - total)[:, None], 0)
+        to = token * HQ + kv_head * GROUP + head
+        tl.store(lse + to, total)
+        tl.store(out + to * D + size, merged.to(out.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=["chunk_start", "blocks", "pairs"])
+def _list_statistics(lse, gate, share, gate_stride, queries, first, count, statistics, chunk_start, blocks, pairs,
+                     HQ: tl.constexpr, HK: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+    """statistics [GROUP, pairs, 4]: rowstats.py's numbers of each pair's query, in the order of the lists."""
+    GROUP: tl.constexpr = HQ // HK
+    kv_head = tl.program_id(1)
+    pair = tl.load(first + kv_head * blocks) + tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    last_block = kv_head * blocks + blocks - 1
+    live = pair < tl.load(first + last_block) + tl.load(count + last_block)
+    row = chunk_start + tl.load(queries + pair, mask=live, other=0)
+    for head in range(0, GROUP):
+        source = row.to(tl.int64) * HQ + kv_head * GROUP + head
+        store_four(
+            statistics + tl.cast(head, tl.int64) * pairs * 4, pair, live,
+            tl.load(lse + source, mask=live, other=0.0),
+            tl.load(gate + source * gate_stride, mask=live, other=0.0).to(tl.float32),
+            tl.load(share + source * gate_stride, mask=live, other=0.0).to(tl.float32),
+            row,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks"])
-def _partial_backward(query, key, value, grad, lse, gate, share, gate_stride, index, queries, first, count, block_range,
-                      partial, grad_key, grad_value, chunk_start, first_block, blocks, scale, natural_scale,
-                      HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_2: tl.constexpr,
-                      COUNT: tl.constexpr, COUNT_2: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr):  # fmt: skip
-    """partial[row, head, rank] = this block's part of the query gradient; key and value gradients are added (one split)
-    to grad_key, grad_value [T, HK, D] or (more) written to their split's [blocks * BLOCK, HK, D], to be added later.
+def _partial_backward(query, key, value, grad, statistics, queries, first, count, block_range, partial, grad_key,
+                      grad_value, chunk_start, first_block, blocks, pairs, scale, natural_scale, HQ: tl.constexpr,
+                      HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_2: tl.constexpr,
+                      ROWS: tl.constexpr, SPLITS: tl.constexpr):  # fmt: skip
+    """partial[pair, head] = the block's part of the query gradient; key and value gradients are added (one split) to
+    grad_key, grad_value [T, HK, D] or (more) written to their split's [blocks * BLOCK, HK, D], to be added later.
 
-    Transposed (keys x queries), as in flash.py's key gradient.
+    Transposed (keys x queries), so that probabilities feed the next product from registers.
     """
+    GROUP: tl.constexpr = HQ // HK
     kv_head = tl.program_id(2)
-    split = tl.program_id(1)
     slot = kv_head * blocks + tl.program_id(0)
     block = first_block + tl.program_id(0)
     many = tl.load(count + slot)
-    if many > split * ROWS:
+    tiles = tl.cdiv(many, ROWS) - tl.program_id(1)
+    if tiles > 0:
+        pair = tl.load(first + slot)
         inside = tl.arange(0, BLOCK_2)
         token = tl.load(block_range + block * 2) + inside
         live_key = token < tl.load(block_range + block * 2 + 1)
@@ -119,35 +148,35 @@ def _partial_backward(query, key, value, grad, lse, gate, share, gate_stride, in
         value_tile = _load_rows(value, token, live_key, kv_head, HK, D)
         key_sum = tl.zeros([BLOCK_2, D], tl.float32)
         value_sum = tl.zeros([BLOCK_2, D], tl.float32)
-        for i in range(split * ROWS, many, ROWS * SPLITS):
-            row, live, rank = _tile_of_queries(queries, index, tl.load(first + slot), i, many, block, chunk_start,
-                                               kv_head, HK, COUNT, COUNT_2, ROWS)  # fmt: skip
-            visible = live_key[:, None] & live[None, :] & (token[:, None] <= (chunk_start + row)[None, :])
-            for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
-                offset = (chunk_start + row).to(tl.int64) * HQ + head
-                query_tile = _load_rows(query, chunk_start + row, live, head, HQ, D)
-                grad_tile = _load_rows(grad, chunk_start + row, live, head, HQ, D)
-                lse_row = tl.load(lse + offset, mask=live, other=0.0)
-                gate_row = tl.load(gate + offset * gate_stride, mask=live, other=0.0).to(tl.float32)
-                share_row = tl.load(share + offset * gate_stride, mask=live, other=0.0).to(tl.float32)
-                score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
-                probability = tl.where(visible, tl.exp2(score - lse_row[None, :]) * gate_row[None, :], 0.0)
-                value_sum = tl.dot(probability.to(grad_tile.dtype), grad_tile, value_sum, input_precision="ieee")
-                grad_probability = tl.dot(value_tile, tl.trans(grad_tile), input_precision="ieee")
-                grad_score = (probability * (grad_probability - share_row[None, :])).to(query_tile.dtype)
-                key_sum = tl.dot(grad_score, query_tile, key_sum, input_precision="ieee")
-                out = tl.dot(tl.trans(grad_score), key_tile, input_precision="ieee") * natural_scale
-                place = (row.to(tl.int64) * HQ + head) * COUNT + rank
-                place = place[:, None] * D + tl.arange(0, D)[None, :]
-                tl.store(partial + place, out.to(partial.dtype.element_ty), mask=live[:, None])
+        size = tl.arange(0, D)
+        for step in range(0, tl.cdiv(tiles, SPLITS) * GROUP):
+            head = step % GROUP
+            entry = (tl.program_id(1) + step // GROUP * SPLITS) * ROWS + tl.arange(0, ROWS)
+            live = entry < many
+            row = chunk_start + tl.load(queries + pair + tl.minimum(entry, many - 1))
+            query_tile = _gather(query, row, kv_head * GROUP + head, HQ, D)
+            grad_tile = _gather(grad, row, kv_head * GROUP + head, HQ, D)
+            four = statistics + tl.cast(head, tl.int64) * pairs * 4
+            lse, gate, share, at = load_four(four, pair + entry, live, ROWS)
+            score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
+            probability = tl.exp2(score - lse[None, :]) * gate[None, :]
+            probability = tl.where(token[:, None] <= at[None, :], probability, 0.0)  # gate 0 beyond the list
+            value_sum = tl.dot(probability.to(grad_tile.dtype), grad_tile, value_sum, input_precision="ieee")
+            grad_probability = tl.dot(value_tile, tl.trans(grad_tile), input_precision="ieee")
+            grad_score = (probability * (grad_probability - share[None, :])).to(query_tile.dtype)
+            key_sum = tl.dot(grad_score, query_tile, key_sum, input_precision="ieee")
+            out = tl.trans(tl.dot(tl.trans(key_tile), grad_score, input_precision="ieee"))
+            place = ((pair + entry).to(tl.int64) * GROUP + head)[:, None] * D + size[None, :]
+            tl.store(partial + place, out.to(partial.dtype.element_ty), mask=live[:, None])
+        key_sum = key_sum * natural_scale
         if SPLITS == 1:
-            key_sum = key_sum * natural_scale + _load_rows(grad_key, token, live_key, kv_head, HK, D)
+            key_sum += _load_rows(grad_key, token, live_key, kv_head, HK, D)
             value_sum += _load_rows(grad_value, token, live_key, kv_head, HK, D)
             _store_rows(grad_key, key_sum, token, live_key, kv_head, HK, D)
             _store_rows(grad_value, value_sum, token, live_key, kv_head, HK, D)
         else:
-            place = (split * blocks + tl.program_id(0)) * BLOCK + inside
-            _store_rows(grad_key, key_sum * natural_scale, place, live_key, kv_head, HK, D)
+            place = (tl.program_id(1) * blocks + tl.program_id(0)) * BLOCK + inside
+            _store_rows(grad_key, key_sum, place, live_key, kv_head, HK, D)
             _store_rows(grad_value, value_sum, place, live_key, kv_head, HK, D)
 
 
@@ -172,49 +201,38 @@ def _add_splits(split_key, split_value, count, block_range, grad_key, grad_value
     _store_rows(grad_value, value_sum, token, live, head, HK, D)
 
 
-@triton.jit(do_not_specialize=["chunk_start"])
-def _merge_backward(partial, grad_query, position, chunk_start, HQ: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-                    COUNT: tl.constexpr, COUNT_2: tl.constexpr, STEP: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
-    """grad_query (+)= sum of the partial query gradients, for one query and head."""
+@triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks", "words"])
+def _merge_backward(partial, index, bits, before, grad_query, position, chunk_start, first_block, blocks, words, scale,
+                    HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr,
+                    COUNT_2: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
+    """grad_query (+)= scale * sum of the partial gradients of a query's pairs, for the heads of one key/value head."""
+    GROUP: tl.constexpr = HQ // HK
     row = tl.program_id(0)
-    head = tl.program_id(1)
+    kv_head = tl.program_id(1)
     token = (chunk_start + row).to(tl.int64)
-    ranks = tl.minimum(tl.load(position + token) // BLOCK + 1, COUNT)
-    base = (row.to(tl.int64) * HQ + head) * COUNT
+    pair, live = _pairs_of(index, bits, before, position, token, row, kv_head, first_block, blocks, words, HK, BLOCK,
+                           COUNT, COUNT_2)  # fmt: skip
     size = tl.arange(0, D)
-    place = grad_query + (token * HQ + head) * D + size
-    sum_ = tl.zeros([D], tl.float32)
-    if ADD:
-        sum_ = tl.load(place).to(tl.float32)
-    for i in tl.static_range(0, COUNT_2, STEP):
-        rank = i + tl.arange(0, STEP)
-        tile = tl.load(partial + (base + rank)[:, None] * D + size[None, :], mask=(rank < ranks)[:, None], other=0.0)
-        sum_ += tl.sum(tile.to(tl.float32), 0)
-    tl.store(place, sum_.to(grad_query.dtype.element_ty))
+    for head in range(0, GROUP):
+        place = (pair * GROUP + head)[:, None] * D + size[None, :]
+        merged = scale * tl.sum(tl.load(partial + place, mask=live[:, None], other=0.0).to(tl.float32), 0)
+        to = grad_query + (token * HQ + kv_head * GROUP + head) * D + size
+        if ADD:
+            merged += tl.load(to).to(tl.float32)
+        tl.store(to, merged.to(grad_query.dtype.element_ty))
 
 
-def _sizes(query: Tensor, key: Tensor, index: Tensor, plan: Plan) -> dict[str, int]:
-    return {
-        "HQ": query.shape[1],
-        "HK": key.shape[1],
-        "D": query.shape[2],
-        "BLOCK_2": tiling.power_of_two(plan.block_size),
-        "COUNT": index.shape[2],
-        "COUNT_2": tiling.power_of_two(index.shape[2]),
-    }
+def _sizes(query: Tensor, key: Tensor, plan: Plan) -> dict[str, int]:
+    heads, size = query.shape[1:]
+    return {"HQ": heads, "HK": key.shape[1], "D": size, "BLOCK_2": tiling.power_of_two(plan.block_size)}
 
 
 def _merge_sizes(query: Tensor, index: Tensor, plan: Plan) -> dict[str, int]:
-    count_2 = tiling.power_of_two(index.shape[2])
-    return {
-        "HQ": query.shape[1],
-        "D": query.shape[2],
-        "BLOCK": plan.block_size,
-        "COUNT": index.shape[2],
-        "COUNT_2": count_2,
-        "STEP": min(32, count_2),
-        "num_warps": tiling.MERGE_WARPS,
-    }
+    heads, size = query.shape[1:]
+    kv_heads, count = index.shape[1:]
+    count_2 = tiling.power_of_two(count)
+    return {"HQ": heads, "HK": kv_heads, "D": size, "BLOCK": plan.block_size, "COUNT": count, "COUNT_2": count_2,
+            "num_warps": tiling.merge_warps(count_2 * size)}  # fmt: skip
 
 
 def forward_chunk(
@@ -232,19 +250,21 @@ def forward_chunk(
     """Write the chunk's rows of out [T, HQ, D] and lse [T, HQ] (base 2)."""
     rows, blocks = chunk.end - chunk.start, chunk.last_block - chunk.first_block
     heads, size = query.shape[1:]
-    inverse = invert(index, chunk)
-    partial = torch.empty(rows, heads, index.shape[2], size, dtype=query.dtype, device=query.device)
-    partial_lse = torch.empty(partial.shape[:3], dtype=torch.float32, device=query.device)
+    kv_heads, block_count = index.shape[1:]
+    lists = invert(index, chunk)
+    partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
+    partial_lse = torch.empty(partial.shape[:2], dtype=torch.float32, device=query.device)
     tile = tiling.selection_forward()
-    splits = tiling.forward_splits(rows * index.shape[2], blocks, tile.rows)
-    _partial_forward[(blocks, splits, key.shape[1])](
-        query, key, value, index, inverse.queries, inverse.first, inverse.count, plan.block_range(), partial,
-        partial_lse, chunk.start, chunk.first_block, blocks, scale * LOG2E,
-        **_sizes(query, key, index, plan), ROWS=tile.rows, SPLITS=splits, **tile.options,
+    splits = tiling.forward_splits(rows * block_count, blocks, tile.rows)
+    _partial_forward[(blocks, splits, kv_heads)](
+        query, key, value, lists.queries, lists.first, lists.count, plan.block_range(), partial, partial_lse,
+        chunk.start, chunk.first_block, blocks, scale * LOG2E,
+        **_sizes(query, key, plan), ROWS=tile.rows, SPLITS=splits, **tile.options,
     )  # fmt: skip
-    _merge_forward[(rows, heads)](
-        partial, partial_lse, out, lse, plan.position(), chunk.start, **_merge_sizes(query, index, plan)
-    )
+    _merge_forward[(rows, kv_heads)](
+        partial, partial_lse, index, lists.bits, lists.before, out, lse, plan.position(), chunk.start,
+        chunk.first_block, blocks, lists.words, **_merge_sizes(query, index, plan),
+    )  # fmt: skip
 
 
 def backward_chunk(
@@ -265,12 +285,16 @@ def backward_chunk(
     grad_value: Tensor,
     add: bool,
 ) -> None:
-    """Write (add: add to) the chunk's rows of grad_query, and add to grad_key, grad_value [T, HK, D] float32."""
-    rows, blocks = chunk.end - chunk.start, chunk.last_block - chunk.first_block
+    """Write (add: add to) the chunk's rows of grad_query, and add to grad_key, grad_value [T, HK, D] float32.
+
+    lse [T, HQ]; gate and share [T, HQ] views of [T, HQ, n] tensors with equal strides.
+    """
+    blocks = chunk.last_block - chunk.first_block
     heads, size = query.shape[1:]
     kv_heads = key.shape[1]
-    inverse = invert(index, chunk)
-    partial = torch.empty(rows, heads, index.shape[2], size, dtype=query.dtype, device=query.device)
+    lists = invert(index, chunk)
+    statistics = _statistics(lse, gate, share, lists, chunk, kv_heads)
+    partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
     tile = tiling.selection_gradient()
     splits = tiling.gradient_splits(blocks * kv_heads)
     key_sum, value_sum = grad_key, grad_value
@@ -278,20 +302,37 @@ def backward_chunk(
         shape = (splits * blocks * plan.block_size, kv_heads, size)
         key_sum = torch.empty(shape, dtype=torch.float32, device=key.device)
         value_sum = torch.empty_like(key_sum)
-    sizes = _sizes(query, key, index, plan)
+    sizes = {**_sizes(query, key, plan), "BLOCK": plan.block_size, "ROWS": tile.rows, "SPLITS": splits}
     _partial_backward[(blocks, splits, kv_heads)](
-        query, key, value, grad, lse, gate, share, gate.stride(1), index, inverse.queries, inverse.first, inverse.count,
-        plan.block_range(), partial, key_sum, value_sum, chunk.start, chunk.first_block, blocks, scale * LOG2E, scale,
-        **sizes, BLOCK=plan.block_size, ROWS=tile.rows, SPLITS=splits, **tile.options,
+        query, key, value, grad, statistics, lists.queries, lists.first, lists.count, plan.block_range(), partial,
+        key_sum, value_sum, chunk.start, chunk.first_block, blocks, statistics.shape[1], scale * LOG2E, scale,
+        **sizes, **tile.options,
     )  # fmt: skip
     if splits > 1:
+        sizes.pop("HQ")
         _add_splits[(blocks, kv_heads)](
-            key_sum, value_sum, inverse.count, plan.block_range(), grad_key, grad_value, chunk.first_block, blocks,
-            HK=kv_heads, D=size, BLOCK=plan.block_size, BLOCK_2=sizes["BLOCK_2"], ROWS=tile.rows, SPLITS=splits,
-        )  # fmt: skip
-    _merge_backward[(rows, heads)](
-        partial, grad_query, plan.position(), chunk.start, ADD=add, **_merge_sizes(query, index, plan)
-    )
+            key_sum,
+            value_sum,
+            lists.count,
+            plan.block_range(),
+            grad_key,
+            grad_value,
+            chunk.first_block,
+            blocks,
+            **sizes,
+        )
+    _merge_backward[(chunk.end - chunk.start, kv_heads)](
+        partial, index, lists.bits, lists.before, grad_query, plan.position(), chunk.start, chunk.first_block, blocks,
+        lists.words, scale, ADD=add, **_merge_sizes(query, index, plan),
+    )  # fmt: skip
 
 
-__all__ = ["Inverse", "backward_chunk", "forward_chunk"]
+def _statistics(lse: Tensor, gate: Tensor, share: Tensor, lists: Inverse, chunk: Chunk, kv_heads: int) -> Tensor:
+    """[GROUP, pairs, 4] float32."""
+    heads, pairs = lse.shape[1], len(lists.queries)
+    statistics = torch.empty(heads // kv_heads, pairs, 4, dtype=torch.float32, device=lse.device)
+    _list_statistics[(triton.cdiv(pairs // kv_heads, 128), kv_heads)](
+        lse, gate, share, gate.stride(1), lists.queries, lists.first, lists.count, statistics, chunk.start,
+        len(lists.count) // kv_heads, pairs, HQ=heads, HK=kv_heads, ROWS=128,
+    )  # fmt: skip
+    return statistics

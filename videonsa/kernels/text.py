@@ -65,13 +65,13 @@ class _Text(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        from videonsa.kernels import flash
+        from videonsa.kernels import flash, rowstats
 
         query, key, value, positions, out, lse = ctx.saved_tensors
         grad = grad.contiguous()
         size = query.shape[2]
         share = (grad.float() * out.float()).sum(-1)
-        shared = (query, key, value, grad, lse, torch.ones_like(share), share, positions)
+        shared = (query, key, value, grad, rowstats.pack(lse, torch.ones_like(share), share, positions))
         grad_query = torch.empty_like(query)
         tiles = _query_tiles(len(query), len(key), tiling.flash_query_gradient(size).rows, query.device)
         flash.query_gradient(*shared, tiles, ctx.scale, grad_query=grad_query, add=False)

@@ -9,16 +9,18 @@ WORKSPACE_BYTES = 2 << 30  # bound of the temporary buffers that grow with queri
 
 @dataclass(frozen=True)
 class Tile:
-    """rows: queries of a tile; columns: keys of a tile; warps and stages as Triton counts them."""
+    """Queries and keys of a tile; warps and pipeline stages as Triton counts them; the most registers of a thread."""
 
     rows: int
     columns: int
     warps: int
     stages: int
+    registers: int | None = None
 
     @property
     def options(self) -> dict[str, int]:
-        return {"num_warps": self.warps, "num_stages": self.stages}
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        return options if self.registers is None else {**options, "maxnreg": self.registers}
 
 
 def power_of_two(number: int) -> int:
@@ -26,29 +28,32 @@ def power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def flash_forward(head_size: int) -> Tile:
-    return Tile(128, 64, 8, 3) if head_size > 64 else Tile(128, 64, 4, 3)
+def flash_forward(head_size: int, window: int = 0) -> Tile:
+    """Small tiles waste less of a window's two edges."""
+    if window:
+        return Tile(64, 32, 4, 3)
+    return Tile(64, 64, 4, 3) if head_size > 64 else Tile(128, 64, 4, 3)
 
 
 def flash_query_gradient(head_size: int) -> Tile:
-    return Tile(128, 64, 8, 2) if head_size > 64 else Tile(128, 64, 4, 2)
+    return Tile(64, 64, 4, 2)
 
 
 def flash_key_gradient(head_size: int) -> Tile:
-    return Tile(64, 128, 8, 2) if head_size > 64 else Tile(64, 128, 4, 2)
+    return Tile(32, 64, 4, 3)
 
 
 def importance() -> Tile:
-    return Tile(128, 128, 8, 2)
+    return Tile(64, 128, 4, 2)
 
 
 def selection_forward() -> Tile:
     """columns is unused here and in selection_gradient: a tile of keys is one block."""
-    return Tile(64, 0, 4, 2)
+    return Tile(64, 0, 4, 3)
 
 
 def selection_gradient() -> Tile:
-    return Tile(64, 0, 8, 2)
+    return Tile(32, 0, 4, 3)
 
 
 QUERIES_PER_SPLIT = 4096  # of a sequence, for each program that sums the gradient of compressed keys
@@ -67,7 +72,9 @@ def choice_warps(columns: int) -> int:
     return min(32, max(1, columns // 2048))
 
 
-MERGE_WARPS = 2
+def merge_warps(elements: int) -> int:
+    """For the partial results of one query and head, all in registers: about 128 a thread at most."""
+    return max(1, elements // 4096)
 
 
 def forward_splits(pairs: int, blocks: int, rows: int) -> int:

@@ -1,6 +1,6 @@
 """`nsa_attention` on Triton kernels: the order of the steps, forward and backward, and their autograd function.
 
-forward:  means of blocks -> compressed attention and its lse -> choice of blocks -> attention to them -> window -> gated sum
+forward:  means of blocks -> compressed attention, lse -> choice of blocks -> attention to them -> window -> gated sum
 backward: gates -> compressed -> window -> chosen blocks -> gradients of keys and values
 
 Everything runs on packed tokens [T, heads, D] (plan.py). No step adds floats atomically: equal inputs give equal bits.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from videonsa.kernels import combine, compress, select, selected, tiling, window
+from videonsa.kernels import combine, compress, rowstats, select, selected, tiling, window
 from videonsa.kernels.plan import Chunk, Plan, make_plan
 
 BRANCHES = ("cmp", "slc", "swa")
@@ -54,7 +54,7 @@ def nsa_attention_triton(
 
     Reading cu_seqlens waits for the device once per tensor. torch.compile leaves this call as it is.
     """
-    _check(query, key, value, block_size)
+    _check(query, key, value, block_size, scale)
     if query.numel() == 0:
         return torch.zeros_like(query)
     settings = Settings(make_plan(query, cu_seqlens, block_size), block_count, window, tuple(branches), scale)
@@ -62,7 +62,9 @@ def nsa_attention_triton(
     return out.view(query.shape)
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, block_size: int) -> None:
+def _check(query: Tensor, key: Tensor, value: Tensor, block_size: int, scale: float) -> None:
+    if not scale > 0:
+        raise ValueError(f"scale={scale} is not served by backend='triton': above 0, or 'reference'")
     size = query.shape[3]
     if size not in HEAD_SIZES:
         raise ValueError(f"head size {size} is not served by backend='triton': one of {HEAD_SIZES}, or 'reference'")
@@ -95,7 +97,10 @@ class _Attention(torch.autograd.Function):
 def attend(
     query: Tensor, key: Tensor, value: Tensor, settings: Settings
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
-    """Each branch's output [T, HQ, D] and lse [T, HQ], and the chosen blocks [T, HK, block_count] (global, or -1)."""
+    """Each branch's output [T, HQ, D], its lse, and the chosen blocks [T, HK, block_count] (global numbers, or -1).
+
+    The lse is [T, HQ] for slc, which reads it by query, and [HQ, T] for cmp and swa, which read it by head.
+    """
     plan, scale, branches = settings.plan, settings.scale, settings.branches
     outputs: dict[str, Tensor] = {}
     lses: dict[str, Tensor] = {}
@@ -137,19 +142,23 @@ def gradients(
     shares = combine.shares(outputs, grad)
     gate = {name: gates[:, :, i] for i, name in enumerate(BRANCHES)}
     share = {name: shares[:, :, i] for i, name in enumerate(BRANCHES)}
+
+    def statistics(name: str) -> Tensor:
+        return rowstats.pack(lses[name], gate[name], share[name], plan.position())
+
     grad_query = torch.empty_like(query)
     block_key = block_value = token_key = token_value = None
     add = False
     if "cmp" in outputs:
         key_high, _, value_mean = compress.mean_blocks(key, value, plan)
         block_key, block_value = compress.backward(
-            query, key_high, value_mean, grad, lses["cmp"], gate["cmp"], share["cmp"], plan, scale,
+            query, key_high, value_mean, grad, statistics("cmp"), plan, scale,
             grad_query=grad_query, add=add,
         )  # fmt: skip
         add = True
     if "swa" in outputs:
         token_key, token_value = window.backward(
-            query, key, value, grad, lses["swa"], gate["swa"], share["swa"], plan, scale, settings.window,
+            query, key, value, grad, statistics("swa"), plan, scale, settings.window,
             grad_query=grad_query, add=add,
         )  # fmt: skip
         add = True

@@ -9,8 +9,8 @@ from videonsa.kernels.plan import Plan
 
 
 def forward(query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float, window: int) -> tuple[Tensor, Tensor]:
-    """query [T, HQ, D], key and value [T, HK, D] -> output [T, HQ, D], lse [T, HQ] in base 2."""
-    tiles = plan.query_tiles(tiling.flash_forward(query.shape[2]).rows, False)
+    """query [T, HQ, D], key and value [T, HK, D] -> output [T, HQ, D], lse [HQ, T] in base 2."""
+    tiles = plan.query_tiles(tiling.flash_forward(query.shape[2], window).rows, False)
     out, lse = flash.forward(query, key, value, plan.position(), tiles, scale, window=window)
     assert out is not None
     return out, lse
@@ -21,9 +21,7 @@ def backward(
     key: Tensor,
     value: Tensor,
     grad: Tensor,
-    lse: Tensor,
-    gate: Tensor,
-    share: Tensor,
+    statistics: Tensor,
     plan: Plan,
     scale: float,
     window: int,
@@ -33,7 +31,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Adds to grad_query; returns the gradients of key and value, [T, HK, D] float32."""
     size = query.shape[2]
-    shared = (query, key, value, grad, lse, gate, share, plan.position())
+    shared = (query, key, value, grad, statistics)
     rows, columns = tiling.flash_query_gradient(size).rows, tiling.flash_key_gradient(size).columns
     flash.query_gradient(*shared, plan.query_tiles(rows, False), scale, grad_query=grad_query, add=add, window=window)
     grad_key, grad_value = flash.key_gradient(
