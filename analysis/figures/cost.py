@@ -1,0 +1,82 @@
+"""What accuracy costs: accuracy against the share of dense attention, and against prefill time, one column a suite.
+
+No front is drawn through the best points: where intervals overlap, which point is best is a matter of luck.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from analysis.figures import style
+from analysis.rows import each
+
+COLUMNS = 4  # suites side by side
+COSTS = {"attention_fraction": ("attention (% of dense)", 100.0), "prefill_ms": ("prefill (ms)", 1.0)}
+
+
+def draw(rows: pd.DataFrame) -> Figure:
+    """From the tidy table; ValueError when no cost was measured at which the finished cells differ."""
+    done = rows[rows["status"] == "done"]
+    costs = [name for name in COSTS if done[name].dropna().nunique() > 1]
+    if not costs:
+        raise ValueError("no cost that differs between finished cells")
+    suites = list(dict.fromkeys(done["suite"]))
+    columns = min(COLUMNS, len(suites))
+    bands = -(-len(suites) // columns)
+    width = max(style.COLUMN_WIDTH, min(style.TEXT_WIDTH, 1.85 * columns))
+    figure = style.new_figure(width, 1.7 * bands * len(costs) + 0.3)
+    grid = figure.subplots(bands * len(costs), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_visible(False)
+    for i, suite in enumerate(suites):
+        here = done[done["suite"] == suite]
+        for j, cost in enumerate(costs):
+            axes = grid[len(costs) * (i // columns) + j][i % columns]
+            axes.set_visible(True)
+            _panel(axes, here, cost)
+            if j == 0:
+                axes.set_title(style.suite_title(suite))
+            if i % columns == 0:
+                axes.set_ylabel("accuracy (%)")
+    _legend(figure, done)
+    return figure
+
+
+def _panel(axes: Axes, here: pd.DataFrame, cost: str) -> None:
+    name, factor = COSTS[cost]
+    known = here[here[cost].notna()]
+    for row in each(known):
+        colour, marker = _look(row)
+        x, y = factor * getattr(row, cost), 100 * row.accuracy
+        if not np.isnan(row.low):
+            axes.plot([x, x], [100 * row.low, 100 * row.high], color=colour, lw=0.8, alpha=0.5, zorder=2)
+        axes.plot([x], [y], marker, ms=4.2, mfc=colour, mec="white", mew=0.4, zorder=3)
+    values = factor * known[cost].astype(float)
+    if len(values) and values.max() > 1.5 * values.min() > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel(name)
+    axes.margins(x=0.08)
+
+
+def _look(row: object) -> tuple[str, str]:
+    if row.is_reference:  # type: ignore[attr-defined]
+        return style.VERMILION, "o"
+    return (style.BLACK, "D") if row.attention == "dense" else (style.BLUE, "o")  # type: ignore[attr-defined]
+
+
+def _legend(figure: Figure, done: pd.DataFrame) -> None:
+    entries = {}
+    if done["is_reference"].any():
+        entries[str(done["reference"].iloc[0])] = Line2D([], [], color=style.VERMILION, marker="o", ms=4.2, lw=0.8)
+    entries["other variants"] = Line2D([], [], color=style.BLUE, marker="o", ms=4.2, lw=0.8)
+    if (~done["is_reference"] & (done["attention"] == "dense")).any():
+        entries["dense"] = Line2D([], [], color=style.BLACK, marker="D", ms=4.2, lw=0.8)
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries))
