@@ -18,7 +18,7 @@ from evals.journal import Journal
 from evals.question import Sampling
 from evals.scores import guessing, question_score, summarize_costs, summarize_scores
 from evals.suites import Suite, get_suite
-from videonsa.config import SettingsError, SuiteSettings, code_version, identity, to_dict
+from videonsa.config import NSASettings, SettingsError, SuiteSettings, code_version, identity, to_dict
 
 TASKS = Path(__file__).parent / "tasks"
 MORE_TASKS = "VIDEONSA_TASKS"  # environment variable: a folder of task YAML files beside lmms-eval's own
@@ -62,9 +62,7 @@ def evaluate(
     settings = loaded.use(nsa)
     task = load_task(suite, data)
     content = identity(_content(suite))
-    key = {"checkpoint": loaded.identity, "nsa": to_dict(settings), "suite": content, "max_new": suite.max_new_tokens}
-    versions = {name: version(name) for name in ("lmms-eval", "torch", "transformers")}
-    journal = Journal(folder, identity({**key, "versions": versions, "code": code_version(*CODE)}))
+    journal = Journal(folder, identity(_key(loaded, settings, suite, content)))
     total = min(len(task.eval_docs), suite.limit or len(task.eval_docs))
 
     def on_row(row: dict[str, Any]) -> None:
@@ -86,6 +84,19 @@ def evaluate(
         "scores": summarize_scores(questions, kind.metric, chance),
         "questions": questions,
         "summary": summarize_costs(questions, settings),
+    }
+
+
+def _key(loaded: Checkpoint, settings: NSASettings, suite: SuiteSettings, content: str) -> dict[str, Any]:
+    """Everything that can change an answer."""
+    return {
+        "checkpoint": loaded.identity,
+        "dtype": str(loaded.model.dtype),
+        "nsa": to_dict(settings),
+        "suite": content,
+        "max_new_tokens": suite.max_new_tokens,
+        "versions": {name: version(name) for name in ("lmms-eval", "torch", "transformers")},
+        "code": code_version(*CODE),
     }
 
 
@@ -185,6 +196,8 @@ def _without_bars(module: Any) -> Iterator[None]:
 def _row(row: dict[str, Any], sample: dict[str, Any], metric: str) -> dict[str, Any]:
     answer = sample["target"] if isinstance(sample["target"], str | int | float) else str(sample["target"])
     score = None if row["error"] else question_score(sample[metric])
+    if score is None and row["error"] is None:
+        row = {**row, "error": f"no number in the task's {metric}: {str(sample[metric])[:200]}"}
     order = ("doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms", "prefill_tokens")
     full = {**row, "answer": answer, "score": score}
     return {name: full[name] for name in (*order, "vision_tokens", "peak_memory_mib", "error")}
