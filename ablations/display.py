@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ablations.estimate import duration
@@ -79,7 +80,7 @@ class Display:
             self._show_job(name, state)
         if not self.console.is_terminal and states and time.time() - self.spoken > LINE_SECONDS:
             self.spoken = time.time()
-            self.say(f"{done}/{self.total} cells, {note}{left}; " + "; ".join(map(describe, states.values())))
+            self.say(escape(f"{done}/{self.total} cells, {note}{left}; " + "; ".join(map(describe, states.values()))))
 
     def _count_records(self) -> None:
         for key in list(self.todo):
@@ -90,18 +91,18 @@ class Display:
             self.todo.discard(key)
             if seconds := (record.get("summary") or {}).get("seconds"):
                 self.cell_seconds.append(seconds)
-            about = f"{record.get('label')} · {record['settings']['suite']['name']}"
+            about = escape(f"{record.get('label')} · {record['settings']['suite']['name']}")
             if record["status"] == "done":
                 self.say(f"[green]done[/green]    {about}: {record['scores']['accuracy']:.3f}")
             else:
                 self.failed += 1
-                self.say(f"[red]failed[/red]  {about}: {_first_line(record['error']['message'])}")
+                self.say(f"[red]failed[/red]  {about}: {escape(_first_line(record['error']['message']))}")
 
     def _show_job(self, name: str, state: dict[str, Any]) -> None:
         if name not in self.rows:
             self.rows[name] = self.bars.add_task("", total=1, left="")
         total = max(1, state.get("total") or 0)
-        text = f"  {state.get('phase', 'start')} {state.get('what', '')}"
+        text = escape(f"  {state.get('phase', 'start')} {state.get('what', '')}")
         self.bars.update(self.rows[name], description=text, total=total, completed=state.get("done", 0))
 
     def _time_left(self, states: dict[str, dict[str, Any]]) -> str:

@@ -212,7 +212,8 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
         started = time.time()
         try:
             checkpoint = _checkpoint(work.out, work.job)
-            result = work.stages.get("probe")(checkpoint, to_dict(probe.training.nsa), probe.suite, videos=probe.videos)
+            measure, nsa = work.stages.get("probe"), to_dict(probe.training.nsa)
+            result = measure(checkpoint, nsa, probe.suite, videos=probe.videos, data=work.out / "data")
             report(1, 1)
             record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
             record |= {"status": DONE, "summary": {"seconds": round(time.time() - started, 3)}, "error": None}

@@ -93,7 +93,7 @@ def evaluate(
     }
 
 
-def probe(checkpoint: Any, nsa: dict, suite: Any, videos: int = 8) -> dict[str, Any]:
+def probe(checkpoint: Any, nsa: dict, suite: Any, videos: int = 8, *, data: Path) -> dict[str, Any]:
     assert Path(checkpoint).is_dir()
     out = Path(checkpoint).parent.parent.parent
     strike(out, "probe")

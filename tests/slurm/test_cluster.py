@@ -122,20 +122,6 @@ def test_scancel_of_one_job_is_recorded_and_tried_again(slurm: SlurmSweep):
     assert slurm.statuses() == ALL_DONE
 
 
-def test_a_requeued_training_goes_on_where_it_was(slurm: SlurmSweep):
-    """The signal that Slurm sends before the time limit; a limit itself takes minutes, see the next test."""
-    slurm.faults(train_steps=24)
-    slurm.run()
-    (training,) = slurm.submitted("train")
-    wait_until(lambda: begun(slurm.out, "train") and len(metrics(slurm.out)) > 3)
-    subprocess.run(["scancel", "--signal=USR2", training.id], check=True)
-    hurry(training.id)
-    assert slurm.finish().returncode == 0
-    assert fakes.calls(slurm.out).count("train") == 2
-    assert metrics(slurm.out) == [{"step": n, "loss": 1 / n, "tokens": 10 * n} for n in range(1, 25)]
-    assert slurm.statuses() == ALL_DONE
-
-
 def test_a_time_limit_requeues_and_the_losses_are_those_of_one_run(slurm: SlurmSweep):
     slurm.profile.write_text(slurm.profile.read_text().replace("minutes: 5", "minutes: 1"))
     slurm.faults(train_steps=110)  # 55 s, and the signal comes 15 s before the minute is over

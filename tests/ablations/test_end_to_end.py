@@ -1,0 +1,44 @@
+"""The real thing, small: train a few steps, evaluate two variants through lmms-eval, draw the table; then again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.ablations.conftest import ROOT, records
+
+COMMAND = [sys.executable, "ablations/run.py", "--grid", "smoke", "--set", "suites=synth_needle"]
+COMMAND += ["--set", "train.steps=3", "--set", "suite.limit=3", "--workers", "1"]
+
+
+def run(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, "--out", str(out), *more], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_whole_loop_and_a_second_run(tmp_path: Path):
+    out = tmp_path / "runs"
+    first = run(out)
+    assert first.returncode == 0, first.stderr
+    found = records(out)
+    assert list(found) == ["dense synth_needle", "nsa synth_needle"] or len(found) == 2
+    for record in found.values():
+        assert record["status"] == "done"
+        assert len(record["questions"]) == 3
+        assert record["summary"]["prefill_ms_p50"] > 0
+        assert 0 < record["summary"]["attention_fraction"] <= 1
+    (training,) = records(out, "trainings").values()
+    assert training["summary"]["steps"] == 3
+    assert training["summary"]["final_loss"] > 0
+    (probe,) = records(out, "probes").values()
+    assert len(probe["layers"]) > 0
+    (sweep,) = (out / "sweeps").iterdir()
+    assert {"table.txt", "table.csv", "table.md"} <= {path.name for path in sweep.iterdir()}
+    assert list((sweep / "figures").glob("*.png"))
+    assert len(list((out / "wandb").glob("offline-run-*"))) == 2
+    started = time.perf_counter()
+    second = run(out)
+    assert time.perf_counter() - started < 5
+    assert second.returncode == 0
+    assert second.stdout == first.stdout

@@ -1,0 +1,32 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --comment=tiny-budget
+#SBATCH --cpus-per-task=1
+#SBATCH --error=/tmp/shared/runs/jobs/%j_0_log.err
+#SBATCH --job-name=tiny-budget
+#SBATCH --mem=2048MB
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/tmp/shared/runs/jobs/%j_0_log.out
+#SBATCH --partition=debug
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=30
+#SBATCH --wckey=submitit
+
+# setup
+export PYTHONPATH=/shared/code
+export PYTHONSAFEPATH=1
+export TOKENIZERS_PARALLELISM=false
+export SRUN_CPUS_PER_TASK=1
+export OMP_NUM_THREADS=1
+export MKL_NUM_THREADS=1
+export OPENBLAS_NUM_THREADS=1
+export NUMEXPR_NUM_THREADS=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /tmp/shared/runs/jobs/%j_%t_log.out --error /tmp/shared/runs/jobs/%j_%t_log.err PYTHON -u -m submitit.core._submit /tmp/shared/runs/jobs
+

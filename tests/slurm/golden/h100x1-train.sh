@@ -1,0 +1,34 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --comment=tiny-budget
+#SBATCH --cpus-per-task=12
+#SBATCH --error=/tmp/shared/runs/jobs/%j_0_log.err
+#SBATCH --gpus-per-node=1
+#SBATCH --job-name=tiny-budget
+#SBATCH --mem=122880MB
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/tmp/shared/runs/jobs/%j_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=480
+#SBATCH --wckey=submitit
+
+# setup
+export PYTHONPATH=/shared/code
+export PYTHONSAFEPATH=1
+export TOKENIZERS_PARALLELISM=false
+export SRUN_CPUS_PER_TASK=12
+export OMP_NUM_THREADS=12
+export MKL_NUM_THREADS=12
+export OPENBLAS_NUM_THREADS=12
+export NUMEXPR_NUM_THREADS=12
+export HF_HUB_OFFLINE=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /tmp/shared/runs/jobs/%j_%t_log.out --error /tmp/shared/runs/jobs/%j_%t_log.err PYTHON -u -m submitit.core._submit /tmp/shared/runs/jobs
+

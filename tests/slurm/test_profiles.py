@@ -1,0 +1,118 @@
+"""Slurm profiles: each gives the sbatch script that is kept beside this file; wrong ones are one line. No Slurm needed.
+
+To renew the scripts after a wanted change: python -m tests.slurm.test_profiles
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from ablations.profile import profile_names
+from slurm.executor import Request, slurm_executor, submit_slurm
+from slurm.profile import ClusterError, load_slurm_profile, make_slurm_profile, slurm_profile_names
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = [(name, kind) for name in slurm_profile_names() for kind in ("train", "evaluate")]
+
+
+def script(name: str, kind: str) -> str:
+    """The script that sbatch would be given, with this machine's paths and the job's random id taken out."""
+    folder = Path("/tmp/shared/runs/jobs")
+    dependency = "afterok:42" if kind == "evaluate" else None
+    profile = load_slurm_profile(name)
+    request = Request(
+        profile, folder, "tiny-budget", whole_node=kind == "train", dependency=dependency, code=Path("/shared/code")
+    )
+    executor = slurm_executor(request)
+    text = executor._make_submission_file_text(executor._submitit_command_str, "id")
+    return text.replace(executor.python, "PYTHON") + "\n"
+
+
+@pytest.fixture
+def login_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine on whose PATH Slurm's commands are."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name in ("sbatch", "srun", "sinfo", "squeue", "sacct"):
+        (commands / name).write_text("#!/bin/sh\nexit 0\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return commands
+
+
+def answer(commands: Path, name: str, shell: str) -> None:
+    (commands / name).write_text(f"#!/bin/sh\n{shell}\n")
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_the_script_of_a_profile_is_the_kept_one(name: str, kind: str, login_node: Path):
+    assert script(name, kind) == (GOLDEN / f"{name}-{kind}.sh").read_text()
+
+
+def test_profiles_of_scale_and_of_slurm_have_names_apart():
+    assert not set(profile_names()) & set(slurm_profile_names())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"partitions": "gpu"}, "unknown key 'partitions'; known keys: partition, account, qos, constraint, nodes"),
+        ({"gpus_per_node": "8"}, "gpus_per_node='8' is not valid: a whole number of at least 0"),
+        ({"minutes": 0}, "minutes=0 is not valid: a whole number of at least 1"),
+        ({"memory": "120G"}, "memory='120G' is not valid: GB, a number above 0"),
+        (["partition"], "expected a mapping with some of partition"),
+    ],
+)
+def test_a_wrong_profile_is_one_line(content: object, message: str):
+    with pytest.raises(ClusterError, match=message) as caught:
+        make_slurm_profile("mine", content)
+    assert "\n" not in str(caught.value)
+
+
+def request(tmp_path: Path) -> Request:
+    return Request(make_slurm_profile("mine", {"partition": "gpu", "account": "x"}), tmp_path / "jobs", "sweep")
+
+
+def test_a_busy_controller_is_asked_again(login_node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("slurm.executor.RETRY_SECONDS", (0, 0, 0))
+    flag = tmp_path / "asked"
+    busy = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    answer(
+        login_node,
+        "sbatch",
+        f'if [ -e {flag}2 ]; then echo "Submitted batch job 7"; elif [ -e {flag} ]; then touch {flag}2; '
+        f'echo "{busy}" >&2; exit 1; else touch {flag}; echo "{busy}" >&2; exit 1; fi',
+    )
+    assert submit_slurm([print], request(tmp_path)) == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("invalid partition specified: gpu", "there is no partition 'gpu'; partitions: cpu, debug"),
+        ("Invalid account or account/partition combination specified", "Slurm refuses account 'x'"),
+        ("Requested node configuration is not available", "no 1 nodes of partition gpu have 0 GPUs"),
+        ("Batch job submission failed: Job violates accounting/QOS policy", "Job violates accounting/QOS policy"),
+    ],
+)
+def test_what_sbatch_refuses_is_one_line_that_says_what_to_do(
+    said: str, message: str, login_node: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    answer(login_node, "sbatch", f'echo "sbatch: error: {said}" >&2; exit 1')
+    answer(login_node, "sinfo", 'printf "debug\\ncpu\\n"')
+    with pytest.raises(ClusterError, match=message) as caught:
+        submit_slurm([print], request(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().err == ""
+
+
+if __name__ == "__main__":
+    os.environ.pop("PYTHONPATH", None)
+    for name, kind in CASES:
+        (GOLDEN / f"{name}-{kind}.sh").write_text(script(name, kind))
+    sys.exit(0)
