@@ -1,10 +1,14 @@
-"""A VideoNSA small enough to learn on two CPU cores, made on the spot: about 0.3M parameters and the real processor classes.
+"""A VideoNSA small enough to learn on two CPU cores, made on the spot: 0.36M parameters and the real processor classes.
 
-Choices that made it learn (measured; chance is 25 %): the answer is a word, one token; high position frequencies for all
-three axes (`mrope_section` of ones, rope_theta 10); initial weights of 0.05.
+Choices that made it learn (measured): the answer is a word, one token; high position frequencies for all three axes
+(`mrope_section` of ones, rope_theta 10); initial weights of 0.08 (with 0.05 questions about order reached 52 to 68 %
+in the time in which they now reach 84 to 86 %).
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
@@ -24,7 +28,7 @@ PATCH = 14  # px; a vision token covers 2 x 2 patches of 2 frames
 TOKEN = 2 * PATCH  # px of a vision token's side
 FRAME = 2 * TOKEN  # px of a frame's side while training: 4 vision tokens a 2-frame patch
 HIDDEN, HEADS, KEY_VALUE_HEADS, LAYERS = 64, 4, 2, 3
-INITIAL_STD = 0.05
+INITIAL_STD = 0.08
 
 SPECIAL = (
     "<|endoftext|>",
@@ -74,34 +78,34 @@ def tiny_config(nsa: NSASettings, tokenizer: Qwen2Tokenizer) -> VideoNSAConfig:
     frequencies = HIDDEN // HEADS // 2
     token = tokenizer.convert_tokens_to_ids
     config = VideoNSAConfig(
-        text_config=dict(
-            vocab_size=len(tokenizer),
-            hidden_size=HIDDEN,
-            intermediate_size=2 * HIDDEN,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            num_key_value_heads=KEY_VALUE_HEADS,
-            max_position_embeddings=4096,
-            rope_parameters=dict(rope_type="default", rope_theta=10.0, mrope_section=[1] * frequencies),
-            initializer_range=INITIAL_STD,
-            bos_token_id=token("<|endoftext|>"),
-            eos_token_id=token("<|im_end|>"),
-            pad_token_id=token("<|endoftext|>"),
-        ),
-        vision_config=dict(
-            depth=1,
-            hidden_size=HIDDEN,
-            intermediate_size=2 * HIDDEN,
-            num_heads=2,
-            patch_size=PATCH,
-            temporal_patch_size=2,
-            spatial_merge_size=2,
-            window_size=4 * TOKEN,
-            out_hidden_size=HIDDEN,
-            fullatt_block_indexes=[0],
-            tokens_per_second=1,
-            initializer_range=INITIAL_STD,
-        ),
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": HIDDEN,
+            "intermediate_size": 2 * HIDDEN,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": KEY_VALUE_HEADS,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [1] * frequencies},
+            "initializer_range": INITIAL_STD,
+            "bos_token_id": token("<|endoftext|>"),
+            "eos_token_id": token("<|im_end|>"),
+            "pad_token_id": token("<|endoftext|>"),
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": HIDDEN,
+            "intermediate_size": 2 * HIDDEN,
+            "num_heads": 2,
+            "patch_size": PATCH,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "window_size": 4 * TOKEN,
+            "out_hidden_size": HIDDEN,
+            "fullatt_block_indexes": [0],
+            "tokens_per_second": 1,
+            "initializer_range": INITIAL_STD,
+        },
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),
@@ -116,7 +120,7 @@ def tiny_config(nsa: NSASettings, tokenizer: Qwen2Tokenizer) -> VideoNSAConfig:
 def build_processor() -> Qwen2_5_VLProcessor:
     """Qwen2.5-VL's own processor classes around the byte-level tokenizer; frames of one vision token up to 16."""
     pixels = {"shortest_edge": TOKEN**2, "longest_edge": FRAME**2}
-    sizes = dict(patch_size=PATCH, temporal_patch_size=2, merge_size=2, size=pixels)
+    sizes: dict[str, Any] = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2, "size": pixels}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes),
         tokenizer=build_tokenizer(),
@@ -152,7 +156,7 @@ def byte_pair_pieces(text: str, merges: list[tuple[str, str]]) -> list[str]:
     """What byte-pair encoding makes of a word: the earliest merge that fits is made first."""
     pieces = list(text)
     while True:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(pairwise(pieces))
         best = next((merge for merge in merges if merge in pairs), None)
         if best is None:
             return pieces

@@ -1,4 +1,4 @@
-"""Drawing on uint8 frames: grey flickering backgrounds and coloured squares. Lengths are given in units of 1/56 frame side."""
+"""Drawing on uint8 frames: grey flickering backgrounds and coloured squares. Lengths are in units of 1/56 frame."""
 
 import numpy as np
 
@@ -59,8 +59,8 @@ def paint(video: np.ndarray, color: np.ndarray, top: float, left: float, side: f
 
 def paint_anywhere(rng: np.random.Generator, video: np.ndarray, color: np.ndarray, ring: bool = False) -> None:
     """Paint a square of random side (16 to 27 units) at a random place; with a white ring around it if asked."""
-    side = rng.integers(16, 28)
-    top, left = rng.integers(RING, UNITS - side - RING + 1, 2)
+    side = int(rng.integers(16, 28))
+    top, left = rng.integers(RING, UNITS - side - RING + 1, 2).tolist()
     if ring:
         paint(video, np.array(WHITE, np.uint8), top - RING, left - RING, side + 2 * RING)
     paint(video, color, top, left, side)

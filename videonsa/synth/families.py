@@ -1,8 +1,8 @@
 """The three families of questions: needle (a rare frame), order (time), layout (space).
 
-A family asks first and shows afterwards: the question and its four options are drawn without knowing which option will be
-right, then the video is drawn for the option that is. So the text tells nothing about the answer, by construction. Every
-question has the same number of words, so that a batch of samples needs no padding.
+A family asks first and shows afterwards: the question and its four options are drawn without knowing which option will
+be right, then the video is drawn for the option that is. So the text tells nothing about the answer, by construction.
+Every question has the same number of words, so that a batch of samples needs no padding.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Show = Callable[[np.random.Generator, str, list[str], int, int, int], np.ndarray
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of question: about colours (then four of them are the options), or about a colour, with four words as options."""
+    """One kind of question: which of four colours, or something about one colour, with four words as options."""
 
     name: str
     question: str  # without its last word, the colour, where `words` are given
@@ -55,7 +55,7 @@ def shuffled(rng: np.random.Generator, words: tuple[str, ...]) -> list[str]:
 
 
 def spread(rng: np.random.Generator, lengths: list[int], frames: int) -> list[int]:
-    """Starts of runs of the given lengths, in this order, in `frames` frames; neighbours stay at least one frame apart if they can."""
+    """Starts of runs of the given lengths, in this order; neighbours stay a frame or more apart where there is room."""
     apart = 1 if sum(lengths) + len(lengths) - 1 <= frames else 0
     slack = frames - sum(lengths) - apart * (len(lengths) - 1)
     cuts = np.sort(rng.integers(0, slack + 1, len(lengths)))
@@ -64,7 +64,7 @@ def spread(rng: np.random.Generator, lengths: list[int], frames: int) -> list[in
 
 
 def the_answer_and_others(rng: np.random.Generator, answer: int, most: int) -> list[int]:
-    """The numbers of the options that are shown, in random order: all four, or as many as fit, the answer's among them."""
+    """Numbers of the options that are shown, in random order: all four, or as many as fit with the answer's."""
     others = [int(option) for option in rng.permutation(4) if option != answer]
     return [int(option) for option in rng.permutation([answer, *others][:most])]
 
@@ -89,8 +89,8 @@ def show_ring(rng: np.random.Generator, _: str, options: list[str], answer: int,
 def show_sequence(marker: bool) -> Show:
     """Four flashes, one of each option's colour. Which is right depends on their order alone.
 
-    Without `marker` the right one comes first; with it, the right one is the next after a white flash. All frames are drawn
-    before the order is known: the same set of frames serves all four answers, so a bag of frames is at chance.
+    Without `marker` the right one comes first; with it, the right one is the next after a white flash. All frames are
+    drawn before the order is known: the same set of frames serves all four answers, so a bag of frames is at chance.
     """
 
     def show(rng: np.random.Generator, _: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
@@ -117,7 +117,7 @@ def show_sequence(marker: bool) -> Show:
 def show_repeats(
     rng: np.random.Generator, subject: str, options: list[str], answer: int, frames: int, size: int
 ) -> np.ndarray:
-    """One square that goes and comes back, always the same. How often depends on time alone: it fills as many frames for every answer."""
+    """One square that goes and comes back, always the same, and in as many frames for every answer: time alone."""
     video = background(rng, frames, size)
     grain = 2 if frames >= 16 else 1  # runs and gaps are multiples of a frame patch where there is room
     count, seen = NUMBERS.index(options[answer]) + 1, max(4 * grain, frames // 4)

@@ -44,7 +44,7 @@ def make_sample(family: str, *, split: str, seed: int, index: int, frames: int, 
 
 
 def choose(family: Family, split: str, seed: int, index: int) -> tuple[Kind, int]:
-    """The kind of question, in turn, and the right option's number: each of the four once in any four questions of a kind."""
+    """The kind of question, in turn, and the right option's number, each once in every four questions of a kind."""
     turn, kind = divmod(index, len(family.kinds))
     block, within = divmod(turn, 4)
     order = stream(family.name, split, seed, block, ANSWER, kind).permutation(4)

@@ -12,7 +12,7 @@ from videonsa.modeling import capture_attention
 
 @torch.no_grad()
 def gate_sums(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Sum over the vision tokens of the batches of the gates, [layers, heads, 3], and the number of those tokens, [1]."""
+    """The gates' sum over all vision tokens of the batches, [layers, heads, 3], and the number of these tokens, [1]."""
     total, tokens = torch.zeros(()), torch.zeros(1)
     for batch in batches:
         with capture_attention(model) as captured:

@@ -1,4 +1,4 @@
-"""What a training tells: metrics as JSON lines, the same to W&B, and a progress bar. Disk comes first; W&B mirrors it."""
+"""What a training tells: metrics as JSON lines, the same to W&B, and a progress bar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from videonsa.config import identity
 
 
 class Journal:
-    """Metrics of one training folder. Lines after the step that a run resumes from are dropped: they will come again."""
+    """Metrics of one training folder. Lines after the step that a run resumes from are dropped: they come again."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], step: int) -> None:
         self.path = folder / "metrics.jsonl"
@@ -60,7 +60,7 @@ def _wandb_run(folder: Path, settings: dict[str, Any]) -> Any:
         config=settings,
         dir=str(folder),
         resume="allow",
-        mode=os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline"),
+        mode=None if "WANDB_MODE" in os.environ else "online" if "WANDB_API_KEY" in os.environ else "offline",
         settings=wandb.Settings(silent=True, console="off"),
     )
 

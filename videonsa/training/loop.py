@@ -1,9 +1,9 @@
 """The training loop: from a model and a source of samples to trained weights, resumable at any step.
 
-A loop of our own and not transformers' Trainer, because three things go against the Trainer's grain: samples addressed by
-number (so that a resumed run sees what the uninterrupted one would have seen), logits on answer tokens only, and checkpoints
-that appear whole. Devices, precision and sharding are accelerate's: under torchrun or `accelerate launch` (also with
-FSDP) the same code serves several GPUs.
+A loop of our own and not transformers' Trainer, because three things go against the Trainer's grain: samples addressed
+by number (so that a resumed run sees what the uninterrupted one would have seen), logits on answer tokens only, and
+checkpoints that appear whole. Devices, precision and sharding are accelerate's: under torchrun or `accelerate launch`
+(also with FSDP) the same code serves several GPUs.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Trainer:
         valid = f"a multiple of micro_batch_size x processes = {part}"
         require(settings.batch_size % part == 0, "batch_size", settings.batch_size, valid)
         if settings.activation_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            self._checkpoint_activations(model)
         model.train()
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, settings))
 
     def run(self, folder: Path, record: dict[str, Any], report: Report | None) -> None:
-        """Train to the end, from the newest checkpoint in `folder` if there is one. `record` is told to W&B as settings."""
+        """Train to the end, from the newest checkpoint in `folder` if there is one; W&B is told `record` as settings"""
         progress = restore_checkpoint(self.accelerator, folder / "checkpoints")
         first, steps = progress["step"], self.source.steps
         tokens, seconds = progress.get("tokens", 0), progress.get("seconds", 0.0)
@@ -93,6 +93,10 @@ class Trainer:
     def weights(self) -> dict[str, Tensor]:
         """The trained weights, whole on the main process, also when they are sharded."""
         return self.accelerator.get_state_dict(self.model)
+
+    @staticmethod
+    def _checkpoint_activations(model: Any) -> None:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def _step(self, step: int, batches: Iterator[dict[str, Tensor]]) -> tuple[float, float, int]:
         """One optimizer step; returns the loss (mean over the samples), the gradient's norm and the tokens seen."""

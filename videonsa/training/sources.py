@@ -1,4 +1,4 @@
-"""Where training samples come from. A source gives sample number i of a run, always the same one, whatever came before."""
+"""Where training samples come from. A source gives sample number i of a run: always the same one, in any order."""
 
 from __future__ import annotations
 

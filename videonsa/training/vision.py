@@ -33,8 +33,8 @@ class BatchedWindowAttention(Qwen2_5_VLVisionAttention):
             return super().forward(hidden_states, cu_seqlens, position_embeddings=position_embeddings, **kwargs)
         query, key, value = self.qkv(hidden_states).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-        heads_first = [part.unflatten(0, (-1, window)).transpose(1, 2) for part in (query, key, value)]
-        output = scaled_dot_product_attention(*heads_first, scale=self.scaling)
+        query, key, value = (part.unflatten(0, (-1, window)).transpose(1, 2) for part in (query, key, value))
+        output = scaled_dot_product_attention(query, key, value, scale=self.scaling)
         return self.proj(output.transpose(1, 2).flatten(2).flatten(0, 1))
 
 
@@ -47,7 +47,10 @@ class LinearPatchEmbed(Qwen2_5_VisionPatchEmbed):
         return linear(hidden_states.to(weight.dtype), weight.flatten(1))
 
 
-FASTER = {Qwen2_5_VLVisionAttention: BatchedWindowAttention, Qwen2_5_VisionPatchEmbed: LinearPatchEmbed}
+FASTER: dict[type, type[nn.Module]] = {
+    Qwen2_5_VLVisionAttention: BatchedWindowAttention,
+    Qwen2_5_VisionPatchEmbed: LinearPatchEmbed,
+}
 
 
 def speed_up_vision(model: nn.Module) -> None:
