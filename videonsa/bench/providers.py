@@ -47,7 +47,7 @@ def _dense(backend: SDPBackend, scale: float, query: Tensor, key: Tensor, value:
 @contextmanager
 def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callable[[], object]]]:
     """{(stage, mode): a call of that stage alone} of the Triton provider, on the results of one real pass."""
-    from videonsa.kernels import combine, compress, rowstats, select, selected, triton_backend, window
+    from videonsa.kernels import combine, compress, rowstats, select, selected, tiling, triton_backend, window
     from videonsa.kernels.plan import make_plan
 
     query, key, value, gates, grad = (tensor.detach().flatten(0, 1) for tensor in inputs)
@@ -58,12 +58,14 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
     shares = combine.shares(outputs, grad)
     grad_query = torch.zeros_like(query)
     token_key, token_value = (torch.zeros(key.shape, device=key.device) for _ in range(2))
-    chunks = triton_backend.chunks(query, key, settings)
+    chunks = triton_backend.chunks(query, key, settings, tiling.FORWARD_CHUNK)
     key_high, key_low, value_mean = compress.mean_blocks(key, value, plan)
 
     def statistics(name: str) -> Tensor:
         branch = triton_backend.BRANCHES.index(name)
-        return rowstats.pack(lses[name], gates[:, :, branch], shares[:, :, branch], plan.position())
+        by_query = name == "slc"
+        position = plan.token() if by_query else plan.position()
+        return rowstats.pack(lses[name], gates[:, :, branch], shares[:, :, branch], position, by_query=by_query)
 
     def compress_forward() -> object:
         high, _, mean = compress.mean_blocks(key, value, plan)
@@ -81,9 +83,10 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
             )
 
     def select_backward() -> None:
-        for chunk in chunks:
+        row_statistics = statistics("slc")
+        for chunk in triton_backend.chunks(query, key, settings, tiling.BACKWARD_CHUNK):
             selected.backward_chunk(
-                query, key, value, grad, lses["slc"], gates[:, :, 1], shares[:, :, 1], index, plan, chunk, case.scale,
+                query, key, value, grad, row_statistics, index, plan, chunk, case.scale,
                 grad_query=grad_query, grad_key=token_key, grad_value=token_value, add=True,
             )  # fmt: skip
 

@@ -64,6 +64,10 @@ class Plan:
         """Index of each token within its own sequence, [T]."""
         return _position(self)
 
+    def token(self) -> Tensor:
+        """Index of each token on the packed axis, [T]."""
+        return _token(self)
+
     def first_block(self) -> Tensor:
         """First block of each token's sequence, [T]."""
         return _first_block(self)
@@ -118,6 +122,11 @@ def _table(rows: list[Tensor], plan: Plan, width: int) -> Tensor:
 @lru_cache(maxsize=64)
 def _position(plan: Plan) -> Tensor:
     return _table([torch.arange(end - start) for start, end in plan.sequences], plan, 1)
+
+
+@lru_cache(maxsize=64)
+def _token(plan: Plan) -> Tensor:
+    return torch.arange(plan.tokens, dtype=torch.int32, device=plan.device)
 
 
 @lru_cache(maxsize=64)

@@ -26,35 +26,32 @@ def load_four(base, rows, live, ROWS: tl.constexpr):
 
 
 @triton.jit
-def store_four(base, rows, live, lse, gate, share, position):
-    which = tl.arange(0, 4)[None, :]
-    tile = tl.where(which == 0, lse[:, None], gate[:, None])
-    tile = tl.where(which == 2, share[:, None], tile)
-    tile = tl.where(which == 3, position.to(tl.float32, bitcast=True)[:, None], tile)
-    tl.store(base + rows.to(tl.int64)[:, None] * 4 + which, tile, mask=live[:, None])
-
-
-@triton.jit
-def _pack(lse, gate, share, gate_stride, position, statistics, queries, HQ: tl.constexpr, ROWS: tl.constexpr):
+def _pack(lse, gate, share, gate_stride, position, statistics, queries, HQ: tl.constexpr, BY_QUERY: tl.constexpr,
+          ROWS: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     head = tl.program_id(1)
     live = rows < queries
-    source = (rows.to(tl.int64) * HQ + head) * gate_stride
-    out = head.to(tl.int64) * queries
-    store_four(
-        statistics + out * 4, rows, live,
-        tl.load(lse + out + rows, mask=live, other=0.0),
-        tl.load(gate + source, mask=live, other=0.0).to(tl.float32),
-        tl.load(share + source, mask=live, other=0.0).to(tl.float32),
-        tl.load(position + rows, mask=live, other=0),
-    )  # fmt: skip
+    by_query = rows.to(tl.int64) * HQ + head
+    place = by_query if BY_QUERY else head.to(tl.int64) * queries + rows
+    lse_row = tl.load(lse + place, mask=live, other=0.0)
+    gate_row = tl.load(gate + by_query * gate_stride, mask=live, other=0.0).to(tl.float32)
+    share_row = tl.load(share + by_query * gate_stride, mask=live, other=0.0).to(tl.float32)
+    bits = tl.load(position + rows, mask=live, other=0).to(tl.float32, bitcast=True)
+    which = tl.arange(0, 4)[None, :]
+    tile = tl.where(which == 0, lse_row[:, None], gate_row[:, None])
+    tile = tl.where(which == 2, share_row[:, None], tile)
+    tile = tl.where(which == 3, bits[:, None], tile)
+    tl.store(statistics + place[:, None] * 4 + which, tile, mask=live[:, None])
 
 
-def pack(lse: Tensor, gate: Tensor, share: Tensor, position: Tensor) -> Tensor:
-    """lse [HQ, T]; gate, share [T, HQ], views of contiguous [T, HQ, n]; position [T] int32 -> [HQ, T, 4] float32."""
-    heads, queries = lse.shape
-    statistics = torch.empty(heads, queries, 4, dtype=torch.float32, device=lse.device)
+def pack(lse: Tensor, gate: Tensor, share: Tensor, position: Tensor, *, by_query: bool = False) -> Tensor:
+    """lse [HQ, T]; gate, share [T, HQ], views of contiguous [T, HQ, n]; position [T] int32 -> [HQ, T, 4] float32.
+
+    by_query: lse [T, HQ] -> [T, HQ, 4], for kernels that gather queries.
+    """
+    queries, heads = gate.shape
+    statistics = torch.empty(*lse.shape, 4, dtype=torch.float32, device=lse.device)
     _pack[(triton.cdiv(queries, 128), heads)](
-        lse, gate, share, gate.stride(1), position, statistics, queries, HQ=heads, ROWS=128
+        lse, gate, share, gate.stride(1), position, statistics, queries, HQ=heads, BY_QUERY=by_query, ROWS=128
     )
     return statistics

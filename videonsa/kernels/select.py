@@ -68,7 +68,8 @@ def _choose(importance, index, position, first_block, chunk_start, columns, chun
         keep: tl.constexpr = COUNT - 1  # besides the query's own block
         block = tl.arange(0, COLUMNS_2)
         place = (head * chunk_rows + row).to(tl.int64) * columns
-        key = tl.load(importance + place + block, mask=block < own, other=-1.0).to(tl.int32, bitcast=True)
+        value = tl.load(importance + place + block, mask=block < columns, other=-1.0)  # a mask by 16: whole words
+        key = tl.where(block < own, value, -1.0).to(tl.int32, bitcast=True)
         threshold = tl.full([], 0, tl.int32)  # at least `keep` keys reach it,
         above = tl.max(key, 0) + 1  # and fewer reach this
         at_least = own

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from videonsa.kernels import tiling
 from videonsa.kernels.flash import LOG2E, _load_rows, _store_rows
-from videonsa.kernels.inverse import Inverse, invert, pair_position
+from videonsa.kernels.inverse import invert, pair_position
 from videonsa.kernels.plan import Chunk, Plan
-from videonsa.kernels.rowstats import load_four, store_four
+from videonsa.kernels.rowstats import load_four
 
 
 @triton.jit
@@ -102,30 +102,9 @@ def _merge_forward(partial, partial_lse, index, bits, before, out, lse, position
         tl.store(out + to * D + size, merged.to(out.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=["chunk_start", "blocks", "pairs"])
-def _list_statistics(lse, gate, share, gate_stride, queries, first, count, statistics, chunk_start, blocks, pairs,
-                     HQ: tl.constexpr, HK: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    """statistics [GROUP, pairs, 4]: rowstats.py's numbers of each pair's query, in the order of the lists."""
-    GROUP: tl.constexpr = HQ // HK
-    kv_head = tl.program_id(1)
-    pair = tl.load(first + kv_head * blocks) + tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    last_block = kv_head * blocks + blocks - 1
-    live = pair < tl.load(first + last_block) + tl.load(count + last_block)
-    row = chunk_start + tl.load(queries + pair, mask=live, other=0)
-    for head in range(0, GROUP):
-        source = row.to(tl.int64) * HQ + kv_head * GROUP + head
-        store_four(
-            statistics + tl.cast(head, tl.int64) * pairs * 4, pair, live,
-            tl.load(lse + source, mask=live, other=0.0),
-            tl.load(gate + source * gate_stride, mask=live, other=0.0).to(tl.float32),
-            tl.load(share + source * gate_stride, mask=live, other=0.0).to(tl.float32),
-            row,
-        )  # fmt: skip
-
-
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks"])
 def _partial_backward(query, key, value, grad, statistics, queries, first, count, block_range, partial, grad_key,
-                      grad_value, chunk_start, first_block, blocks, pairs, scale, natural_scale, HQ: tl.constexpr,
+                      grad_value, chunk_start, first_block, blocks, scale, natural_scale, HQ: tl.constexpr,
                       HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_2: tl.constexpr,
                       ROWS: tl.constexpr, SPLITS: tl.constexpr):  # fmt: skip
     """partial[pair, head] = the block's part of the query gradient; key and value gradients are added (one split) to
@@ -156,8 +135,7 @@ def _partial_backward(query, key, value, grad, statistics, queries, first, count
             row = chunk_start + tl.load(queries + pair + tl.minimum(entry, many - 1))
             query_tile = _gather(query, row, kv_head * GROUP + head, HQ, D)
             grad_tile = _gather(grad, row, kv_head * GROUP + head, HQ, D)
-            four = statistics + tl.cast(head, tl.int64) * pairs * 4
-            lse, gate, share, at = load_four(four, pair + entry, live, ROWS)
+            lse, gate, share, at = load_four(statistics, row.to(tl.int64) * HQ + kv_head * GROUP + head, live, ROWS)
             score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
             probability = tl.exp2(score - lse[None, :]) * gate[None, :]
             probability = tl.where(token[:, None] <= at[None, :], probability, 0.0)  # gate 0 beyond the list
@@ -272,9 +250,7 @@ def backward_chunk(
     key: Tensor,
     value: Tensor,
     grad: Tensor,
-    lse: Tensor,
-    gate: Tensor,
-    share: Tensor,
+    statistics: Tensor,
     index: Tensor,
     plan: Plan,
     chunk: Chunk,
@@ -287,13 +263,12 @@ def backward_chunk(
 ) -> None:
     """Write (add: add to) the chunk's rows of grad_query, and add to grad_key, grad_value [T, HK, D] float32.
 
-    lse [T, HQ]; gate and share [T, HQ] views of [T, HQ, n] tensors with equal strides.
+    statistics [T, HQ, 4], of rowstats.pack by query with positions on the packed token axis.
     """
     blocks = chunk.last_block - chunk.first_block
     heads, size = query.shape[1:]
     kv_heads = key.shape[1]
     lists = invert(index, chunk)
-    statistics = _statistics(lse, gate, share, lists, chunk, kv_heads)
     partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
     tile = tiling.selection_gradient()
     splits = tiling.gradient_splits(blocks * kv_heads)
@@ -305,7 +280,7 @@ def backward_chunk(
     sizes = {**_sizes(query, key, plan), "BLOCK": plan.block_size, "ROWS": tile.rows, "SPLITS": splits}
     _partial_backward[(blocks, splits, kv_heads)](
         query, key, value, grad, statistics, lists.queries, lists.first, lists.count, plan.block_range(), partial,
-        key_sum, value_sum, chunk.start, chunk.first_block, blocks, statistics.shape[1], scale * LOG2E, scale,
+        key_sum, value_sum, chunk.start, chunk.first_block, blocks, scale * LOG2E, scale,
         **sizes, **tile.options,
     )  # fmt: skip
     if splits > 1:
@@ -325,14 +300,3 @@ def backward_chunk(
         partial, index, lists.bits, lists.before, grad_query, plan.position(), chunk.start, chunk.first_block, blocks,
         lists.words, scale, ADD=add, **_merge_sizes(query, index, plan),
     )  # fmt: skip
-
-
-def _statistics(lse: Tensor, gate: Tensor, share: Tensor, lists: Inverse, chunk: Chunk, kv_heads: int) -> Tensor:
-    """[GROUP, pairs, 4] float32."""
-    heads, pairs = lse.shape[1], len(lists.queries)
-    statistics = torch.empty(heads // kv_heads, pairs, 4, dtype=torch.float32, device=lse.device)
-    _list_statistics[(triton.cdiv(pairs // kv_heads, 128), kv_heads)](
-        lse, gate, share, gate.stride(1), lists.queries, lists.first, lists.count, statistics, chunk.start,
-        len(lists.count) // kv_heads, pairs, HQ=heads, HK=kv_heads, ROWS=128,
-    )  # fmt: skip
-    return statistics

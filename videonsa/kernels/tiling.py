@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-WORKSPACE_BYTES = 2 << 30  # bound of the temporary buffers that grow with queries x blocks; longer inputs go in chunks
+WORKSPACE_BYTES = 4 << 30  # of one temporary buffer that grows with queries x blocks; longer inputs go in chunks
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def importance() -> Tile:
 
 def selection_forward() -> Tile:
     """columns is unused here and in selection_gradient: a tile of keys is one block."""
-    return Tile(64, 0, 4, 3)
+    return Tile(64, 0, 4, 2)
 
 
 def selection_gradient() -> Tile:
@@ -59,12 +60,20 @@ def selection_gradient() -> Tile:
 QUERIES_PER_SPLIT = 4096  # of a sequence, for each program that sums the gradient of compressed keys
 
 
-def chunk_tokens(heads: int, kv_heads: int, head_size: int, block_count: int, blocks: int, item_size: int) -> int:
-    """Queries handled at a time, so that partial results and importances stay within WORKSPACE_BYTES."""
-    partial = heads * block_count * (head_size * item_size + 4)
-    scores = kv_heads * blocks * 4
-    tokens = WORKSPACE_BYTES // max(partial, scores)
-    return max(1024, min(8192, tokens // 1024 * 1024))
+FORWARD_CHUNK = 16384  # queries; the longer a block's list, the fewer rows of its last tile are empty
+BACKWARD_CHUNK = 10240  # there the partial results come on top of everything saved: 10 GiB at 128K tokens
+
+
+def chunk_tokens(most: int, heads_size: Sequence[int], kv_heads: int, block_count: int, blocks: int, item: int) -> int:
+    """Queries handled at a time: at most `most`, and so few that each temporary buffer stays below WORKSPACE_BYTES.
+
+    heads_size: query heads and head size; blocks: of the longest sequence; item: bytes of a number.
+    """
+    heads, size = heads_size
+    partial = heads * block_count * (size * item + 4)
+    importance = kv_heads * blocks * 4
+    tokens = WORKSPACE_BYTES // max(partial, importance)
+    return max(1024, min(most, tokens // 1024 * 1024))
 
 
 def choice_warps(columns: int) -> int:

@@ -113,7 +113,7 @@ def attend(
     if "slc" in branches:
         index = torch.empty(len(query), key.shape[1], settings.block_count, dtype=torch.int32, device=query.device)
         outputs["slc"], lses["slc"] = torch.empty_like(query), torch.empty(query.shape[:2], device=query.device)
-        for chunk in chunks(query, key, settings):
+        for chunk in chunks(query, key, settings, tiling.FORWARD_CHUNK):
             if chunk.columns > settings.block_count:
                 importance = select.importances(query, key_high, key_low, lse, plan, chunk, scale)
             else:  # every visible block is chosen
@@ -144,6 +144,8 @@ def gradients(
     share = {name: shares[:, :, i] for i, name in enumerate(BRANCHES)}
 
     def statistics(name: str) -> Tensor:
+        if name == "slc":
+            return rowstats.pack(lses[name], gate[name], share[name], plan.token(), by_query=True)
         return rowstats.pack(lses[name], gate[name], share[name], plan.position())
 
     grad_query = torch.empty_like(query)
@@ -166,9 +168,10 @@ def gradients(
         assert index is not None
         if token_key is None or token_value is None:
             token_key, token_value = (torch.zeros(key.shape, device=key.device) for _ in range(2))
-        for chunk in chunks(query, key, settings):
+        row_statistics = statistics("slc")
+        for chunk in chunks(query, key, settings, tiling.BACKWARD_CHUNK):
             selected.backward_chunk(
-                query, key, value, grad, lses["slc"], gate["slc"], share["slc"], index, plan, chunk, scale,
+                query, key, value, grad, row_statistics, index, plan, chunk, scale,
                 grad_query=grad_query, grad_key=token_key, grad_value=token_value, add=add,
             )  # fmt: skip
     grad_key = combine.spread(token_key, block_key, key, plan)
@@ -176,10 +179,9 @@ def gradients(
     return grad_query, grad_key, grad_value, shares.to(gates.dtype)
 
 
-def chunks(query: Tensor, key: Tensor, settings: Settings) -> tuple[Chunk, ...]:
-    """The runs of queries that the selection branch handles one after the other."""
+def chunks(query: Tensor, key: Tensor, settings: Settings, most: int) -> tuple[Chunk, ...]:
+    """The runs of at most `most` queries that the selection branch handles one after the other."""
     tokens = tiling.chunk_tokens(
-        query.shape[1], key.shape[1], query.shape[2], settings.block_count, settings.plan.most_blocks,
-        query.element_size(),
-    )  # fmt: skip
+        most, query.shape[1:], key.shape[1], settings.block_count, settings.plan.most_blocks, query.element_size()
+    )
     return settings.plan.chunks(tokens)
