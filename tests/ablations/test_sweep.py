@@ -19,7 +19,7 @@ from tests.ablations.conftest import records, set_faults, start_command
 Sweep = Callable[..., int]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"

@@ -79,7 +79,7 @@ def slurm(cluster: Path, tmp_path: Path) -> SlurmSweep:
     return sweep
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
     """Poll until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
