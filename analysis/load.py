@@ -89,14 +89,18 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
 def find_reference(plan: Mapping[str, Any], cells: pd.DataFrame) -> str | None:
     """The variant that the others are compared with: the plan's, else the one that is asked as its model was trained.
 
-    Of several such, the one whose videos have the most frames and the tokens a frame of training; None when that does
-    not leave exactly one, or when each variant was trained for itself.
+    Of several such, the one whose model most variants share, then the one whose videos have the most frames and the
+    tokens a frame of training; None when that does not leave exactly one, or when each variant was trained for itself.
     """
     if "reference" in plan:
         return plan["reference"]
     if plan.get("asks") == "train":
         return None
     trained = cells[cells["as_trained"].fillna(False).astype(bool)]
+    shared = cells.groupby("training")["variant"].nunique()
+    most = shared.index[shared == shared.max()]
+    if len(most) == 1:
+        trained = trained[trained["training"] == most[0]]
     if trained["variant"].nunique() > 1:
         same = (trained["frames"] == trained["train_frames"]) & (trained["tokens_per_frame"] == trained["block_size"])
         trained = trained[same]

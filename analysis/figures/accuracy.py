@@ -52,7 +52,7 @@ def _draw(rows: pd.DataFrame, labels: Sequence[str], names: Sequence[str], label
     if not suites:
         raise ValueError("no finished cell")
     columns = min(COLUMNS, len(suites), max(1, int((style.TEXT_WIDTH - label_width) / 1.2)))
-    width = min(style.TEXT_WIDTH, label_width + 1.65 * columns + 0.2)
+    width = min(style.TEXT_WIDTH, max(style.COLUMN_WIDTH, label_width + 1.65 * columns + 0.2))
     legend = 0.15 if width > WIDE else 0.4 / -(-len(suites) // columns)
     figure, panels = style.panels(len(suites), columns, width, 0.85 + legend + 0.17 * len(labels), sharey=True)
     for i, (suite, axes) in enumerate(zip(suites, panels, strict=True)):

@@ -79,7 +79,7 @@ def draw_points(points: pd.DataFrame) -> Figure:
     width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
     figure, panels = style.panels(len(branches), columns, width, 2.1, sharex=True, sharey=True)
     for i, (branch, axes) in enumerate(zip(branches, panels, strict=True)):
-        _scatter(axes, points[points["branch"] == branch])
+        _scatter(axes, points[points["branch"] == branch], points)
         axes.set_title(style.BRANCH_NAMES[branch])
         axes.set_xlabel("attention received α")
         axes.tick_params(labelbottom=True)
@@ -89,7 +89,7 @@ def draw_points(points: pd.DataFrame) -> Figure:
     bar.set_label("position in the video")
     bar.set_ticks([0, 1], labels=["start", "end"])
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]
-    ring = Line2D([], [], ls="", marker="o", ms=5, mfc="none", mec=style.VERMILION, mew=0.9)
+    ring = Line2D([], [], ls="", marker="o", ms=4, mfc="none", mec=style.VERMILION, mew=0.6)
     line = Line2D([], [], color=style.GREY, lw=0.7, ls=":")
     figure.legend(
         [ring, line],
@@ -100,17 +100,17 @@ def draw_points(points: pd.DataFrame) -> Figure:
     return figure
 
 
-def _scatter(axes: Axes, here: pd.DataFrame) -> None:
+def _scatter(axes: Axes, here: pd.DataFrame, every: pd.DataFrame) -> None:
     alpha = here["alpha"].astype(float).clip(lower=1e-6)
     axes.scatter(
         alpha, here["v_norm"], c=here["position"], cmap=style.SCORES, vmin=0, vmax=1, s=5, lw=0, rasterized=True
     )
     sinks = here["sink"].astype(bool).to_numpy()
-    axes.scatter(alpha[sinks], here["v_norm"][sinks], s=20, facecolors="none", edgecolors=style.VERMILION, lw=0.9)
+    axes.scatter(alpha[sinks], here["v_norm"][sinks], s=14, facecolors="none", edgecolors=style.VERMILION, lw=0.6)
     axes.axvline(ALPHA, color=style.GREY, lw=0.7, ls=":", zorder=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.power_of_ten(value)))
     axes.xaxis.set_minor_locator(NullLocator())
-    low = 10 ** np.floor(np.log10(max(1e-6, alpha.min())))
-    axes.set_xlim(low, max(1.5, 1.3 * alpha.max()))  # the gated sum may exceed 1
-    axes.set_ylim(bottom=0)
+    low = 10 ** np.floor(np.log10(max(1e-6, float(every["alpha"].min()))))
+    axes.set_xlim(low, max(1.5, 1.3 * float(every["alpha"].max())))  # the gated sum may exceed 1
+    axes.set_ylim(0, 1.05 * float(every["v_norm"].max()))

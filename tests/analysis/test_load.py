@@ -134,6 +134,13 @@ def test_of_several_lengths_the_reference_is_the_longest_trained(out: Path) -> N
     assert find_reference(plan, cells) == "frames=32 tokens_per_frame=4"
 
 
+def test_of_several_models_the_reference_is_the_shared_one(out: Path, plan: dict) -> None:
+    bare = {key: value for key, value in plan.items() if key != "reference"}
+    cells = load(out, plan).cells
+    cells.loc[cells["label"] == "b=2 w=4", ["as_trained", "training"]] = [True, "other"]
+    assert find_reference(bare, cells) == synthetic.REFERENCE
+
+
 def test_a_given_checkpoint_counts_as_trained_with_the_papers_settings(tmp_path: Path) -> None:
     cells = [
         synthetic.cell(f"b={b} w={w}", "tomato", {"block_count": b, "window": w}) for b, w in ((36, 32), (32, 256))
