@@ -170,8 +170,8 @@ def table(found: list[Leak]) -> str:
     return "\n".join(lines)
 
 
-def memory(length: int) -> str:
-    """Peak GPU memory of release semantics with the 7B model's heads: one layer, forward, and forward with backward."""
+def memory(length: int) -> list[tuple[str, float, float]]:
+    """Release semantics with the 7B model's heads, one layer: (what, peak GiB of GPU memory, seconds)."""
     inputs = {
         name: torch.randn(1, length, heads, 128, device="cuda", dtype=torch.bfloat16)
         for name, heads in (("query", 28), ("key", 4), ("value", 4))
@@ -179,7 +179,7 @@ def memory(length: int) -> str:
     inputs["gates"] = torch.rand(1, length, 28, 3, device="cuda", dtype=torch.bfloat16)
     is_vision = torch.ones(length, dtype=torch.bool, device="cuda")
     is_vision[:40] = is_vision[-60:] = False
-    lines = []
+    found = []
     for title, with_gradient in (("forward", False), ("forward and backward", True)):
         leaves = {name: tensor.requires_grad_(with_gradient) for name, tensor in inputs.items()}
         torch.cuda.reset_peak_memory_stats()
@@ -199,9 +199,8 @@ def memory(length: int) -> str:
             output.float().square().mean().backward()
         end.record()
         torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        lines.append(f"{length} tokens, {title}: peak {peak:.2f} GiB, {start.elapsed_time(end) / 1e3:.2f} s")
-    return "\n".join(lines)
+        found.append((title, torch.cuda.max_memory_allocated() / 2**30, start.elapsed_time(end) / 1e3))
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -223,7 +222,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("this needs a CUDA device, and there is none", file=sys.stderr)
         return 2
     if options.memory:
-        print(memory(options.memory))
+        for title, peak, seconds in memory(options.memory):
+            print(f"{options.memory} tokens, {title}: peak {peak:.2f} GiB, {seconds:.2f} s")
         return 0
     backends = [options.backend]
     if options.backend == "all":

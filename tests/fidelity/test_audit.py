@@ -25,6 +25,12 @@ def test_paper_is_clean_on_triton():
     assert audit.main(["--backend", "triton"]) == 0
 
 
+@pytest.mark.gpu
+def test_16k_tokens_of_the_7b_model_fit_in_40_gib():
+    for what, peak, _ in audit.memory(16384):
+        assert peak < 40, what
+
+
 def test_release_leaks_through_compression_and_the_choice(capsys, monkeypatch):
     every = audit.audit("release", "reference")
     found = {(leak.branch, leak.outputs): leak for leak in every if leak.leaks}
