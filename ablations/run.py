@@ -114,8 +114,11 @@ def run_on_slurm(
 ) -> int:
     """Submit and return at once, or with --wait follow to the end; a finished sweep shows its results."""
     print(submit(sweep, chosen, options.retry_failed, stages, profile), flush=True)
-    if options.wait:
-        follow(sweep, profile.max_parallel)
+    try:
+        if options.wait:
+            follow(sweep, profile.max_parallel)
+    except KeyboardInterrupt:
+        return _complain("no longer watching; the jobs go on (--status, --wait, --cancel)", INTERRUPTED)
     state = read_state(sweep)
     if options.wait or all(state.cells[cell.id] in (DONE, FAILED) for cell in chosen):
         return finish(sweep, chosen)

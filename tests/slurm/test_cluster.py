@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from slurm.executor import Request, slurm_executor
+from slurm.profile import make_slurm_profile
 from tests.ablations import fakes
 from tests.ablations.conftest import records
 from tests.slurm.conftest import SCRIPT, SlurmSweep, hurry, state, wait_until
@@ -208,3 +210,23 @@ def test_a_profile_that_the_site_refuses_is_one_line(slurm: SlurmSweep, line: st
     assert len(done.stderr.strip().splitlines()) == 1
     assert message.split("|")[-1] in done.stderr
     assert slurm.submitted() == []
+
+
+def _where() -> tuple[int, int, dict[str, str]]:
+    from slurm.executor import distributed_environment
+
+    rank, processes = distributed_environment()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    return rank, processes, {name: os.environ[name] for name in names}
+
+
+def test_every_process_of_a_training_finds_the_others(cluster: Path, tmp_path: Path):
+    profile = make_slurm_profile("two", {"partition": "debug", "cpus": 2, "memory": 1, "minutes": 2})
+    executor = slurm_executor(Request(profile, tmp_path, "two", whole_node=True))
+    executor.update_parameters(ntasks_per_node=2, cpus_per_task=1)
+    found = executor.submit(_where).results()
+    assert [(rank, processes) for rank, processes, _ in found] == [(0, 2), (1, 2)]
+    variables = [variables for *_, variables in found]
+    assert [variable["RANK"] for variable in variables] == ["0", "1"]
+    assert {variable["WORLD_SIZE"] for variable in variables} == {"2"}
+    assert len({(variable["MASTER_ADDR"], variable["MASTER_PORT"]) for variable in variables}) == 1
