@@ -35,6 +35,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "ablations": PACKAGES,
     "slurm": (),
     "analysis": ("videonsa.config", "videonsa.record", "videonsa.bootstrap"),
+    "videonsa.bench": ("videonsa.config", "videonsa.kernels", "videonsa.modeling"),
     "videonsa.fidelity": ("videonsa.config", "videonsa.kernels"),
     "videonsa.audit": ("videonsa.config", "videonsa.kernels"),
     "videonsa": (),

@@ -25,7 +25,7 @@ def measure(call: Callable[[], object]) -> Timing:
     torch.cuda.reset_peak_memory_stats()
     first = _times(call, 2)
     peak = torch.cuda.max_memory_allocated() / 2**30
-    repeats = int(min(50, max(5, BUDGET_MS / min(first))))
+    repeats = int(min(50, max(3, BUDGET_MS / min(first))))
     times = torch.tensor(_times(call, repeats))
     low, middle, high = torch.quantile(times, torch.tensor([0.2, 0.5, 0.8])).tolist()
     return Timing(low, middle, high, peak)

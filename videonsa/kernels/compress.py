@@ -78,10 +78,10 @@ def backward(
         *shared, plan.query_tiles(rows, True), scale, grad_query=grad_query, add=add, stride=plan.block_size
     )
     longest = max(end - start for start, end in plan.sequences)
-    splits = -(-longest // tiling.QUERIES_PER_SPLIT)
+    split_rows = tiling.rows_per_split(longest)
     columns = tiling.flash_key_gradient(size).columns
     grad_key, grad_value = flash.key_gradient(
         *shared, plan.key_tiles(columns, True), scale,
-        splits=splits, split_rows=tiling.QUERIES_PER_SPLIT, stride=plan.block_size,
+        splits=-(-longest // split_rows), split_rows=split_rows, stride=plan.block_size,
     )  # fmt: skip
     return grad_key.sum(0), grad_value.sum(0)

@@ -136,7 +136,7 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, tiles, quer
     keys = tl.load(tiles + tile * 4 + 3)
     query_tile = _load_rows(query, rows, live, head, HQ, D)
     grad_tile = _load_rows(grad, rows, live, head, HQ, D)
-    lse, gate, share, at = load_four(statistics + head.to(tl.int64) * queries * 4, rows, live, ROWS)
+    lse, gate, share, at = load_four(statistics + head.to(tl.int64) * queries * 4, rows.to(tl.int64), live, ROWS)
     at = tl.where(live, at, -1)
     kv_head = head // (HQ // HK)
 
@@ -195,7 +195,7 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
             live = rows < end
             query_tile = _load_rows(query, rows, live, head, HQ, D)
             grad_tile = _load_rows(grad, rows, live, head, HQ, D)
-            lse, gate, share, at = load_four(head_statistics, rows, live, ROWS)  # gate 0 beyond the end: no weight
+            lse, gate, share, at = load_four(head_statistics, rows.to(tl.int64), live, ROWS)
             score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
             visible = _sees(at[None, :], index[:, None], STRIDE, WINDOW)
             probability = tl.where(visible, tl.exp2(score - lse[None, :]) * gate[None, :], 0.0)

@@ -18,11 +18,12 @@ from videonsa.kernels import tiling
 from videonsa.kernels.plan import Chunk
 
 MARK_ROWS = 32
+SPARE = 128  # zeros after the lists: a tile may read past the end of the last one
 
 
 @dataclass(frozen=True)
 class Inverse:
-    """queries [pairs]: rows within the chunk; first, count [HK * blocks]: each block's list.
+    """queries [pairs + SPARE]: rows within the chunk; first, count [HK * blocks]: each block's list.
 
     bits, before [HK, blocks, words]: who chose the block, and the pairs that lie before each word's first.
     """
@@ -110,7 +111,7 @@ def invert(index: Tensor, chunk: Chunk) -> Inverse:
     _count[(len(count),)](bits, count, words, WORDS_2=words_2, num_warps=1)
     last = torch.cumsum(count, 0, dtype=torch.int32)
     before = torch.empty_like(bits)
-    queries = torch.empty(rows * kv_heads * block_count, dtype=torch.int32, device=index.device)
+    queries = torch.zeros(rows * kv_heads * block_count + SPARE, dtype=torch.int32, device=index.device)
     _compact[(len(count),)](
         bits, last, count, before, queries, words, WORDS_2=words_2, num_warps=4 if words_2 <= 256 else 8
     )

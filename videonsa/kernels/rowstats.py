@@ -17,8 +17,11 @@ from torch import Tensor
 
 @triton.jit
 def load_four(base, rows, live, ROWS: tl.constexpr):
-    """lse, gate, share (float32) and position (int32) of some rows; rows that are not live get no weight."""
-    tile = tl.load(base + rows.to(tl.int64)[:, None] * 4 + tl.arange(0, 4)[None, :], mask=live[:, None], other=0.0)
+    """lse, gate, share (float32) and position (int32) of some rows.
+
+    Rows that are not live read as 1e30: exp2(score - lse) is then 0, and finite factors keep it so.
+    """
+    tile = tl.load(base + rows[:, None] * 4 + tl.arange(0, 4)[None, :], mask=live[:, None], other=1.0e30)
     even, odd = tl.split(tl.reshape(tile, [ROWS, 2, 2]))
     lse, share = tl.split(even)
     gate, position = tl.split(odd)

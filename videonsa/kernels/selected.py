@@ -26,8 +26,8 @@ from videonsa.kernels.rowstats import load_four
 
 @triton.jit
 def _gather(base, rows, head, HEADS: tl.constexpr, D: tl.constexpr):
-    """Tile [rows, D] of a [*, HEADS, D] tensor; a tile's spare rows repeat a valid one, so there is no mask."""
-    offset = (rows.to(tl.int64) * HEADS + head) * D
+    """Tile [rows, D] of a chunk [*, HEADS, D], so small that 32 bits address it; no mask, as any row may be read."""
+    offset = (rows * HEADS + head) * D
     return tl.load(base + offset[:, None] + tl.arange(0, D)[None, :])
 
 
@@ -46,23 +46,29 @@ def _partial_forward(query, key, value, queries, first, count, block_range, part
     if tiles > 0:
         pair = tl.load(first + slot)
         token = tl.load(block_range + block * 2) + tl.arange(0, BLOCK_2)
-        live_key = token < tl.load(block_range + block * 2 + 1)
-        key_tile = tl.trans(_load_rows(key, token, live_key, kv_head, HK, D))
-        value_tile = _load_rows(value, token, live_key, kv_head, HK, D)
+        end = tl.load(block_range + block * 2 + 1)
+        own = tl.minimum(end - chunk_start, BLOCK_2)
+        query += tl.cast(chunk_start, tl.int64) * HQ * D
+        partial += pair.to(tl.int64) * GROUP * D
+        partial_lse += pair.to(tl.int64) * GROUP
+        key_tile = tl.trans(_load_rows(key, token, token < end, kv_head, HK, D))
+        value_tile = _load_rows(value, token, token < end, kv_head, HK, D)
         size = tl.arange(0, D)
         for step in range(0, tl.cdiv(tiles, SPLITS) * GROUP):
-            entry = (tl.program_id(1) + step // GROUP * SPLITS) * ROWS + tl.arange(0, ROWS)
+            first_entry = (tl.program_id(1) + step // GROUP * SPLITS) * ROWS
+            entry = first_entry + tl.arange(0, ROWS)
             live = entry < many
-            row = chunk_start + tl.load(queries + pair + tl.minimum(entry, many - 1))
+            row = tl.load(queries + pair + entry)
             query_tile = _gather(query, row, kv_head * GROUP + step % GROUP, HQ, D)
             score = tl.dot(query_tile, key_tile, input_precision="ieee")
-            score = tl.where(token[None, :] <= row[:, None], score, float("-inf"))
+            if first_entry < own:  # only the block's own tokens, first in its list, may not see all of it
+                score = tl.where(token[None, :] <= chunk_start + row[:, None], score, float("-inf"))
             top = tl.max(score, 1) * scale  # finite: a query sees at least the block's first token
             probability = tl.exp2(score * scale - top[:, None])
             total = tl.sum(probability, 1)
             out = tl.dot(probability.to(value_tile.dtype), value_tile, input_precision="ieee")
             out = out * (1 / total)[:, None]
-            place = (pair + entry).to(tl.int64) * GROUP + step % GROUP
+            place = entry * GROUP + step % GROUP
             out = out.to(partial.dtype.element_ty)
             tl.store(partial + place[:, None] * D + size[None, :], out, mask=live[:, None])
             tl.store(partial_lse + place, top + tl.log2(total), mask=live)
@@ -122,7 +128,13 @@ def _partial_backward(query, key, value, grad, statistics, queries, first, count
         pair = tl.load(first + slot)
         inside = tl.arange(0, BLOCK_2)
         token = tl.load(block_range + block * 2) + inside
-        live_key = token < tl.load(block_range + block * 2 + 1)
+        end = tl.load(block_range + block * 2 + 1)
+        live_key = token < end
+        own = tl.minimum(end - chunk_start, BLOCK_2)
+        query += tl.cast(chunk_start, tl.int64) * HQ * D
+        grad += tl.cast(chunk_start, tl.int64) * HQ * D
+        statistics += tl.cast(chunk_start, tl.int64) * HQ * 4
+        partial += pair.to(tl.int64) * GROUP * D
         key_tile = _load_rows(key, token, live_key, kv_head, HK, D)
         value_tile = _load_rows(value, token, live_key, kv_head, HK, D)
         key_sum = tl.zeros([BLOCK_2, D], tl.float32)
@@ -130,21 +142,23 @@ def _partial_backward(query, key, value, grad, statistics, queries, first, count
         size = tl.arange(0, D)
         for step in range(0, tl.cdiv(tiles, SPLITS) * GROUP):
             head = step % GROUP
-            entry = (tl.program_id(1) + step // GROUP * SPLITS) * ROWS + tl.arange(0, ROWS)
+            first_entry = (tl.program_id(1) + step // GROUP * SPLITS) * ROWS
+            entry = first_entry + tl.arange(0, ROWS)
             live = entry < many
-            row = chunk_start + tl.load(queries + pair + tl.minimum(entry, many - 1))
+            row = tl.load(queries + pair + entry)
             query_tile = _gather(query, row, kv_head * GROUP + head, HQ, D)
             grad_tile = _gather(grad, row, kv_head * GROUP + head, HQ, D)
-            lse, gate, share, at = load_four(statistics, row.to(tl.int64) * HQ + kv_head * GROUP + head, live, ROWS)
+            lse, gate, share, at = load_four(statistics, row * HQ + kv_head * GROUP + head, live, ROWS)
             score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
             probability = tl.exp2(score - lse[None, :]) * gate[None, :]
-            probability = tl.where(token[:, None] <= at[None, :], probability, 0.0)  # gate 0 beyond the list
+            if first_entry < own:
+                probability = tl.where(token[:, None] <= at[None, :], probability, 0.0)
             value_sum = tl.dot(probability.to(grad_tile.dtype), grad_tile, value_sum, input_precision="ieee")
             grad_probability = tl.dot(value_tile, tl.trans(grad_tile), input_precision="ieee")
             grad_score = (probability * (grad_probability - share[None, :])).to(query_tile.dtype)
             key_sum = tl.dot(grad_score, query_tile, key_sum, input_precision="ieee")
             out = tl.trans(tl.dot(tl.trans(key_tile), grad_score, input_precision="ieee"))
-            place = ((pair + entry).to(tl.int64) * GROUP + head)[:, None] * D + size[None, :]
+            place = (entry * GROUP + head)[:, None] * D + size[None, :]
             tl.store(partial + place, out.to(partial.dtype.element_ty), mask=live[:, None])
         key_sum = key_sum * natural_scale
         if SPLITS == 1:

@@ -57,7 +57,9 @@ def selection_gradient() -> Tile:
     return Tile(32, 0, 4, 3)
 
 
-QUERIES_PER_SPLIT = 4096  # of a sequence, for each program that sums the gradient of compressed keys
+def rows_per_split(queries: int) -> int:
+    """Of a sequence's queries, for each program that sums the gradient of compressed keys: at most 32 splits."""
+    return max(256, -(-queries // 32 // 64) * 64)
 
 
 FORWARD_CHUNK = 16384  # queries; the longer a block's list, the fewer rows of its last tile are empty
