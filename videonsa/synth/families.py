@@ -14,7 +14,7 @@ from videonsa.synth.canvas import COLORS, UNITS, WHITE, background, paint, paint
 
 PLACES = ("left", "right", "top", "bottom")
 NUMBERS = ("one", "two", "three", "four")
-FLASH = (2, 5)  # a flash lasts 2 to 4 frames
+FLASH = (2, 4)  # least and most frames of a flash
 
 # draws the video: (random numbers, the question's colour, options, number of the right one, frames, size in px)
 Show = Callable[[np.random.Generator, str, list[str], int, int, int], np.ndarray]
@@ -71,8 +71,8 @@ def the_answer_and_others(rng: np.random.Generator, answer: int, most: int) -> l
 
 def flash_lengths(rng: np.random.Generator, count: int, frames: int) -> list[int]:
     """Lengths of `count` flashes, in frames, shorter where the video is."""
-    longest = max(FLASH[0], min(FLASH[1] - 1, frames // count))
-    return [int(length) for length in rng.integers(FLASH[0], longest + 1, count)]
+    longest = min(FLASH[1], frames // count)
+    return [int(length) for length in rng.integers(min(FLASH[0], longest), longest + 1, count)]
 
 
 def show_ring(rng: np.random.Generator, _: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
@@ -95,19 +95,18 @@ def show_sequence(marker: bool) -> Show:
 
     def show(rng: np.random.Generator, _: str, options: list[str], answer: int, frames: int, size: int) -> np.ndarray:
         video = background(rng, frames, size)
-        chosen = sorted(the_answer_and_others(rng, answer, frames // FLASH[0] - marker))
-        shown = [COLORS[options[option]] for option in chosen] + [WHITE] * marker
+        shown = [COLORS[name] for name in options] + [WHITE] * marker
         lengths = flash_lengths(rng, len(shown), frames)
         bag = np.split(np.arange(frames), np.cumsum(lengths))  # the frames of each flash, then the empty ones
         for part, rgb in zip(bag, shown, strict=False):
             flash = video[part]
             paint_anywhere(rng, flash, tint(rng, rgb))
             video[part] = flash
-        order = [int(place) for place in rng.permutation(len(chosen))]
-        here, there = order.index(chosen.index(answer)), int(rng.integers(0, len(chosen))) if marker else 0
+        order = [int(place) for place in rng.permutation(4)]
+        here, there = order.index(answer), int(rng.integers(0, 4)) if marker else 0
         order[here], order[there] = order[there], order[here]
         if marker:
-            order.insert(there, len(chosen))
+            order.insert(there, 4)
         starts = spread(rng, [lengths[place] for place in order], frames)
         return arrange(video, [bag[place] for place in order], starts, bag[-1])
 
