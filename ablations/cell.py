@@ -34,12 +34,26 @@ _SAMPLE = 1 << 20  # bytes read from each end of a weights file
 
 
 @dataclass(frozen=True)
+class Code:
+    """Versions of the code that trains and of the code that evaluates: parts of identities."""
+
+    training: str
+    evaluation: str
+
+
+def current_code() -> Code:
+    """The versions of the checkout as it is now."""
+    return Code(code_version(*TRAINING_CODE), code_version(*EVALUATION_CODE))
+
+
+@dataclass(frozen=True)
 class Training:
     """What a cell's weights are: settings of a training, or a checkpoint that exists."""
 
     settings: TrainSettings | None
     checkpoint: str | None
     nsa: NSASettings  # attention that the weights were made for
+    code: Code  # as it was when the sweep was planned
 
     @cached_property
     def id(self) -> str:
@@ -47,7 +61,7 @@ class Training:
         if self.settings is None:
             return identity({"checkpoint": _fingerprint(str(self.checkpoint))})
         settings = {key: value for key, value in to_dict(self.settings).items() if key not in NO_EFFECT}
-        return identity({"train": settings, "code": code_version(*TRAINING_CODE)})
+        return identity({"train": settings, "code": self.code.training})
 
     @property
     def record_settings(self) -> dict[str, Any]:
@@ -70,12 +84,7 @@ class Cell:
     def id(self) -> str:
         """12 hexadecimal digits: the name of the cell's folder."""
         what = {"training": self.training.id, "nsa": to_dict(self.nsa), "suite": to_dict(self.suite)}
-        return identity(what | {"code": self.code})
-
-    @cached_property
-    def code(self) -> str:
-        """12 hexadecimal digits of the code that evaluates, as it was when the cell was planned."""
-        return code_version(*EVALUATION_CODE)
+        return identity(what | {"code": self.training.code.evaluation})
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -86,7 +95,7 @@ class Cell:
     @property
     def identities(self) -> dict[str, str]:
         """The identities as the record keeps them."""
-        return {"cell": self.id, "training": self.training.id, "code": self.code}
+        return {"cell": self.id, "training": self.training.id, "code": self.training.code.evaluation}
 
     def __str__(self) -> str:
         seed = f" seed {self.seed}" if self.seed else ""
@@ -106,7 +115,7 @@ class Probe:
         """12 hexadecimal digits: the name of the probe's folder."""
         suite = to_dict(self.suite) | {"limit": None}
         what = {"training": self.training.id, "nsa": to_dict(self.training.nsa), "suite": suite, "videos": self.videos}
-        return identity({"probe": what, "code": code_version(*EVALUATION_CODE)})
+        return identity({"probe": what, "code": self.training.code.evaluation})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -115,8 +124,9 @@ class Probe:
         return {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "videos": self.videos}
 
 
-def make_cells(grid: Grid, profile: Profile) -> list[Cell]:
+def make_cells(grid: Grid, profile: Profile, code: Code | None = None) -> list[Cell]:
     """The grid's variants x suites x seeds, in the order of tables. A given checkpoint has no seed: it counts once."""
+    code = code or current_code()
     suites = profile.suites if grid.suites is None else _chosen_suites(grid, profile)
     cells = []
     for variant in grid.variants:
@@ -124,7 +134,7 @@ def make_cells(grid: Grid, profile: Profile) -> list[Cell]:
         checkpoint = variant.settings.get("checkpoint", usual)
         seeds = grid.seeds or profile.seeds
         for seed in seeds[:1] if checkpoint else seeds:
-            training = make_training(variant, grid, profile, checkpoint, seed)
+            training = make_training(variant, grid, profile, checkpoint, seed, code)
             changes = _group(variant.settings, "nsa")
             nsa = from_dict(NSASettings, to_dict(training.nsa) | changes, f"{grid.name}: {variant.label}: nsa")
             varied = {key: value for key, value in variant.settings.items() if key in grid.axes}
@@ -136,7 +146,9 @@ def make_cells(grid: Grid, profile: Profile) -> list[Cell]:
     return cells
 
 
-def make_training(variant: Variant, grid: Grid, profile: Profile, checkpoint: str | None, seed: int) -> Training:
+def make_training(
+    variant: Variant, grid: Grid, profile: Profile, checkpoint: str | None, seed: int, code: Code
+) -> Training:
     """The training that a variant needs. With `asks: train` its nsa.* settings hold while training too."""
     where = f"{grid.name}: {variant.label}"
     settings = dict(profile.train) | {"seed": seed}
@@ -147,7 +159,7 @@ def make_training(variant: Variant, grid: Grid, profile: Profile, checkpoint: st
     nsa |= {key[4:]: value for key, value in changes.items() if key.startswith("nsa.")}
     settings |= {key: value for key, value in changes.items() if not key.startswith("nsa.")}
     train = from_dict(TrainSettings, settings | {"nsa": nsa}, f"{where}: train")
-    return Training(None if checkpoint else train, checkpoint, train.nsa)
+    return Training(None if checkpoint else train, checkpoint, train.nsa, code)
 
 
 def make_probe(training: Training, profile: Profile) -> Probe | None:

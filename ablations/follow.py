@@ -60,6 +60,11 @@ def submit(sweep: Sweep, chosen: list[Cell], retry: bool, stages: Stages, profil
     return f"submitted {len(submitted)} jobs ({counts}) by {calls} sbatch calls: {ids}"
 
 
+def queued(sweep: Sweep) -> bool:
+    """A job of this sweep is queued or running. Raises QueueAway."""
+    return bool(active_jobs(read_submitted(sweep.folder)))
+
+
 def settle(sweep: Sweep) -> list[Submitted]:
     """Give ended jobs without a record their failure record; returns the jobs that are active. Raises QueueAway."""
     jobs = read_submitted(sweep.folder)

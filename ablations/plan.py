@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ablations.cell import Cell, Probe, Training, make_cells, make_probe
+from ablations.cell import Cell, Code, Probe, Training, make_cells, make_probe
 from ablations.grid import Grid, find_grid, grid_names
 from ablations.profile import Profile
 from videonsa.config import identity
@@ -37,6 +37,11 @@ class Sweep:
     def folder(self) -> Path:
         """Where the plan, the jobs, the table and the figures lie."""
         return self.out / "sweeps" / self.name
+
+    @property
+    def code(self) -> Code:
+        """The code that its identities name."""
+        return self.cells[0].training.code
 
     @cached_property
     def trainings(self) -> dict[str, Training]:
@@ -77,13 +82,27 @@ class Job:
     after: str | None = None  # the name of the training job that must succeed first
 
 
-def make_sweep(grid: Grid, profile: Profile, out: Path, source: str, changes: Mapping[str, Any]) -> Sweep:
-    """Cells and folder. A sweep with --set, or of a foreign file named as a grid of ours, has a folder of its own."""
+def make_sweep(
+    grid: Grid, profile: Profile, out: Path, source: str, changes: Mapping[str, Any], as_planned: bool = False
+) -> Sweep:
+    """Cells and folder. A sweep with --set, or of a foreign file named as a grid of ours, has a folder of its own.
+
+    With `as_planned` the cells are those of its plan.json, if the code has changed since: what its jobs are making.
+    """
     name = f"{profile.name}-{grid.name}"
     foreign = find_grid(source, profile.name).resolve() if grid.name != source else None
     if changes or (foreign and grid.name in grid_names(profile.name)):
         name += "-" + identity({"changes": dict(changes), "file": str(foreign or "")})[:6]
-    return Sweep(grid, profile, out, name, tuple(make_cells(grid, profile)))
+    code = planned_code(out / "sweeps" / name) if as_planned else None
+    return Sweep(grid, profile, out, name, tuple(make_cells(grid, profile, code)))
+
+
+def planned_code(folder: Path) -> Code | None:
+    """The versions of the code that a sweep was planned with; None without a plan."""
+    try:
+        return Code(**json.loads((folder / "plan.json").read_text(encoding="utf-8"))["code"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_state(sweep: Sweep) -> State:
@@ -192,6 +211,7 @@ def write_plan(sweep: Sweep) -> None:
         "question": sweep.grid.question,
         "asks": sweep.grid.asks,
         "axes": list(sweep.grid.axes),
+        "code": asdict(sweep.code),
         "trainings": {key: training.record_settings for key, training in sweep.trainings.items()},
         "cells": [
             {

@@ -101,8 +101,16 @@ def show(sweep: Sweep, state: State) -> bool:
     if table.is_file():
         print(table.read_text(encoding="utf-8").rstrip())
     print("\n" + _counts(state))
-    print("\n".join(f"  {path}" for path in paths))
+    print("\n".join(f"  {line}" for line in by_stem(paths)))
     return True
+
+
+def by_stem(paths: Iterable[Path]) -> list[str]:
+    """One line a table or figure, its formats together: figures/budget.{pdf,svg,png}."""
+    formats: dict[Path, list[str]] = {}
+    for path in paths:
+        formats.setdefault(path.with_suffix(""), []).append(path.suffix[1:])
+    return [f"{stem}.{{{','.join(ends)}}}" if len(ends) > 1 else f"{stem}.{ends[0]}" for stem, ends in formats.items()]
 
 
 def summary(sweep: Sweep) -> list[Path]:

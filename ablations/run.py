@@ -13,13 +13,14 @@ if __name__ == "__main__":
 import argparse
 import fnmatch
 from collections.abc import Sequence
+from functools import partial
 
 from ablations.cell import Cell
 from ablations.cluster import cancel_sweep
-from ablations.follow import follow, queue_lines, submit
+from ablations.follow import follow, queue_lines, queued, submit
 from ablations.grid import load_grid, parse_changes
 from ablations.lock import Lock, LockHeld
-from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_state, write_plan
+from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, planned_code, read_state, write_plan
 from ablations.profile import Profile, load_profile, load_yaml, profile_names
 from ablations.results import dry_run_text, list_text, problems, show, status_text
 from ablations.stages import Stages
@@ -83,16 +84,16 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         print(list_text(profile.name))
         return 0
     changes = parse_changes(options.set)
-    sweep = make_sweep(load_grid(options.grid, profile.name, changes), profile, options.out, options.grid, changes)
-    chosen = choose(sweep, options.only)
+    grid = load_grid(options.grid, profile.name, changes)
+    make = partial(make_sweep, grid, profile, options.out, options.grid, changes)
     if options.status:
-        lines = queue_lines(sweep)
-        print("\n".join([status_text(sweep, read_state(sweep)), *lines]))
-        return 0
+        return status(make(as_planned=True))
     if options.cancel:
-        ids = cancel_sweep(sweep)
+        ids = cancel_sweep(make(as_planned=True))
         print(f"cancelled {len(ids)} jobs" + (": " + ", ".join(ids) if ids else " of this sweep: none was active"))
         return 0
+    sweep = make()
+    chosen = choose(sweep, options.only)
     on_slurm = options.cluster == "slurm" or (options.cluster == "auto" and slurm_profile is not None)
     if on_slurm and slurm_profile is None:
         raise ClusterError(f"--cluster slurm: say which with --profile: {', '.join(slurm_profile_names())}")
@@ -104,9 +105,22 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         print(dry_run_text(sweep, state, jobs, workers))
         return 0
     check_out(options.out)
+    if planned_code(sweep.folder) not in (None, sweep.code):
+        print(f"The code of the method has changed since {sweep.name} was planned: what depends on it is made again.")
+        if on_slurm and queued(make(as_planned=True)):
+            raise ClusterError(f"{sweep.name} is in the queue with the code of then: --status, or --cancel it first")
     if on_slurm and slurm_profile:
         return run_on_slurm(sweep, chosen, options, stages, slurm_profile)
     return run_at_once(sweep, chosen, options, stages, resources)
+
+
+def status(sweep: Sweep) -> int:
+    """Print how far a sweep is; once nothing is left to run, its table too."""
+    lines = queue_lines(sweep)
+    state = read_state(sweep)
+    print("\n".join([status_text(sweep, state), *lines]))
+    settled = all(value in (DONE, FAILED) for value in state.cells.values())
+    return 0 if not settled or show(sweep, state) else 1
 
 
 def run_on_slurm(

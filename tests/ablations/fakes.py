@@ -128,8 +128,9 @@ def main(arguments: list[str]) -> int:
 
     from ablations import results, run
 
+    code = os.environ.get("FAKE_CODE", "code")
     # The identity of code is tested apart: here it stays, whoever edits the checkout while tests run.
-    with patch.object(results, "summary", summary), patch("ablations.cell.code_version", lambda *folders: "code"):
+    with patch.object(results, "summary", summary), patch("ablations.cell.code_version", lambda *folders: code):
         return run.main(arguments, STAGES)
 
 

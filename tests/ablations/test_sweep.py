@@ -261,6 +261,22 @@ def test_status_tells_of_failures_and_how_to_go_on(sweep: Sweep, out: Path, caps
     assert not is_alive(os.getpid(), "another start")
 
 
+def test_changed_code_makes_cells_again_and_status_still_knows_the_old_ones(
+    sweep: Sweep, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert sweep() == 0
+    monkeypatch.setenv("FAKE_CODE", "changed")
+    capsys.readouterr()
+    assert sweep("--status") == 0
+    printed = capsys.readouterr().out
+    assert "4 cells: 4 done" in printed
+    assert "b=2 · synth_order: done" in printed  # the table of then
+    assert sweep() == 0
+    assert "The code of the method has changed since tiny-pair was planned" in capsys.readouterr().out
+    assert fakes.calls(out).count("synth_order") == 4
+    assert len(records(out, "trainings")) == 2
+
+
 def test_w_and_b_gets_one_offline_run_a_cell(sweep: Sweep, out: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

@@ -51,6 +51,23 @@ def test_submitting_returns_at_once_and_nothing_is_submitted_twice(slurm: SlurmS
     assert "b=2 · synth_order: done" in shown.stdout
 
 
+def test_jobs_run_the_code_of_their_submission(slurm: SlurmSweep, monkeypatch: pytest.MonkeyPatch):
+    command = ["sbatch", "--parsable", "-c", "4", "--mem=100", "-o", "/dev/null", "--wrap", "sleep 600"]
+    hold = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert slurm.run().returncode == 0
+    (snapshot,) = (slurm.out / "sweeps" / "tiny-pair" / "code").iterdir()
+    assert (snapshot / "COMMIT").is_file()
+    (snapshot / "ablations" / "stages.py").write_text("raise RuntimeError('the snapshot was run')")
+    monkeypatch.setenv("FAKE_CODE", "changed")
+    refused = slurm.run()
+    assert refused.returncode == 2
+    assert "is in the queue with the code of then" in refused.stderr
+    assert "4 cells: 4 waiting" in slurm.run("--status").stdout
+    subprocess.run(["scancel", hold], check=True)
+    logs = slurm.out / "sweeps" / "tiny-pair" / "jobs"
+    wait_until(lambda: any("the snapshot was run" in path.read_text() for path in logs.glob("slurm-train-*/*_log.err")))
+
+
 def test_a_failing_training_fails_what_needs_it_and_leaves_nothing_pending(slurm: SlurmSweep):
     slurm.faults(train="raise")
     done = slurm.run("--wait")
