@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from lmms_eval.models import get_model, get_model_manifest
 from lmms_eval.utils import simple_parse_args_string
 
@@ -136,6 +137,9 @@ def test_measurements(loaded: Checkpoint, data: Path) -> None:
     weights = sum(parameter.numel() for parameter in loaded.model.parameters()) * 4 / 2**20
     assert weights < short.peak_memory_mib < weights + 200
     assert long.text.startswith(short.text)
+    with torch.inference_mode():
+        first = loaded.model(**question.on(loaded.device)).logits[0, -1].argmax()
+    assert short.text == loaded.processor.tokenizer.decode(first), "not the greedy first token"
 
 
 def test_only_generation_is_offered(folder: Path) -> None:
