@@ -14,6 +14,7 @@ import csv
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -57,7 +58,8 @@ def step(model: VideoNSATextModel, length: int, sparse: bool, train: bool) -> Ca
     chosen = {"token_layout": layout} if sparse else {}
 
     def call() -> None:
-        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION), torch.set_grad_enabled(train):
+        dense_backend = nullcontext() if sparse else sdpa_kernel(SDPBackend.CUDNN_ATTENTION)
+        with dense_backend, torch.set_grad_enabled(train):
             output = model(inputs_embeds=embeddings.requires_grad_(train), use_cache=False, **chosen).last_hidden_state
             if train:
                 output.float().square().mean().backward()
