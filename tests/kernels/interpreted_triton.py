@@ -13,7 +13,7 @@ from tests.helpers import TOLERANCE, relative_error
 from tests.kernels.triton_cases import Shape, errors, poisoned, run, tensors
 
 SHAPES = [
-    Shape(65, 7, 1, 16, 16, 2, 7),
+    Shape(40, 7, 1, 16, 16, 2, 7),
     Shape(50, 2, 2, 16, 16, 1, 100),
     Shape(70, 3, 1, 16, 16, 3, 20, ends=(0, 1, 18, 70)),
     Shape(40, 2, 1, 32, 32, 9, 5, batch=2),

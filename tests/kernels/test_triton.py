@@ -57,7 +57,7 @@ def test_output_and_gradients_equal_the_reference(shape, dtype):
 
 
 @pytest.mark.gpu
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_drawn_shapes(data):
     ends = sorted(data.draw(st.lists(st.integers(1, 900), min_size=1, max_size=4, unique=True)))
@@ -75,24 +75,15 @@ def test_drawn_shapes(data):
 
 
 @pytest.mark.gpu
-def test_error_is_at_most_twice_that_of_plain_torch_in_the_same_type():
+def test_error_is_at_most_twice_that_of_plain_torch_in_the_same_type(monkeypatch):
     shape = Shape(2049, 28, 4, 128, 64, 32, 256)  # every visible block is chosen in most rows: no choice differs
     inputs = tensors(shape, torch.bfloat16, "cuda")
     exact = run(shape, "reference", [tensor.double() for tensor in inputs])
     ours = run(shape, "triton", inputs)
-    plain = plain_bfloat16(shape, inputs)
+    monkeypatch.setattr(torch, "promote_types", lambda dtype, other: dtype)  # the reference then stays in bfloat16
+    plain = run(shape, "reference", inputs)
     for a, b, c in zip(ours, plain, exact, strict=True):
         assert relative_error(a, c) < 2 * relative_error(b, c)
-
-
-def plain_bfloat16(shape: Shape, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The reference's formula with every tensor kept in bfloat16."""
-    promote = torch.promote_types
-    try:
-        torch.promote_types = lambda a, b: a
-        return run(shape, "reference", inputs)
-    finally:
-        torch.promote_types = promote
 
 
 @pytest.mark.gpu

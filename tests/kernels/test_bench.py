@@ -1,0 +1,123 @@
+"""The benchmark's own claims: operation counts, the gate that refuses a wrong kernel, its data, its columns."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+
+from videonsa.bench import __main__ as bench
+from videonsa.bench import providers
+from videonsa.bench.case import Case, flops, make_inputs, visible_keys
+from videonsa.bench.check import CheckFailed, check, sample
+from videonsa.kernels.reference import attention_probabilities
+
+CASE = Case(200, 6, 2, 16, 16, 3, 20, "float32", "random")
+COLUMNS_ASKED = (
+    "provider, stage, mode, length, heads, kv_heads, head_dim, block_size, block_count, window, dtype, data, "
+    "ms_p20, ms_p50, ms_p80, peak_gib, tflops, gpu, torch, triton, commit"
+)
+
+
+def inputs_of(case: Case):
+    return make_inputs(case, torch.device("cpu"))
+
+
+def test_pairs_equal_those_that_the_reference_attends_to():
+    inputs = inputs_of(CASE)
+    counted = dict.fromkeys(("cmp", "slc", "swa"), 0)
+    chunks = attention_probabilities(
+        inputs.query, inputs.key, block_size=16, block_count=3, window=20, branches=tuple(counted), scale=CASE.scale
+    )
+    for _, probabilities in chunks:
+        for name, weights in probabilities.items():
+            counted[name] += int((weights[0, 0, 0] > 0).sum())
+    assert {name: visible_keys(CASE)[name] for name in counted} == counted
+    assert visible_keys(CASE)["dense"] == 200 * 201 // 2
+
+
+def test_backward_counts_five_products_and_forward_two():
+    assert flops(CASE, "all", "bwd") == 2.5 * flops(CASE, "all", "fwd")
+    assert flops(CASE, "topk", "fwd") == 0.5 * flops(CASE, "cmp", "fwd")
+
+
+@pytest.mark.parametrize("data", ["random", "video"])
+def test_the_reference_passes_the_gate(data):
+    case = Case(200, 6, 2, 16, 16, 3, 20, "float32", data)
+    errors = check("reference", providers.attention("reference", case), inputs_of(case), case, dense=False)
+    assert set(errors) == {"output", "query", "key", "value", "gates"}
+
+
+@pytest.mark.parametrize("wrong", ["window", "future", "nan"])
+def test_the_gate_refuses_a_kernel_that_is_wrong(wrong):
+    exact = providers.attention("reference", CASE)
+
+    def attention(query, key, value, gates):
+        if wrong == "window":
+            return providers.attention("reference", Case(200, 6, 2, 16, 16, 3, 19, "float32", "random"))(
+                query, key, value, gates
+            )
+        if wrong == "future":
+            return exact(query, key, value.roll(-1, 1), gates)
+        return exact(query, key, value, gates) / torch.zeros(())
+
+    with pytest.raises(CheckFailed, match="output"):
+        check("wrong", attention, inputs_of(CASE), CASE, dense=False)
+
+
+def test_dense_attention_passes_the_gate():
+    def attention(query, key, value, gates):
+        query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return out.transpose(1, 2)
+
+    assert "gates" not in check("dense", attention, inputs_of(CASE), CASE, dense=True)
+
+
+def test_sampled_positions_hold_the_ends_and_fit_short_sequences():
+    assert {0, 15, 16, 199} <= set(sample(CASE, torch.device("cpu")).tolist())
+    assert sample(Case(1, 1, 1, 16, 16, 3, 20, "float32", "random"), torch.device("cpu")).tolist() == [0]
+
+
+def test_neighbours_of_video_data_share_more_of_their_choice_than_random_ones():
+    shared = {}
+    for data in ("random", "video"):
+        case = Case(1024, 2, 1, 16, 16, 9, 20, "float32", data)
+        inputs = inputs_of(case)
+        chunks = attention_probabilities(
+            inputs.query, inputs.key, block_size=16, block_count=9, window=20, branches=("slc",), scale=case.scale
+        )
+        _, probabilities = next(chunks)
+        chosen = (probabilities["slc"][0, 0, 0] > 0).unflatten(-1, (64, 16)).any(-1)
+        late = torch.arange(600, 1000)
+        late = late[late % 16 != 15]  # neighbours of one block
+        shared[data] = float((chosen[late] & chosen[late + 1]).sum() / chosen[late].sum())
+    assert shared["video"] > shared["random"] + 0.15, shared
+
+
+def test_rows_have_the_columns_asked_for(tmp_path):
+    assert ", ".join(bench.COLUMNS) == COLUMNS_ASKED
+    path = tmp_path / "folder" / "rows.csv"
+    row = {**dict.fromkeys(bench.COLUMNS, 1.0), "provider": "triton", "stage": "all", "data": "random"}
+    bench.write([row], path)
+    bench.write([row], path)
+    with path.open() as file:
+        assert [found["provider"] for found in csv.DictReader(file)] == ["triton", "triton"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_it_says_so(capsys):
+    assert bench.main(["--lengths", "64"]) == 2
+    assert "CUDA" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_a_run_writes_every_stage(tmp_path):
+    path = tmp_path / "rows.csv"
+    stages = list(providers.STAGES)
+    arguments = ["--lengths", "2048", "--providers", "triton", "sdpa_cudnn", "--stages", *stages, "--out", str(path)]
+    assert bench.main(arguments) == 0
+    with path.open() as file:
+        found = {(row["provider"], row["stage"], row["mode"]) for row in csv.DictReader(file)}
+    assert {("triton", stage, "fwd") for stage in stages} | {("sdpa_cudnn", "all", "bwd")} <= found
