@@ -5,7 +5,7 @@ not stable: which of several equal blocks comes first depends on its wiring alon
 same order. The groups are merged in turn: the better half of what is kept so far with the better half of the next one.
 So as soon as there is a second group, at most W/2 blocks of one group survive, also when more are asked for.
 
-Shape suffixes: R rows (one query of one key/value head each), W columns of a group, J blocks.
+Shape suffixes: R rows (one query of one key/value head each), W columns of a group, I groups after the first, J blocks.
 """
 
 from __future__ import annotations
@@ -38,46 +38,42 @@ def network_topk(importance_RJ: Tensor, own_R: Tensor, count: int, width: int) -
     worth_RJ = padded_RJ.masked_fill(~candidate_RJ, 0.0)
     label_RJ = (column_J + 1) * candidate_RJ  # 0 stands for "no block"
     best_RW, label_RW = sort_rows(worth_RJ[:, :width], label_RJ[:, :width], descending=True)
+    worth_RIW, label_RIW = (tensor[:, width:].unflatten(1, (-1, width)) for tensor in (worth_RJ, label_RJ))
+    worth_RIW, label_RIW = sort_rows(worth_RIW, label_RIW, descending=False)
+    half, down_W = width // 2, torch.ones(width, dtype=torch.bool, device=own_R.device)
     for group in range(1, groups):
-        part = slice(group * width, (group + 1) * width)
-        merged = _merge_group(best_RW, label_RW, worth_RJ[:, part], label_RJ[:, part])
+        joined_RW = torch.cat([best_RW[:, :half], worth_RIW[:, group - 1, half:]], dim=1)
+        joined_label_RW = torch.cat([label_RW[:, :half], label_RIW[:, group - 1, half:]], dim=1)
+        merged_RW, merged_label_RW = _merge(joined_RW, joined_label_RW, _log2(width), down_W)
         reached_R1 = (own_R >= group * width)[:, None]
-        best_RW = torch.where(reached_R1, merged[0], best_RW)
-        label_RW = torch.where(reached_R1, merged[1], label_RW)
+        best_RW = torch.where(reached_R1, merged_RW, best_RW)
+        label_RW = torch.where(reached_R1, merged_label_RW, label_RW)
     return label_RW[:, :count] - 1
 
 
-def sort_rows(worth_RW: Tensor, label_RW: Tensor, descending: bool) -> tuple[Tensor, Tensor]:
-    """Both tensors in the order in which the network leaves worth_RW; W is a power of two."""
-    stages = worth_RW.shape[1].bit_length() - 1
-    column_W = torch.arange(worth_RW.shape[1], device=worth_RW.device)
+def sort_rows(worth: Tensor, label: Tensor, descending: bool) -> tuple[Tensor, Tensor]:
+    """Both tensors [..., W] in the order in which the network leaves worth; W is a power of two."""
+    stages = _log2(worth.shape[-1])
+    column_W = torch.arange(worth.shape[-1], device=worth.device)
     for stage in range(1, stages + 1):
         alternating_W = (column_W >> stage) & 1 == 1  # runs of 2^stage columns: up, down, up, ...
         down_W = alternating_W if stage < stages else torch.full_like(alternating_W, descending)
-        worth_RW, label_RW = _merge(worth_RW, label_RW, stage, down_W)
-    return worth_RW, label_RW
+        worth, label = _merge(worth, label, stage, down_W)
+    return worth, label
 
 
-def _merge_group(best_RW: Tensor, label_RW: Tensor, worth_RW: Tensor, new_label_RW: Tensor) -> tuple[Tensor, Tensor]:
-    """Keep the first half of the ranking so far and the better half of a new group, ranked together."""
-    half = best_RW.shape[1] // 2
-    new_RW, new_label_RW = sort_rows(worth_RW, new_label_RW, descending=False)
-    joined_RW = torch.cat([best_RW[:, :half], new_RW[:, half:]], dim=1)
-    joined_label_RW = torch.cat([label_RW[:, :half], new_label_RW[:, half:]], dim=1)
-    down_W = torch.ones(best_RW.shape[1], dtype=torch.bool, device=best_RW.device)
-    return _merge(joined_RW, joined_label_RW, best_RW.shape[1].bit_length() - 1, down_W)
-
-
-def _merge(worth_RW: Tensor, label_RW: Tensor, stage: int, down_W: Tensor) -> tuple[Tensor, Tensor]:
+def _merge(worth: Tensor, label: Tensor, stage: int, down_W: Tensor) -> tuple[Tensor, Tensor]:
     """Merge bitonic runs of 2^stage columns: compare columns 2^(stage-1), ..., 2, 1 apart."""
-    for exponent in reversed(range(stage)):
-        shape = (worth_RW.shape[0], -1, 2, 1 << exponent)
-        left, right = worth_RW.view(shape).unbind(2)
-        left_label, right_label = label_RW.view(shape).unbind(2)
+    column_W = torch.arange(worth.shape[-1], device=worth.device)
+    for distance in (1 << exponent for exponent in reversed(range(stage))):
+        partner_W = column_W ^ distance
+        other, other_label = worth[..., partner_W], label[..., partner_W]
+        left_is_greater = torch.where(column_W < partner_W, worth > other, other > worth)
         # An ascending pair swaps when left > right; a descending one unless left > right, so equals swap there.
-        swap = (left > right) != down_W.view(shape[1:]).unbind(1)[0]
-        worth_RW = torch.stack([torch.where(swap, right, left), torch.where(swap, left, right)], 2).flatten(1)
-        label_RW = torch.stack(
-            [torch.where(swap, right_label, left_label), torch.where(swap, left_label, right_label)], 2
-        ).flatten(1)
-    return worth_RW, label_RW
+        swap = left_is_greater != down_W
+        worth, label = torch.where(swap, other, worth), torch.where(swap, other_label, label)
+    return worth, label
+
+
+def _log2(power_of_two: int) -> int:
+    return power_of_two.bit_length() - 1
