@@ -15,6 +15,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention, apply_rotary_pos_emb
 
 from videonsa.kernels import nsa_attention
+from videonsa.kernels.text import text_attention
 from videonsa.modeling.layout import TokenLayout
 from videonsa.modeling.release import ReleaseLayout
 
@@ -116,6 +117,8 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
 
     def _text(self, query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout) -> Tensor:
         """Dense causal attention of the text tokens over all earlier tokens of their sample, [B*T, heads, D]."""
+        if layout.text_mask is None:
+            return self._text_by_sample(query, key, value, layout)
         output = scaled_dot_product_attention(
             query.flatten(0, 1)[layout.text_index].transpose(1, 2),
             key.transpose(1, 2),
@@ -125,6 +128,17 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
             enable_gqa=True,
         )
         return output.transpose(1, 2).flatten(0, 1)
+
+    def _text_by_sample(self, query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout) -> Tensor:
+        """As `_text`, sample by sample, with no mask and no copied heads: for few queries of a long video."""
+        length = key.shape[1]
+        outputs = []
+        for i, start in enumerate(layout.first_token):
+            positions = layout.text_index[i] % length
+            outputs.append(
+                text_attention(query[i, positions], key[i, start:], value[i, start:], positions - start, self.scaling)
+            )
+        return torch.cat(outputs)
 
 
 @contextmanager

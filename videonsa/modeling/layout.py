@@ -23,7 +23,8 @@ class TokenLayout:
     vision_batch: int  # B when every sample has equally many vision tokens: packed as [B, Nv / B]; else 1, as [1, Nv]
     cu_seqlens: Tensor | None  # int32 [samples + 1], bounds of the samples in [1, Nv]
     text_index: Tensor  # [B, T] flat indices of each sample's text tokens, filled up to the most that a sample has
-    text_mask: Tensor  # bool [B, 1, T, L], the keys that each of them sees
+    text_mask: Tensor | None  # bool [B, 1, T, L], the keys that each of them sees; None on CUDA, whose path needs none
+    first_token: tuple[int, ...]  # of each sample: where padding on its left ends
     order: Tensor  # [B*L] row of each token in (Nv vision rows, B*T text rows, one row of zeros for padding)
 
 
@@ -47,7 +48,10 @@ def token_layout(
     zeros_row = len(vision_index) + text_index.numel()
     order = torch.where(is_vision, vision_row, torch.where(is_text, text_row, zeros_row))
 
-    causal = torch.arange(length, device=is_vision.device) <= (text_index % length)[:, :, None]
+    text_mask = None
+    if not is_vision.is_cuda:
+        causal = torch.arange(length) <= (text_index % length)[:, :, None]
+        text_mask = (causal & is_token[:, None])[:, None]
     return TokenLayout(
         nsa=nsa,
         gates=gates,
@@ -55,7 +59,8 @@ def token_layout(
         vision_batch=batch if uniform else 1,
         cu_seqlens=None if uniform else bounds,
         text_index=text_index,
-        text_mask=(causal & is_token[:, None])[:, None],
+        text_mask=text_mask,
+        first_token=tuple(is_token.int().argmax(dim=1).tolist()),
         order=order.flatten(),
     )
 
