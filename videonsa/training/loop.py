@@ -8,6 +8,7 @@ checkpoints that appear whole. Devices, precision and sharding are accelerate's:
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,7 +39,7 @@ class Trainer:
 
     def __init__(self, settings: TrainSettings, model: nn.Module, processor: Any, source: Source) -> None:
         self.settings, self.processor, self.source = settings, processor, source
-        self.accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bf16" else "no")
+        self.accelerator = Accelerator()
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         part = settings.micro_batch_size * self.world
         valid = f"a multiple of micro_batch_size x processes = {part}"
@@ -74,16 +75,13 @@ class Trainer:
                 journal.close()
 
     def mean_gates(self) -> list[Any] | None:
-        """Mean gates over training samples from all of the run, [layers][heads][3]; None for a model that is dense."""
-        settings, total = self.settings, self.source.steps * self.settings.batch_size
-        part = settings.micro_batch_size * self.world
-        batches = max(1, min(GATE_SAMPLES, total // 50) // part)
-        starts = [
-            index * total // batches // part * part + self.rank * settings.micro_batch_size for index in range(batches)
-        ]
-        numbers = [range(start, start + settings.micro_batch_size) for start in starts]
+        """Mean gates over training samples of steps from all of the run, [layers][heads][3]; None for a dense model."""
+        samples = min(GATE_SAMPLES, self.source.steps * self.settings.batch_size // 50)
+        count = max(1, samples // self.settings.batch_size)
+        steps = [index * self.source.steps // count for index in range(count)]
+        numbers = itertools.chain.from_iterable(self._numbers(step, step + 1) for step in steps)
         self.model.eval()
-        with self.accelerator.autocast():
+        with self._precision():
             sums, tokens = gate_sums(self.model, self._prefetch(numbers))
         if sums.ndim == 0:
             return None
@@ -106,7 +104,7 @@ class Trainer:
             batch = next(batches)
             last = number == count - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                with self.accelerator.autocast():
+                with self._precision():
                     loss = answer_loss(self.model, batch).mean()
                 self.accelerator.backward(loss / count)
             losses.append(loss.detach())
@@ -120,6 +118,14 @@ class Trainer:
         if self.world > 1:
             told = self.accelerator.reduce(told, "sum") / told.new_tensor([self.world, 1])
         return float(told[0]), float(norm), int(told[1])
+
+    def _precision(self) -> torch.autocast:
+        """Matrix products in bfloat16 over float32 weights, where the settings say so.
+
+        Not accelerate's own: its precision is one for the whole process, which may train twice.
+        """
+        bf16 = self.settings.precision == "bf16"
+        return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=bf16)
 
     @property
     def _micro_batches(self) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import Qwen2_5_VLProcessor
 
 from videonsa.config import SettingsError, TrainSettings, from_dict, to_dict
@@ -82,8 +83,8 @@ def write_final(trainer: Trainer, folder: Path) -> None:
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
         model.config.static_gates = gates
         if trainer.settings.precision == "bf16":
-            weights = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
-            model.config.dtype = torch.bfloat16
+            model.to(torch.bfloat16)  # what it saves as its type
+            weights = as_bfloat16(weights)
         draft = folder / ".final"
         shutil.rmtree(draft, ignore_errors=True)
         model.save_pretrained(draft, state_dict=weights)
@@ -91,6 +92,12 @@ def write_final(trainer: Trainer, folder: Path) -> None:
         draft.rename(folder / "final")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+
+
+def as_bfloat16(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in bfloat16; names that shared one tensor still do, so that it is saved once."""
+    made: dict[int, Tensor] = {}
+    return {name: made.setdefault(tensor.data_ptr(), tensor.to(torch.bfloat16)) for name, tensor in weights.items()}
 
 
 def main(arguments: list[str]) -> int:

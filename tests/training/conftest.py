@@ -1,0 +1,85 @@
+"""Settings of runs that take a second, and a small data set of real mp4 files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import pytest
+
+from videonsa.config import NSASettings, TrainSettings
+from videonsa.synth import make_sample, prompt_text
+from videonsa.tiny import build_processor, build_tiny
+
+NSA = NSASettings(block_size=4, block_count=2, window=6)
+
+
+@pytest.fixture(autouse=True)
+def no_wandb(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return build_processor()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A tiny model as transformers saves it, untrained."""
+    folder = tmp_path_factory.mktemp("tiny")
+    model, processor = build_tiny(NSA, seed=0)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def quick(**changes) -> TrainSettings:
+    """A run of 6 steps on videos of 4 and 8 frames."""
+    settings = {
+        "model": "tiny",
+        "nsa": NSA,
+        "frames": (4, 8),
+        "steps": 6,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "learning_rate": 1e-3,
+        "precision": "fp32",
+        "activation_checkpointing": False,
+        "save_every": 2,
+    }
+    return TrainSettings(**{**settings, **changes})
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of a run, without the time that they took."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="session")
+def video_data(tmp_path_factory) -> Path:
+    """A folder with data.jsonl and three mp4 files of 24 frames at 12 a second, one of them cut off."""
+    folder = tmp_path_factory.mktemp("videos")
+    entries = []
+    for index in range(3):
+        sample = make_sample("layout", split="train", seed=0, index=index, frames=24)
+        with av.open(str(folder / f"{index}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=12)
+            stream.height, stream.width, stream.pix_fmt = 56, 56, "yuv420p"
+            for frame in sample.frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        talk = [
+            ("human", f"<image>\n{prompt_text(sample)}"),
+            ("gpt", sample.answer),
+            ("human", "how many"),
+            ("gpt", "one"),
+        ]
+        conversations = [{"from": role, "value": text} for role, text in talk]
+        entries.append({"id": str(index), "video": f"{index}.mp4", "conversations": conversations})
+    broken = folder / "2.mp4"
+    broken.write_bytes(broken.read_bytes()[:200])
+    (folder / "data.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return folder

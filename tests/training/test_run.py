@@ -1,0 +1,196 @@
+"""Whole runs of a second: resuming, batching, what a run leaves, real videos, several processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from tests.training.conftest import NSA, metrics, quick
+from videonsa.config import SettingsError, to_dict
+from videonsa.modeling import load_model
+from videonsa.tiny import build_tiny
+from videonsa.training.batch import encode
+from videonsa.training.checkpoint import finished
+from videonsa.training.run import main, train
+from videonsa.training.sources import SyntheticSource
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def stop_at(step: int):
+    def on_progress(done: int, total: int) -> None:
+        if done == step:
+            raise Stopped
+
+    return on_progress
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory) -> Path:
+    """A run from start to end."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        train(quick(), folder, on_progress=lambda done, total: None)
+    return folder
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, tmp_path, step):
+    with pytest.raises(Stopped):
+        train(quick(), tmp_path, on_progress=stop_at(step))
+    assert not (tmp_path / "final").exists()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": ')  # a kill cuts a line short
+    steps = []
+    train(quick(), tmp_path, on_progress=lambda done, total: steps.append((done, total)))
+    assert steps[0] == ((step - 1) // 2 * 2 + 1, 6)  # a checkpoint after every 2 steps, once they are told
+    assert metrics(tmp_path) == metrics(whole_run)
+    ours, theirs = (load_model(folder / "final").state_dict() for folder in (tmp_path, whole_run))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_half_written_checkpoint_is_not_taken(tmp_path):
+    with pytest.raises(Stopped):
+        train(quick(), tmp_path, on_progress=stop_at(3))
+    checkpoints = tmp_path / "checkpoints"
+    assert [place.name for place in finished(checkpoints)] == ["000002"]
+    (checkpoints / ".000004").mkdir()
+    (checkpoints / "000005").mkdir()
+    assert [place.name for place in finished(checkpoints)] == ["000002"]
+    train(quick(), tmp_path, on_progress=lambda done, total: None)
+
+
+def test_old_checkpoints_are_pruned(tmp_path):
+    with pytest.raises(Stopped):
+        train(quick(save_every=1), tmp_path, on_progress=stop_at(5))
+    assert [place.name for place in finished(tmp_path / "checkpoints")] == ["000003", "000004"]
+
+
+def test_a_finished_run_is_left_alone(whole_run):
+    before = (whole_run / "metrics.jsonl").read_bytes()
+    train(quick(), whole_run, on_progress=stop_at(1))
+    assert (whole_run / "metrics.jsonl").read_bytes() == before
+    assert not (whole_run / "checkpoints").exists()
+
+
+def test_metrics_tell_the_run(whole_run):
+    lines = metrics(whole_run)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "learning_rate", "grad_norm", "tokens"} <= set(lines[0])
+    assert lines[-1]["tokens"] > lines[0]["tokens"] > 0
+
+
+def test_the_seed_decides(whole_run, tmp_path):
+    train(quick(seed=1), tmp_path, on_progress=lambda done, total: None)
+    assert metrics(tmp_path)[0]["loss"] != metrics(whole_run)[0]["loss"]
+
+
+def test_micro_batches_do_not_change_the_step(whole_run, tmp_path):
+    train(quick(micro_batch_size=4), tmp_path, on_progress=lambda done, total: None)
+    for ours, theirs in zip(metrics(tmp_path), metrics(whole_run), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+        assert ours["tokens"] == theirs["tokens"]
+
+
+def test_static_gates_are_the_mean_of_the_dynamic_ones(whole_run):
+    model = load_model(whole_run / "final")
+    gates = torch.tensor(model.config.static_gates)
+    assert gates.shape == (3, 4, 3)
+    assert 0 < gates.min() <= gates.max() < 1
+    batch = encode(
+        AutoProcessor.from_pretrained(whole_run / "final"), [SyntheticSource(quick())[0]], quick().pixels_per_frame
+    )
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    dynamic = model(**inputs).logits
+    model.set_nsa(gate_mode="static")
+    static = model(**inputs).logits
+    assert not torch.equal(static, dynamic)
+    assert (static - dynamic).abs().max() < 0.5  # six steps from gates of 0.5
+
+
+def test_training_lowers_the_loss(tmp_path):
+    settings = quick(families=("layout",), frames=(2,), steps=60, batch_size=8, micro_batch_size=8, learning_rate=3e-3)
+    train(settings, tmp_path, on_progress=lambda done, total: None)
+    losses = [line["loss"] for line in metrics(tmp_path)]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 2  # from about ln 558 to the choice among the options
+
+
+def test_from_a_folder_on_real_videos(tiny_folder, video_data, tmp_path):
+    settings = quick(
+        model=str(tiny_folder),
+        data=str(video_data / "data.jsonl"),
+        video_folder=str(video_data),
+        steps=2,
+        micro_batch_size=1,
+        precision="bf16",
+        activation_checkpointing=True,
+    )
+    final = train(settings, tmp_path, on_progress=lambda done, total: None)
+    model = load_model(final)
+    assert model.dtype == torch.bfloat16
+    assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    assert model.config.nsa == NSA
+    start = load_model(tiny_folder).state_dict()
+    trained = model.state_dict()
+    moved = {name for name in start if not torch.equal(start[name].bfloat16(), trained[name])}
+    for part in ("visual.patch_embed", "visual.merger", "embed_tokens", "g_proj_2"):  # tower, projector, LLM, gates
+        assert any(part in name for name in moved), part
+
+
+def test_activation_checkpointing_changes_no_loss(whole_run, tmp_path):
+    train(quick(activation_checkpointing=True), tmp_path, on_progress=lambda done, total: None)
+    assert [line["loss"] for line in metrics(tmp_path)] == pytest.approx([line["loss"] for line in metrics(whole_run)])
+
+
+def test_a_dense_twin_is_trained_without_gates(tmp_path):
+    settings = quick(nsa=dataclasses.replace(NSA, attention="dense"), steps=2)
+    final = train(settings, tmp_path, on_progress=lambda done, total: None)
+    model = load_model(final)
+    assert model.config.attention == "dense"
+    assert model.config.static_gates is None
+    fresh, _ = build_tiny(NSA, seed=0)
+    name = "model.language_model.layers.0.self_attn.g_proj_1.weight"
+    assert torch.equal(model.state_dict()[name], fresh.state_dict()[name])
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="a multiple of micro_batch_size"):
+        train(quick(micro_batch_size=3), tmp_path)
+
+
+def test_the_command_line_names_what_is_wrong(tmp_path, capsys):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"model": "tiny", "stepz": 3}))
+    assert main([str(file), str(tmp_path / "run")]) == 1
+    assert "unknown key 'stepz'" in capsys.readouterr().err
+
+
+def test_two_processes_train_as_one(whole_run, tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(to_dict(quick())))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(
+        [*command, "-m", "videonsa.training.run", str(file), str(tmp_path / "run")],
+        check=True,
+        env=environment,
+        capture_output=True,
+        timeout=200,
+    )
+    for ours, theirs in zip(metrics(tmp_path / "run"), metrics(whole_run), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["tokens"] == theirs["tokens"]
+    ours, theirs = (load_model(place / "final").config.static_gates for place in (tmp_path / "run", whole_run))
+    assert torch.allclose(torch.tensor(ours), torch.tensor(theirs), atol=1e-3)
