@@ -15,9 +15,9 @@ from transformers import AutoProcessor
 
 from tests.training.conftest import NSA, metrics, quick
 from videonsa.config import SettingsError, to_dict
-from videonsa.modeling import load_model
+from videonsa.modeling import capture_attention, load_model
 from videonsa.tiny import build_tiny
-from videonsa.training.batch import encode
+from videonsa.training.batch import answer_loss, encode
 from videonsa.training.checkpoint import finished
 from videonsa.training.run import main, train
 from videonsa.training.sources import SyntheticSource
@@ -147,6 +147,16 @@ def test_from_a_folder_on_real_videos(tiny_folder, video_data, tmp_path):
     moved = {name for name in start if not torch.equal(start[name].bfloat16(), trained[name])}
     for part in ("visual.patch_embed", "visual.merger", "embed_tokens", "g_proj_2"):  # tower, projector, LLM, gates
         assert any(part in name for name in moved), part
+
+
+def test_bf16_reaches_the_attention_kernels():
+    """In float32 a GPU would have no fast path, and the Triton kernels refuse mixed inputs."""
+    model, processor = build_tiny(NSA, seed=0)
+    batch = encode(processor, [SyntheticSource(quick())[0]], quick().pixels_per_frame)
+    with torch.autocast("cpu", torch.bfloat16), capture_attention(model) as captured:
+        answer_loss(model, batch).mean().backward()
+    assert {tensor.dtype for each in captured for tensor in (each.query, each.key, each.value)} == {torch.bfloat16}
+    assert model.model.language_model.layers[0].self_attn.g_proj_2.weight.grad.dtype == torch.float32
 
 
 def test_activation_checkpointing_changes_no_loss(whole_run, tmp_path):

@@ -67,6 +67,8 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
         )
         assert position_embeddings is not None
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=2)
+        if torch.is_autocast_enabled(query.device.type):  # it has lowered value; the rotation has raised query and key
+            query, key = query.to(value.dtype), key.to(value.dtype)
         if past_key_values is not None:  # a prefill: the cache was empty, so the call's own keys are all keys
             past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
         if isinstance(token_layout, ReleaseLayout):
