@@ -100,8 +100,8 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
         query, key, value = pack(query), pack(key), pack(value)
         gates = self.gates(pack(hidden_states), layout)
         if self.captured is not None:
-            inputs = (tensor.detach() for tensor in (query, key, value, gates))
-            self.captured.append(AttentionInputs(self.layer_idx, *inputs, layout.cu_seqlens))
+            q, k, v, g = (tensor.detach() for tensor in (query, key, value, gates))
+            self.captured.append(AttentionInputs(self.layer_idx, q, k, v, g, layout.cu_seqlens))
         output = nsa_attention(
             query,
             key,
