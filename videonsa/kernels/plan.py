@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -40,11 +40,11 @@ class Plan:
     def tokens(self) -> int:
         return self.ends[-1]
 
-    @property
+    @cached_property
     def sequences(self) -> list[tuple[int, int]]:
         return [(a, b) for a, b in itertools.pairwise(self.ends) if b > a]
 
-    @property
+    @cached_property
     def block_ends(self) -> tuple[int, ...]:
         ends = [0]
         for start, end in self.sequences:
@@ -107,6 +107,8 @@ def make_plan(query: Tensor, cu_seqlens: Tensor | None, block_size: int) -> Plan
 
 def _values(cu_seqlens: Tensor) -> tuple[int, ...]:
     """Read cu_seqlens once, not once a layer: reading waits for the device."""
+    if cu_seqlens.is_inference():  # has no version that would tell of a change
+        return tuple(cu_seqlens.tolist())
     seen = _ends_seen.get(cu_seqlens)
     if seen is None or seen[0] != cu_seqlens._version:
         seen = (cu_seqlens._version, tuple(cu_seqlens.tolist()))

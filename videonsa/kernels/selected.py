@@ -284,7 +284,7 @@ def backward_chunk(
     kv_heads = key.shape[1]
     lists = invert(index, chunk)
     partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
-    tile = tiling.selection_gradient()
+    tile = tiling.selection_gradient(plan.block_size)
     splits = tiling.gradient_splits(blocks * kv_heads)
     key_sum, value_sum = grad_key, grad_value
     if splits > 1:

@@ -53,8 +53,9 @@ def selection_forward() -> Tile:
     return Tile(64, 0, 4, 2)
 
 
-def selection_gradient() -> Tile:
-    return Tile(32, 0, 4, 3)
+def selection_gradient(block_size: int) -> Tile:
+    """A block of 128 has sums that fill the registers of 8 warps."""
+    return Tile(32, 0, 8 if block_size > 64 else 4, 3)
 
 
 def rows_per_split(queries: int) -> int:
