@@ -36,12 +36,15 @@ class Source(Protocol):
     """Samples by number."""
 
     steps: int  # optimizer steps of the run
+    readers: int  # threads that may read samples at once
 
     def __getitem__(self, index: int) -> Conversation: ...
 
 
 class SyntheticSource:
     """Synthetic questions. The run has as many stages as `frames` has lengths, shortest first, equally long."""
+
+    readers = 1  # numpy on small arrays: a second thread would only wait for Python's lock
 
     def __init__(self, settings: TrainSettings) -> None:
         assert settings.steps is not None
@@ -72,6 +75,8 @@ class VideoSource:
 
     Raises SettingsError when the file cannot be used.
     """
+
+    readers = 4  # decoding runs outside of Python's lock
 
     def __init__(self, settings: TrainSettings, processor: Any) -> None:
         self.settings, self.processor = settings, processor
