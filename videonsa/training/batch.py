@@ -26,7 +26,7 @@ def encode(processor: Any, conversations: Sequence[Conversation], pixels_per_fra
             "size": video_size(processor, pixels_per_frame),
             "do_sample_frames": False,
         }
-    texts = [processor.apply_chat_template(messages(each), tokenize=False) for each in conversations]
+    texts = processor.apply_chat_template([messages(each) for each in conversations], tokenize=False)
     batch = processor(text=texts, padding=True, padding_side="right", return_tensors="pt", **videos)
     return {**batch, "labels": answer_labels(batch["input_ids"], processor.tokenizer)}
 
