@@ -52,7 +52,8 @@ def require_slurm() -> None:
 def job_states(ids: Iterable[str]) -> dict[str, JobState]:
     """The states of all these jobs, by id (array tasks as 12_3): one call of squeue for the active ones, one of sacct.
 
-    A job that neither knows is absent. Raises QueueAway when Slurm does not answer.
+    A job that squeue answered without naming has ended: as accounting says, else as LOST. Absent are jobs that only
+    squeue could know while it does not answer. Raises QueueAway when neither answers.
     """
     ids = list(ids)
     if not ids:
@@ -62,13 +63,17 @@ def job_states(ids: Iterable[str]) -> dict[str, JobState]:
     ended = [job for job in ids if job not in active]
     past = _past(ended)
     for _ in range(LAG_TRIES):  # accounting lags behind the controller
-        if queue is None or past is None or not any(past[job].active for job in ended if job in past):
+        if queue is None or past is None or all(job in past and not past[job].active for job in ended):
             break
         time.sleep(LAG_SECONDS)
         past = _past(ended)
     if queue is None and past is None:
         raise QueueAway("Slurm does not answer (squeue and sacct)")
-    return {job: active[job] for job in ids if job in active} | (past or {})
+    states = {job: active[job] for job in ids if job in active} | (past or {})
+    if queue is not None:
+        lost = JobState("LOST")
+        states |= {job: lost for job in ended if job not in states or states[job].active}
+    return states
 
 
 def _past(ids: list[str]) -> dict[str, JobState] | None:

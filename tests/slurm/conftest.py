@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,8 +95,23 @@ def state(job: str) -> str:
     return done.stdout.strip()
 
 
-def hurry(job: str) -> None:
-    """Start a requeued job now: Slurm holds it for two minutes after its requeue."""
-    wait_until(lambda: state(job).startswith("PENDING"))
-    time.sleep(4)
-    subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=False)
+@contextmanager
+def hurrying(job: str) -> Iterator[None]:
+    """Start the job at once whenever it was requeued: Slurm would hold it for two minutes."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1):
+            if state(job) == "PENDING BeginTime":
+                over.wait(4)
+                subprocess.run(
+                    ["scontrol", "update", f"jobid={job}", "StartTime=now"], capture_output=True, check=False
+                )
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()

@@ -15,7 +15,7 @@ from slurm.executor import Request, slurm_executor
 from slurm.profile import make_slurm_profile
 from tests.ablations import fakes
 from tests.ablations.conftest import records
-from tests.slurm.conftest import SCRIPT, SlurmSweep, hurry, state, wait_until
+from tests.slurm.conftest import SCRIPT, SlurmSweep, hurrying, state, wait_until
 
 pytestmark = pytest.mark.slurm
 ALL_DONE = dict.fromkeys(("b=1 synth_needle", "b=1 synth_order", "b=2 synth_needle", "b=2 synth_order"), "done")
@@ -142,32 +142,30 @@ def test_scancel_of_one_job_is_recorded_and_tried_again(slurm: SlurmSweep):
 
 
 def test_a_time_limit_requeues_and_the_losses_are_those_of_one_run(slurm: SlurmSweep):
+    """Slurm signals 15 s before the end of the minute, or, as its manual says, up to a minute earlier."""
     slurm.profile.write_text(slurm.profile.read_text().replace("minutes: 5", "minutes: 1"))
-    slurm.faults(train_steps=110)  # 55 s, and the signal comes 15 s before the minute is over
+    slurm.faults(train_steps=100)
     slurm.run()
     (training,) = slurm.submitted("train")
-    wait_until(lambda: state(training.id).startswith("RUNNING"), 20)
-    hurry_after = time.monotonic() + 90
-    wait_until(lambda: state(training.id).startswith("PENDING") or time.monotonic() > hurry_after, 100)
-    hurry(training.id)
-    assert slurm.finish().returncode == 0
-    assert fakes.calls(slurm.out).count("train") == 2
-    assert [line["step"] for line in metrics(slurm.out)] == list(range(1, 111))
+    with hurrying(training.id):
+        assert slurm.finish().returncode == 0
+    assert fakes.calls(slurm.out).count("train") >= 2
+    assert metrics(slurm.out) == [{"step": n, "loss": 1 / n, "tokens": 10 * n} for n in range(1, 101)]
+    assert slurm.statuses() == ALL_DONE
 
 
 def test_preemption_by_a_higher_partition_requeues_and_resumes(slurm: SlurmSweep):
     slurm.faults(train_steps=20)
     slurm.run()
     (training,) = slurm.submitted("train")
-    wait_until(lambda: begun(slurm.out, "train") and len(metrics(slurm.out)) > 2)
+    wait_until(lambda: len(metrics(slurm.out)) > 2)
     command = ["sbatch", "--parsable", "-p", "urgent", "-n", "1", "-c", "4", "--mem=100", "-o", "/dev/null"]
     urgent = subprocess.run([*command, "--wrap", "sleep 2"], capture_output=True, text=True, check=True).stdout.strip()
-    wait_until(lambda: state(training.id).startswith("PENDING"), 60)
-    wait_until(lambda: not state(urgent), 60)
-    hurry(training.id)
-    assert slurm.finish().returncode == 0
+    with hurrying(training.id):
+        wait_until(lambda: not state(urgent))
+        assert slurm.finish().returncode == 0
     assert fakes.calls(slurm.out).count("train") == 2
-    assert [line["step"] for line in metrics(slurm.out)] == list(range(1, 21))
+    assert metrics(slurm.out) == [{"step": n, "loss": 1 / n, "tokens": 10 * n} for n in range(1, 21)]
 
 
 def test_a_job_that_runs_out_of_memory_says_how_much_it_used(slurm: SlurmSweep):
@@ -238,7 +236,7 @@ def _where() -> tuple[int, int, dict[str, str]]:
 
 
 def test_every_process_of_a_training_finds_the_others(cluster: Path, tmp_path: Path):
-    profile = make_slurm_profile("two", {"partition": "debug", "cpus": 2, "memory": 1, "minutes": 2})
+    profile = make_slurm_profile("two", {"partition": "debug", "cpus": 1, "memory": 1, "minutes": 2})
     executor = slurm_executor(Request(profile, tmp_path, "two", whole_node=True))
     executor.update_parameters(ntasks_per_node=2, cpus_per_task=1)
     found = executor.submit(_where).results()
