@@ -56,7 +56,7 @@ def declare_missing(folder: str) -> None:
 
 
 def _library_loads(folder: str) -> bool:
-    """Whether torch can load torchvision's compiled operators; it then has, and torchvision's own load changes nothing."""
+    """Whether torch can load torchvision's compiled operators; it then has loaded them."""
     from pathlib import Path
 
     import torch

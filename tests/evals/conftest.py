@@ -1,4 +1,4 @@
-"""A tiny checkpoint with random weights, and synthetic data that are written once a test session."""
+"""A tiny checkpoint with random weights, and synthetic data written once a run of the tests."""
 
 from __future__ import annotations
 
