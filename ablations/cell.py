@@ -8,6 +8,7 @@ test time, also of different grids, share one training.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -30,6 +31,7 @@ from videonsa.config import (
 TRAINING_CODE = ("videonsa/kernels", "videonsa/modeling", "videonsa/training", "videonsa/synth", "videonsa/tiny.py")
 EVALUATION_CODE = ("videonsa/kernels", "videonsa/modeling", "videonsa/synth", "videonsa/tiny.py", "evals")
 NO_EFFECT = ("save_every",)  # training settings that change no number: resuming is exact
+MODEL_TYPES = ("videonsa", "qwen2_5_vl")  # of checkpoints: those that videonsa.modeling loads
 _SAMPLE = 1 << 20  # bytes read from each end of a weights file
 
 
@@ -190,10 +192,7 @@ def _fingerprint(checkpoint: str) -> str:
         if checkpoint.startswith((".", "/", "~")):
             raise SettingsError(f"checkpoint {checkpoint!r}: there is no such folder")
         return checkpoint
-    if not (folder / "config.json").is_file():
-        raise SettingsError(
-            f"checkpoint {checkpoint!r}: the folder has no config.json; give a folder that a model was saved to"
-        )
+    _check_model_type(checkpoint, folder / "config.json")
     weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
     if not weights:
         raise SettingsError(f"checkpoint {checkpoint!r}: the folder has no weights (*.safetensors)")
@@ -206,3 +205,13 @@ def _fingerprint(checkpoint: str) -> str:
             file.seek(max(0, size - _SAMPLE))
             digest.update(file.read(_SAMPLE))
     return digest.hexdigest()
+
+
+def _check_model_type(checkpoint: str, path: Path) -> None:
+    """Refuse a folder of another model before any job is started for it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        raise SettingsError(f"checkpoint {checkpoint!r}: no readable config.json; give a model's folder") from None
+    if found not in MODEL_TYPES:
+        raise SettingsError(f"checkpoint {checkpoint!r}: its model_type is {found!r}, not {' or '.join(MODEL_TYPES)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +52,12 @@ def start_command(*arguments: str, module: str = "tests.ablations.fakes", **opti
     command = [sys.executable, "-m", module, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **(pipes | options))  # type: ignore[call-overload]
+
+
+def cpu_seconds() -> float:
+    """CPU time of the child processes that have ended: wall time says little on a busy machine."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def records(out: Path, kind: str = "cells") -> dict[str, dict]:
