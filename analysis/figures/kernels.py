@@ -21,7 +21,7 @@ STAGE_COLOURS = {**style.BRANCH_COLOURS, "topk": style.PURPLE, "combine": style.
 NEEDED = ("provider", "stage", "mode", "length", "ms_p50")
 WHOLE = ("all", "total", "whole", "attention", "full")  # names of the stage that is the whole computation
 MODES = {"fwd": "forward", "forward": "forward", "bwd": "backward", "backward": "backward"}
-SETTING = ["heads", "kv_heads", "head_dim", "block_size", "block_count", "window", "dtype", "data", "gpu"]
+SETTING = ["heads", "kv_heads", "head_dim", "block_size", "block_count", "window", "dtype", "gpu"]
 NAMES = {  # providers of videonsa.bench and stages, ours first
     "triton": "NSA, ours",
     "reference": "NSA, torch reference",
@@ -76,6 +76,13 @@ def _one_setting(table: pd.DataFrame) -> pd.DataFrame:
         values = table[column].dropna()
         if values.nunique() > 1:
             table = table[table[column].isna() | (table[column] == values.mode().iloc[0])]
+    if "data" in table.columns and table["data"].nunique() > 1:  # other inputs are providers of their own
+        main = table["data"].mode().iloc[0]
+        other = table["data"] != main
+        table = table[~other | table["stage"].isin(WHOLE)]
+        names = table["provider"].map(lambda name: NAMES.get(name, name)) + ", " + table["data"].astype(str) + " data"
+        table = table.assign(provider=table["provider"].where(table["data"] == main, names))
+        table = pd.concat([table[table["data"] == main], table[table["data"] != main]])
     return table.drop_duplicates(["provider", "stage", "mode", "length"], keep="last")
 
 
@@ -116,7 +123,12 @@ def _lines(axes: Axes, rows: pd.DataFrame, by: str, names: list[str], value: str
         own = rows[(rows[by] == name) & rows[value].notna()].sort_values("length")
         colour = STAGE_COLOURS.get(name, style.SERIES[i % len(style.SERIES)])
         marker = style.MARKERS[i % len(style.MARKERS)]
-        axes.plot(own["length"], own[value], color=colour, marker=marker, ms=3.2, label=NAMES.get(name, str(name)))
+        look: dict[str, Any] = {"zorder": 10 - i}
+        if str(name).endswith(" data"):
+            look = {"zorder": 11, "ls": ":", "mfc": "white"}
+        axes.plot(
+            own["length"], own[value], color=colour, marker=marker, ms=3.2, **look, label=NAMES.get(name, str(name))
+        )
         if value == "ms_p50" and {"ms_p20", "ms_p80"} <= set(own.columns):
             axes.fill_between(own["length"], own["ms_p20"], own["ms_p80"], color=colour, alpha=0.2, lw=0)
     axes.set_yscale("log")
