@@ -15,7 +15,7 @@ from tests.kernels.triton_cases import Shape, errors, poisoned, run, tensors
 SHAPES = [
     Shape(40, 7, 1, 16, 16, 2, 7),
     Shape(50, 2, 2, 16, 16, 1, 100),
-    Shape(70, 3, 1, 16, 16, 3, 20, ends=(0, 1, 18, 70)),
+    Shape(70, 3, 1, 16, 16, 3, 20, ends=(0, 1, 18, 18, 70)),
     Shape(40, 2, 1, 32, 32, 9, 5, batch=2),
     Shape(1, 2, 1, 16, 16, 3, 8),
     Shape(63, 2, 1, 16, 16, 2, 8, branches=("slc",)),

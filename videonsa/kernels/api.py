@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from videonsa.kernels import tiling
 from videonsa.kernels.reference import nsa_reference
 
 BRANCHES = ("cmp", "slc", "swa")
@@ -44,7 +45,8 @@ def nsa_attention(
         branches: non-empty subset of cmp, slc, swa; one left out contributes 0.
         cu_seqlens: int32 [N + 1], 0 = first < ... < last = L: sequences packed one after the other, with B = 1.
         scale: of the dot products; 1/sqrt(D) when None.
-        backend: reference (torch, any device and dtype), triton (CUDA), or auto: triton on CUDA in half precision.
+        backend: reference (torch, any device and dtype), triton (CUDA), or auto: triton on CUDA in half precision
+            for the head and block sizes that it serves.
 
     Returns:
         [B, L, Hq, D] in the dtype of query.
@@ -57,7 +59,7 @@ def nsa_attention(
     if cu_seqlens is not None:
         _check_cu_seqlens(cu_seqlens, query)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    compute = _backend(backend, query)
+    compute = _backend(backend, query, block_size)
     return compute(
         query,
         key,
@@ -72,11 +74,12 @@ def nsa_attention(
     )
 
 
-def _backend(name: str, query: Tensor):
+def _backend(name: str, query: Tensor, block_size: int):
     if name not in BACKENDS:
         raise ValueError(f"backend={name!r} is not valid: choose one of {', '.join(BACKENDS)}")
     if name == "auto":
-        name = "triton" if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else "reference"
+        half = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+        name = "triton" if half and tiling.serves(query.shape[-1], block_size) else "reference"
     if name == "reference":
         return nsa_reference
     from videonsa.kernels.triton_backend import nsa_attention_triton  # triton is not installed everywhere

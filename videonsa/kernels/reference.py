@@ -44,6 +44,7 @@ def nsa_reference(
                 scale=scale,
             )
             for start, end in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True)
+            if end > start
         ]
         return torch.cat(pieces, dim=1)
     dtype = torch.promote_types(query.dtype, torch.float32)

@@ -30,7 +30,7 @@ def text_attention(query: Tensor, key: Tensor, value: Tensor, positions: Tensor,
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if query.numel() == 0:
         return torch.zeros_like(query)
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] in (16, 32, 64, 128):
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] in tiling.HEAD_SIZES:
         return _on_device(query, key, value, positions, scale)
     return _plain(query, key, value, positions, scale)
 

@@ -7,6 +7,14 @@ from dataclasses import dataclass
 
 WORKSPACE_BYTES = 4 << 30  # of one temporary buffer that grows with queries x blocks; longer inputs go in chunks
 
+HEAD_SIZES = (16, 32, 64, 128)
+BLOCK_SIZES = (16, 32, 64, 128)
+
+
+def serves(head_size: int, block_size: int) -> bool:
+    """Whether the Triton backend takes such heads and blocks."""
+    return head_size in HEAD_SIZES and block_size in BLOCK_SIZES
+
 
 @dataclass(frozen=True)
 class Tile:

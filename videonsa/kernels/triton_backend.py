@@ -20,8 +20,6 @@ from videonsa.kernels import combine, compress, rowstats, select, selected, tili
 from videonsa.kernels.plan import Chunk, Plan, make_plan
 
 BRANCHES = ("cmp", "slc", "swa")
-HEAD_SIZES = (16, 32, 64, 128)
-BLOCK_SIZES = (16, 32, 64, 128)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -66,10 +64,12 @@ def _check(query: Tensor, key: Tensor, value: Tensor, block_size: int, scale: fl
     if not scale > 0:
         raise ValueError(f"scale={scale} is not served by backend='triton': above 0, or 'reference'")
     size = query.shape[3]
-    if size not in HEAD_SIZES:
-        raise ValueError(f"head size {size} is not served by backend='triton': one of {HEAD_SIZES}, or 'reference'")
-    if block_size not in BLOCK_SIZES:
-        raise ValueError(f"block_size={block_size} is not served by backend='triton': one of {BLOCK_SIZES}")
+    if size not in tiling.HEAD_SIZES:
+        raise ValueError(
+            f"head size {size} is not served by backend='triton': one of {tiling.HEAD_SIZES}, or 'reference'"
+        )
+    if block_size not in tiling.BLOCK_SIZES:
+        raise ValueError(f"block_size={block_size} is not served by backend='triton': one of {tiling.BLOCK_SIZES}")
     if query.dtype not in DTYPES or not query.dtype == key.dtype == value.dtype:
         found = ", ".join(str(tensor.dtype) for tensor in (query, key, value))
         raise ValueError(f"query, key and value must share float16, bfloat16 or float32; got {found}")
