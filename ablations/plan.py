@@ -16,7 +16,7 @@ from typing import Any
 from ablations.cell import Cell, Code, Probe, Training, make_cells, make_probe
 from ablations.grid import Grid, find_grid, grid_names
 from ablations.profile import Profile
-from videonsa.config import identity
+from videonsa.config import code_version, identity
 from videonsa.record import SCHEMA, read_record, write_text
 
 DONE, FAILED, INTERRUPTED, WAITING = "done", "failed", "interrupted", "waiting"
@@ -233,8 +233,9 @@ def write_plan(sweep: Sweep) -> None:
 
 
 def fingerprint(sweep: Sweep) -> str:
-    """Changes when a record of the sweep does: what its table and figures were made from."""
+    """Changes when a record of the sweep does, or the code that makes tables and figures of them."""
     digest = hashlib.sha256((sweep.folder / "plan.json").read_bytes())
+    digest.update(code_version("analysis").encode())
     paths = [cell_folder(sweep.out, cell.id) for cell in sweep.cells]
     paths += [sweep.out / "probes" / probe.id for probe in sweep.probes.values()]
     for folder in paths:

@@ -120,8 +120,8 @@ def summary(sweep: Sweep) -> list[Path]:
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
         paths = [sweep.folder / path for path in known["paths"]]
-        if known["records"] == current and all(path.is_file() for path in paths):
-            return paths
+        if known["records"] == current and (sweep.folder / "table.txt").is_file():
+            return [path for path in paths if path.is_file()]
     except (OSError, ValueError, KeyError):
         pass
     from analysis.run import summarize
