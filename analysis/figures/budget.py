@@ -56,6 +56,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         here = cells[cells["suite"] == suite]
         finished = here[here["status"] == "done"]
         middle = 50 * float(finished["accuracy"].max() + finished["accuracy"].min())
+        middle = min(max(middle, span / 2), 100 - span / 2)  # equal spans, and none beyond 0 or 100 %
         norm = Normalize(middle - span / 2, middle + span / 2)
         _plane(upper, cells, here, shapes, norm)
         _shares(lower, finished, shapes, norm)
@@ -175,7 +176,7 @@ def _shares(axes: Axes, done: pd.DataFrame, shapes: Mapping[float, str], norm: N
     half = 100 * float((done["high"] - done["low"]).max()) / 2
     reach = (norm.vmax - norm.vmin) / 2 + (0 if np.isnan(half) else half) + 3  # type: ignore[operator]
     middle = (norm.vmax + norm.vmin) / 2  # type: ignore[operator]
-    axes.set_ylim(middle - reach, middle + reach)
+    axes.set_ylim(max(-3, middle - reach), min(103, middle + reach))
     axes.set_xscale("log")  # along a curve of equal budget, windows double
     low = float(done["local_share"].min()) / 1.4
     axes.set_xlim(low, 1.1)
