@@ -14,6 +14,7 @@ from transformers import Qwen2_5_VLProcessor
 from evals.question import QuestionStore
 from videonsa.config import NSASettings, SettingsError, identity, one_of, require, to_dict
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
+from videonsa.modeling.vision import speed_up_vision
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 SAMPLE = 1 << 20  # bytes of a weight file that are hashed at its begin, middle and end
@@ -71,6 +72,7 @@ def load(
         one_of("dtype", dtype, DTYPES)
     kind = DTYPES[dtype] if dtype else torch.bfloat16 if place.type == "cuda" else torch.float32
     model = load_model(checkpoint, dtype=kind)
+    speed_up_vision(model)
     loaded = Checkpoint(model.to(place), _processor(checkpoint), fingerprint(checkpoint, model), model.config.nsa)
     loaded.use(nsa or {})
     return loaded

@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 from tests.helpers import TOLERANCE, relative_error
 from tests.training.conftest import NSA, quick
 from videonsa.config import SettingsError, TrainSettings
+from videonsa.modeling.vision import speed_up_vision
 from videonsa.tiny import FRAME, build_tiny
 from videonsa.training.batch import IGNORED, answer_loss, encode
 from videonsa.training.schedule import learning_rate, make_optimizer
 from videonsa.training.sources import Conversation, SyntheticSource, VideoSource, read_conversations
-from videonsa.training.vision import speed_up_vision
 
 
 def test_samples_come_by_number_shortest_first():

@@ -22,11 +22,11 @@ from transformers import Qwen2_5_VLProcessor
 
 from videonsa.config import SettingsError, TrainSettings, from_dict, to_dict
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
+from videonsa.modeling.vision import speed_up_vision
 from videonsa.tiny import build_tiny
 from videonsa.training.journal import progress_bar
 from videonsa.training.loop import Trainer
 from videonsa.training.sources import Source, SyntheticSource, VideoSource
-from videonsa.training.vision import speed_up_vision
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
