@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ablations.estimate import duration
+from ablations.estimate import duration, seconds_a_cell
 from ablations.plan import Sweep, cell_folder
 from videonsa.record import read_record
 
@@ -37,6 +37,7 @@ class Display:
         self.todo = set(cells)
         self.total, self.failed, self.started = len(self.todo), 0, time.time()
         self.cell_seconds: list[float] = []
+        self.expected = seconds_a_cell(sweep.out, [cell for cell in sweep.cells if cell.id in self.todo])
         self.console = console or Console(file=sys.stderr)
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -106,16 +107,14 @@ class Display:
         self.bars.update(self.rows[name], description=text, total=total, completed=state.get("done", 0))
 
     def _time_left(self, states: dict[str, dict[str, Any]]) -> str:
-        """Of the trainings that run, plus of the cells that are left at the mean of those done."""
+        """Of the trainings that run, then of the cells at the mean of those done (before that, at what is expected)."""
         training = [_job_left(state) for state in states.values() if state.get("phase") == "train"]
-        if None in training or (self.todo and not self.cell_seconds and not training):
+        done = self.cell_seconds
+        each = sum(done) / len(done) if done else self.expected
+        if None in training or (self.todo and each is None):
             return "time left: not known yet"
-        cells = 0.0
-        if self.cell_seconds:
-            cells = len(self.todo) * sum(self.cell_seconds) / len(self.cell_seconds) / self.workers
-        seconds = max((left for left in training if left is not None), default=0.0) + cells
-        rest = "" if self.cell_seconds or not self.todo else " of training, then the cells"
-        return f"{duration(seconds)} left{rest}"
+        cells = len(self.todo) * (each or 0) / self.workers
+        return f"{duration(max((left for left in training if left is not None), default=0.0) + cells)} left"
 
 
 def describe(state: dict[str, Any]) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablations.cell import Cell
 from ablations.plan import Job, State, Sweep
 from videonsa.record import read_record
 
 LOOK_AT = 40  # newest records that are read
 START_SECONDS = 12.0  # a job's imports, model and data
-QUESTION_SECONDS = 0.15  # one question of the tiny model on one CPU core
-STEP_SECONDS = 0.25  # one optimizer step of the tiny model on two CPU cores
+QUESTION_SECONDS = 0.03  # one question of the tiny model on one CPU core
+STEP_SECONDS = 0.08  # one optimizer step of the tiny model on two CPU cores
 PROBE_SECONDS = 20.0
 
 
@@ -45,8 +46,6 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
     jobs = list(jobs)
     if not jobs:
         return "nothing to run"
-    from evals.suites import SUITES
-
     rates = measured_rates(sweep.out)
     if not rates.measured and any(
         job.training.settings is None or job.training.settings.model != "tiny" for job in jobs
@@ -59,7 +58,7 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
             unknown |= steps is None
             training += START_SECONDS + (steps or 0) * rates.step
         elif job.kind == "evaluate":
-            limits = [cell.suite.limit or SUITES[cell.suite.name].questions for cell in job.cells]
+            limits = [_questions(cell) for cell in job.cells]
             unknown |= None in limits
             spread += START_SECONDS + sum(limit or 0 for limit in limits) * rates.question
         else:
@@ -70,6 +69,19 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
     )
     more = ", without what has no known length (limit or steps not set)" if unknown else ""
     return f"about {duration(seconds)} on {workers} worker{'s' if workers != 1 else ''} ({basis}{more})"
+
+
+def seconds_a_cell(out: Path, cells: Iterable[Cell]) -> float | None:
+    """What a cell should take, before one is done; None where nothing is known."""
+    rates, known = measured_rates(out), [count for cell in cells if (count := _questions(cell)) is not None]
+    return rates.question * sum(known) / len(known) if known else None
+
+
+def _questions(cell: Cell) -> int | None:
+    """How many questions a cell asks; None when it is the whole of a benchmark of unknown size."""
+    from evals.suites import SUITES
+
+    return cell.suite.limit or SUITES[cell.suite.name].questions
 
 
 def duration(seconds: float) -> str:

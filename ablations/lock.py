@@ -7,6 +7,7 @@ this machine, is no longer alive, or, on another machine, has not touched it for
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from pathlib import Path
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class LockHeld(RuntimeError):
@@ -54,7 +56,7 @@ class Lock:
         try:
             if is_stale(self.path, now=mine.stat().st_mtime):
                 _remove_stale(self.path, self.token)
-            os.link(mine, self.path)
+            _publish(mine, self.path)
         except FileExistsError:
             return False
         finally:
@@ -158,6 +160,17 @@ def _boot() -> str:
         return ""
 
 
+def _publish(source: Path, name: Path) -> None:
+    """Give the file this name too. Raises FileExistsError when it is taken."""
+    try:
+        os.link(source, name)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with open(name, "x", encoding="utf-8") as file:  # next best, on a file system without links
+            file.write(source.read_text(encoding="utf-8"))
+
+
 def _remove_stale(path: Path, token: str) -> None:
     """Move a stale lock away. Two may try at once: whoever moved a lock that is not stale puts it back."""
     aside = path.with_name(f".{path.name}.{token}.stale")
@@ -167,7 +180,7 @@ def _remove_stale(path: Path, token: str) -> None:
         return
     try:
         if not is_stale(aside, now=time.time()):
-            os.link(aside, path)
+            _publish(aside, path)
     except FileExistsError:
         pass
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -63,6 +64,16 @@ def test_a_requeued_job_takes_its_own_claim_back(tmp_path: Path, monkeypatch: py
     assert is_held(path)
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     assert not is_held(path)
+
+
+def test_a_file_system_without_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with Lock(tmp_path / "lock"), pytest.raises(LockHeld, match=f"pid {os.getpid()}"), Lock(tmp_path / "lock"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_touched_lock_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
