@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ablations.cell import Cell
@@ -71,7 +71,7 @@ def status_text(sweep: Sweep, state: State) -> str:
     return "\n".join(lines + problems(sweep.cells, state, sweep))
 
 
-def problems(cells: Iterable[Cell], state: State, sweep: Sweep) -> list[str]:
+def problems(cells: Collection[Cell], state: State, sweep: Sweep) -> list[str]:
     """One line for every failure."""
     lines = []
     for cell in cells:
@@ -84,8 +84,10 @@ def problems(cells: Iterable[Cell], state: State, sweep: Sweep) -> list[str]:
         if status in (FAILED, INTERRUPTED):
             probe = sweep.probes[key].id
             lines.append(f"  failed  probe {probe} (gates and sinks): {state.errors.get(probe, '')}")
+    every = [state.cells[cell.id] for cell in cells] + [*state.trainings.values(), *state.probes.values()]
     if lines:
-        lines.append(f"  tracebacks: in the records below {sweep.out}; --retry-failed runs them again")
+        again = "--retry-failed runs them again" if FAILED in every else "the same command runs them again"
+        lines.append(f"  tracebacks: in the records below {sweep.out}; {again}")
     return lines
 
 

@@ -140,7 +140,10 @@ def settle(sweep: Sweep, job: Job, process: Running) -> list[Job]:
         error = {"type": "JobError", "message": words.splitlines()[-1] if words else "no record was written"}
     else:
         reason = f"the worker ended without a word during {job.kind} (killed, or out of memory)"
-        error = {"type": "WorkerDied", "message": f"{reason}; its log is in {process.folder}"}
+        error = {
+            "type": "WorkerDied",
+            "message": f"{reason}; its log is in {process.folder.relative_to(sweep.out.resolve())}",
+        }
     error["traceback"] = words
     if job.kind == "evaluate":
         return _settle_cells(sweep, job, error, read_progress(process.folder))
