@@ -173,7 +173,7 @@ class TrainSettings:
     seed: int = 0  # of initial weights, order and content of the samples
     data: str = "synth"  # "synth", or a JSON/JSONL file of conversations about videos
     video_folder: str | None = None  # where the videos of `data` lie
-    families: tuple[str, ...] = ("needle", "order", "layout")  # synthetic question families; one named twice has two parts
+    families: tuple[str, ...] = ("needle", "order", "layout")  # of questions; one named twice has two parts
     frames: tuple[int, ...] = (8, 16, 32)  # lengths of synthetic videos: stages, shortest first, equally many steps
     fps: float = 4.0  # frames a second sampled from real videos
     pixels_per_frame: int = 50176  # cap of a frame, px; 64 vision tokens a 2-frame patch
