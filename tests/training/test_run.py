@@ -138,6 +138,7 @@ def test_from_a_folder_on_real_videos(tiny_folder, video_data, tmp_path):
         activation_checkpointing=True,
     )
     final = train(settings, tmp_path, on_progress=lambda done, total: None)
+    assert "video 2.mp4" in (tmp_path / "log.txt").read_text()
     model = load_model(final)
     assert model.dtype == torch.bfloat16
     assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
@@ -178,6 +179,14 @@ def test_a_dense_twin_is_trained_without_gates(tmp_path):
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="a multiple of micro_batch_size"):
         train(quick(micro_batch_size=3), tmp_path)
+
+
+def test_a_folder_serves_one_run(tmp_path):
+    with pytest.raises(Stopped):
+        train(quick(), tmp_path, on_progress=stop_at(1))
+    with pytest.raises(SettingsError, match="other frames, learning_rate"):
+        train(quick(learning_rate=2e-3, frames=(8,)), tmp_path)
+    assert json.loads((tmp_path / "settings.json").read_text()) == to_dict(quick())
 
 
 def test_the_command_line_names_what_is_wrong(tmp_path, capsys):

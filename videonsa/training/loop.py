@@ -9,6 +9,7 @@ checkpoints that appear whole. Devices, precision and sharding are accelerate's:
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,8 @@ from videonsa.training.gates import gate_sums
 from videonsa.training.journal import Journal
 from videonsa.training.schedule import learning_rate, make_optimizer
 from videonsa.training.sources import Conversation, Source
+
+log = logging.getLogger(__name__)
 
 GATE_SAMPLES = 1000  # training samples that the mean gates are taken over; a small run uses a fiftieth of its samples
 PREFETCHED = 4  # micro-batches read ahead; one of 36,000 tokens takes 0.7 GB
@@ -54,6 +57,7 @@ class Trainer:
         progress = restore_checkpoint(self.accelerator, folder / "checkpoints")
         first, steps = progress["step"], self.source.steps
         tokens, seconds = progress.get("tokens", 0), progress.get("seconds", 0.0)
+        log.info("steps %d to %d on %d x %s", first + 1, steps, self.world, self.accelerator.device)
         journal = Journal(folder, record, first) if self.accelerator.is_main_process else None
         try:
             batches = self._prefetch(self._numbers(first, steps))

@@ -2,7 +2,9 @@
 
 python -m videonsa.training.run settings.json FOLDER
 
+FOLDER/settings.json     what was asked; a folder serves one run
 FOLDER/metrics.jsonl     a line a step
+FOLDER/log.txt           starts, and samples that were skipped
 FOLDER/checkpoints/      to resume from; calling again goes on where the last call stopped
 FOLDER/final/            the trained model, as transformers saves it; complete when it is there
 """
@@ -10,9 +12,11 @@ FOLDER/final/            the trained model, as transformers saves it; complete w
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from transformers import Qwen2_5_VLProcessor
 from videonsa.config import SettingsError, TrainSettings, from_dict, to_dict
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.vision import speed_up_vision
+from videonsa.record import write_text
 from videonsa.tiny import build_tiny
 from videonsa.training.journal import progress_bar
 from videonsa.training.loop import Trainer
@@ -38,13 +43,19 @@ def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | N
         folder: of this run alone.
         on_progress: called after each step with (done, total); without it a progress bar is shown.
     Raises:
-        SettingsError: data, model or settings that cannot work, in one line.
+        SettingsError: data, model or settings that cannot work, or a folder of a run with others, in one line.
     """
     folder = Path(folder)
     final = folder / "final"
     if final.is_dir():
         return final
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, settings)
+    with logged(folder / "log.txt"):
+        _train(settings, folder, on_progress)
+    return final
+
+
+def _train(settings: TrainSettings, folder: Path, on_progress: Progress | None) -> None:
     model, processor = start_model(settings)
     if not torch.cuda.is_available():  # with a GPU, the stock layers have their own fast kernels
         speed_up_vision(model)
@@ -59,7 +70,34 @@ def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | N
     else:
         trainer.run(folder, to_dict(settings), None)
     write_final(trainer, folder)
-    return final
+
+
+def claim(folder: Path, settings: TrainSettings) -> None:
+    """Write the settings into the folder; going on there with others would mix two runs, and is refused."""
+    file, asked = folder / "settings.json", to_dict(settings)
+    if not file.exists():
+        write_text(file, json.dumps(asked, indent=1) + "\n")
+        return
+    there = json.loads(file.read_text(encoding="utf-8"))
+    changed = [name for name in asked if there.get(name) != asked[name]]
+    if changed:
+        raise SettingsError(f"folder {str(folder)!r} holds a run with other {', '.join(changed)}: give another folder")
+
+
+@contextmanager
+def logged(file: Path) -> Iterator[None]:
+    """What the package logs, also in a file while the context lasts."""
+    logger, handler = logging.getLogger("videonsa"), logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def start_model(settings: TrainSettings) -> tuple[VideoNSAForConditionalGeneration, Qwen2_5_VLProcessor]:
