@@ -163,20 +163,23 @@ def _equal_budget(axes: Axes, budget: float, block_size: float) -> None:
 def _shares(axes: Axes, done: pd.DataFrame, shapes: Mapping[float, str], norm: Normalize) -> None:
     """Accuracy with its interval against the local share; settings of one budget are joined."""
     done = done.assign(alone=done["group"].isna()).sort_values(["local_share", "alone", "block_count"])
+    same = done.groupby("local_share")["local_share"]
+    nudges = 1.14 ** (same.cumcount() - (same.transform("size") - 1) / 2)  # intervals at one share stand side by side
+    done = done.assign(place=done["local_share"] * nudges)
     for budget in shapes:
         equal = done[done["group"] == budget]
-        axes.plot(equal["local_share"], 100 * equal["accuracy"].astype(float), color=style.GREY, lw=0.7, ls=DASHES)
-    nudges = 1.07 ** done.groupby("local_share").cumcount()  # intervals at one share stand side by side
-    for row, place in zip(each(done), done["local_share"] * nudges, strict=True):
+        axes.plot(equal["place"], 100 * equal["accuracy"].astype(float), color=style.GREY, lw=0.7, ls=DASHES)
+    for row in each(done):
         accuracy, low, high = 100 * row.accuracy, 100 * row.low, 100 * row.high
         if not np.isnan(low):
-            axes.plot([place] * 2, [low, high], color="#555555", lw=0.8, zorder=2)
+            axes.plot([row.place] * 2, [low, high], color="#555555", lw=0.8, zorder=2)
         face = colormaps[style.SCORES](norm(accuracy))
-        _mark(axes, place, accuracy, shapes.get(row.group, OTHER), face, row.ringed)
+        _mark(axes, row.place, accuracy, shapes.get(row.group, OTHER), face, row.ringed)
     half = 100 * float((done["high"] - done["low"]).max()) / 2
     reach = (norm.vmax - norm.vmin) / 2 + (0 if np.isnan(half) else half) + 3  # type: ignore[operator]
     middle = (norm.vmax + norm.vmin) / 2  # type: ignore[operator]
-    axes.set_ylim(max(-3, middle - reach), min(103, middle + reach))
+    top = min(103.0, middle + reach)
+    axes.set_ylim(max(-3.0, top - 2 * reach), top)
     axes.set_xscale("log")  # along a curve of equal budget, windows double
     low = float(done["local_share"].min()) / 1.4
     axes.set_xlim(low, 1.1)

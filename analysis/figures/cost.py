@@ -50,7 +50,7 @@ def draw(rows: pd.DataFrame) -> Figure:
 def _panel(axes: Axes, here: pd.DataFrame, cost: str) -> None:
     name, factor = COSTS[cost]
     known = here[here[cost].notna()]
-    for row in each(known):
+    for row in each(known.sort_values("is_reference")):  # the reference last, on top
         colour, marker = _look(row)
         x, y = factor * getattr(row, cost), 100 * row.accuracy
         if not np.isnan(row.low):

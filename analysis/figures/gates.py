@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 from analysis.figures import style
 
 COLUMNS = 3
+FEW = 8  # layers up to which quartiles are bars side by side: bands of few layers cover each other
 MOST = 12  # panels; a sweep with more probes shows its first ones and says so
 
 
@@ -39,17 +40,24 @@ def draw(gates: pd.DataFrame) -> Figure:
 
 
 def _panel(axes: Axes, here: pd.DataFrame) -> None:
-    for branch, rows in here.groupby("branch", sort=False):
+    few = here["layer"].nunique() <= FEW
+    branches = list(here.groupby("branch", sort=False))
+    for i, (name, rows) in enumerate(branches):
         rows = rows.sort_values("layer")
-        colour = style.BRANCH_COLOURS.get(str(branch), style.PURPLE)
-        axes.fill_between(rows["layer"], rows["q25"], rows["q75"], color=colour, alpha=0.15, lw=0)
+        colour = style.BRANCH_COLOURS.get(str(name), style.PURPLE)
+        layers = rows["layer"] + (0.1 * (i - (len(branches) - 1) / 2) if few else 0.0)
+        if few:
+            axes.vlines(layers, rows["q25"], rows["q75"], color=colour, alpha=0.35, lw=3)
+        else:
+            axes.fill_between(layers, rows["q25"], rows["q75"], color=colour, alpha=0.15, lw=0)
         axes.plot(
-            rows["layer"],
+            layers,
             rows["mean"],
             color=colour,
-            marker=style.BRANCH_MARKERS.get(str(branch), "x"),
+            marker=style.BRANCH_MARKERS.get(str(name), "x"),
             ms=3.2,
-            label=style.BRANCH_NAMES.get(str(branch), str(branch)),
+            lw=0.8 if few else 1.1,
+            label=style.BRANCH_NAMES.get(str(name), str(name)),
         )
     axes.set_ylim(0, max(1.0, 1.05 * float(here["q75"].max())))  # fixed gates may be above 1
     axes.yaxis.set_major_locator(MultipleLocator(0.5))
