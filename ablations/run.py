@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import argparse
 import fnmatch
+import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None, stages: Stages | None = None) -
         return _complain(f"this sweep is running already ({error}); --status shows how far it is", 1)
     except QueueAway as error:
         return _complain(str(error), 1)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         return _complain(f"cannot write to {error.filename or options.out}: {error.strerror or error}", 1)
     except KeyboardInterrupt:

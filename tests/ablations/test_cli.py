@@ -144,3 +144,10 @@ def test_any_python_will_do(tmp_path: Path):
     assert done.returncode == 2
     assert "make setup" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f"{sys.executable} ablations/run.py --grid tokens --dry-run | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.startswith("tiny-tokens")
