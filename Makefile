@@ -8,11 +8,12 @@ BIN := .venv/bin
 run: .venv/ready
 	$(BIN)/python ablations/run.py --grid budget
 
+# Two processes; the tests on a real Slurm, which mostly wait, come first.
 test: .venv/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/slurm/test_cluster.py tests
 
 setup: .venv/ready
 
