@@ -88,8 +88,8 @@ def claim(folder: Path, settings: TrainSettings) -> None:
 def torch_threads(count: int | None) -> Iterator[None]:
     """Let torch use so many CPU threads while the context lasts; None: as many as before.
 
-    The tiny model gets two, whatever the machine has: a forward and backward of 18 videos of 32 frames took 88 ms on two
-    idle cores, and 144 ms with one thread; and its numbers then do not depend on the machine's number of cores.
+    The tiny model gets two, whatever the machine has: a forward and backward of 18 videos of 32 frames took 88 ms with
+    two on two idle cores, and 144 ms with one; and its numbers then do not depend on the number of cores.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
