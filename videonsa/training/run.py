@@ -50,7 +50,7 @@ def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | N
     if final.is_dir():
         return final
     claim(folder, settings)
-    with logged(folder / "log.txt"), torch_threads(2 if settings.model == "tiny" else None):
+    with logged(folder / "log.txt"), torch_threads(1 if settings.model == "tiny" else None):
         _train(settings, folder, on_progress)
     return final
 
@@ -88,8 +88,8 @@ def claim(folder: Path, settings: TrainSettings) -> None:
 def torch_threads(count: int | None) -> Iterator[None]:
     """Let torch use so many CPU threads while the context lasts; None: as many as before.
 
-    The tiny model gets two, whatever the machine has: a forward and backward of 18 videos of 32 frames took 88 ms with
-    two on two idle cores, and 144 ms with one; and its numbers then do not depend on the number of cores.
+    The tiny model gets one, beside the thread that makes its samples: 200 steps on two cores took 24 s, and 37 s with
+    two threads an operation. Also, its numbers then do not depend on the machine's number of cores.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
