@@ -20,18 +20,11 @@ def draw(gates: pd.DataFrame) -> Figure:
     if not probes:
         raise ValueError("no probe with gates")
     shown = probes[:MOST]
-    columns = min(COLUMNS, len(shown))
-    width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
-    figure, panels = style.panels(len(shown), columns, width, 2.0 if columns < 3 else 1.75, sharey=True, sharex=True)
-    for i, (probe, axes) in enumerate(zip(shown, panels, strict=True)):
+    figure, panels, _ = style.layer_panels(len(shown), COLUMNS, "gate: mean, quartiles")
+    for probe, axes in zip(shown, panels, strict=True):
         here = gates[gates["probe"] == probe]
         _panel(axes, here)
         axes.set_title(style.probe_title(here, alone=len(probes) == 1))
-        if i % columns == 0:
-            axes.set_ylabel("gate: mean, quartiles")
-        if i + columns >= len(shown):
-            axes.set_xlabel("layer")
-            axes.tick_params(labelbottom=True)
     if len(probes) > MOST:
         figure.text(0.01, 0.0, f"{MOST} of {len(probes)} probes shown", fontsize=5.5, color=style.GREY)
     handles, names = panels[0].get_legend_handles_labels()

@@ -29,18 +29,11 @@ def draw(sinks: pd.DataFrame) -> Figure:
     probes = list(dict.fromkeys(sinks["probe"]))[:MOST]
     if not probes:
         raise ValueError("no probe with sinks")
-    columns = min(COLUMNS, len(probes))
-    width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
-    figure, panels = style.panels(len(probes), columns, width, 2.0 if columns < 3 else 1.75, sharey=True, sharex=True)
-    for i, (probe, axes) in enumerate(zip(probes, panels, strict=True)):
+    figure, panels, columns = style.layer_panels(len(probes), COLUMNS, "sinks (% of keys)")
+    for probe, axes in zip(probes, panels, strict=True):
         here = sinks[sinks["probe"] == probe]
         _ratios(axes, here)
         axes.set_title(style.probe_title(here, alone=len(probes) == 1))
-        if i % columns == 0:
-            axes.set_ylabel("sinks (% of keys)")
-        if i + columns >= len(probes):
-            axes.set_xlabel("layer")
-            axes.tick_params(labelbottom=True)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names) if columns > 1 else 3)
     return figure

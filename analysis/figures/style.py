@@ -191,6 +191,20 @@ def suite_title(name: str) -> str:
     return f"{name.removeprefix('synth_')} (synthetic)" if name.startswith("synth_") else name
 
 
+def layer_panels(count: int, most_columns: int, ylabel: str) -> tuple[Figure, list[Axes], int]:
+    """A figure with a panel for each of `count` probes, layers along x, labels at the outer panels; and its columns."""
+    columns = min(most_columns, count)
+    width = COLUMN_WIDTH if columns == 1 else TEXT_WIDTH
+    figure, made = panels(count, columns, width, 2.0 if columns < 3 else 1.75, sharey=True, sharex=True)
+    for i, axes in enumerate(made):
+        if i % columns == 0:
+            axes.set_ylabel(ylabel)
+        if i + columns >= count:
+            axes.set_xlabel("layer")
+            axes.tick_params(labelbottom=True)
+    return figure, made, columns
+
+
 def probe_title(rows: pd.DataFrame, alone: bool) -> str:
     """What a panel's probe looked at; the model's name is left out when there is only one."""
     label, suite = rows["label"].iloc[0], rows["suite"].iloc[0]
