@@ -8,13 +8,15 @@
 #   eval "$(slurm/local_cluster.sh env)"  so that sbatch, squeue and submitit find it
 #
 # Nothing is written to /etc but, if it is missing, this host's name in /etc/hosts: a Slurm that is there stays as it is.
-# CLUSTER_HOME (default /tmp/videonsa-slurm) holds everything; CLUSTER_CPUS (default nproc, may exceed it) is the node's size.
+# CLUSTER_HOME (default /tmp/videonsa-slurm) holds everything; CLUSTER_CPUS (default nproc, may exceed it) is the node's size;
+# CLUSTER_PORT (default 26817) is the first of the four ports that it takes on loopback.
 # Partitions: debug (the default) and urgent, whose jobs preempt those of debug. MaxArraySize is 65.
 set -euo pipefail
 export PATH=/usr/sbin:/sbin:$PATH
 
 home=${CLUSTER_HOME:-/tmp/videonsa-slurm}
 cpus=${CLUSTER_CPUS:-$(nproc)}
+port=${CLUSTER_PORT:-26817}
 memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
 host=$(hostname -s)
 password=videonsa
@@ -83,8 +85,8 @@ AuthType=auth/munge
 AuthInfo=socket=$socket
 CredType=cred/munge
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
-SlurmctldPort=26817
-SlurmdPort=26818
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
 SlurmctldPidFile=$home/pid/slurmctld.own
 SlurmdPidFile=$home/pid/slurmd.own
 SlurmctldLogFile=$home/log/slurmctld.log
@@ -102,7 +104,7 @@ JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
-AccountingStoragePort=26819
+AccountingStoragePort=$((port + 2))
 AccountingStoragePass=$socket
 JobRequeue=1
 MaxArraySize=65
@@ -124,14 +126,14 @@ AuthType=auth/munge
 AuthInfo=socket=$socket
 DbdHost=$host
 DbdAddr=127.0.0.1
-DbdPort=26819
+DbdPort=$((port + 2))
 CommunicationParameters=NoInAddrAny
 SlurmUser=root
 PidFile=$home/pid/slurmdbd.own
 LogFile=$home/log/slurmdbd.log
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
-StoragePort=23306
+StoragePort=$((port + 3))
 StorageUser=slurm
 StoragePass=$password
 StorageLoc=slurm_acct_db
@@ -155,10 +157,10 @@ start_munged() {
   wait_until 10 munged munge -n --socket="$socket"
 }
 start_mariadbd() {
-  launch mariadbd mariadbd --no-defaults --user=mysql --datadir="$home/mysql" --bind-address=127.0.0.1 --port=23306 \
+  launch mariadbd mariadbd --no-defaults --user=mysql --datadir="$home/mysql" --bind-address=127.0.0.1 --port=$((port + 3)) \
     --socket="$home/mysql/socket" --pid-file="$home/mysql/pid" --init-file="$home/init.sql" \
     --innodb-buffer-pool-size=64M --innodb-log-file-size=32M --innodb-lock-wait-timeout=900 --performance-schema=OFF
-  wait_until 60 mariadbd mariadb --no-defaults -h127.0.0.1 -P23306 -uslurm "-p$password" -e 'select 1' slurm_acct_db
+  wait_until 60 mariadbd mariadb --no-defaults -h127.0.0.1 -P$((port + 3)) -uslurm "-p$password" -e 'select 1' slurm_acct_db
 }
 start_slurmdbd() { launch slurmdbd slurmdbd -D; wait_until 60 slurmdbd sacctmgr -n -i list cluster; }
 start_slurmctld() { launch slurmctld slurmctld -D; wait_until 60 slurmctld sh -c 'scontrol ping | grep -q UP'; }
@@ -203,5 +205,5 @@ case $command in
   wipe) stop; rm -rf "$home" ;;
   status) status ;;
   env) echo "export SLURM_CONF=$home/slurm.conf" ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
