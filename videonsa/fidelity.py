@@ -57,11 +57,11 @@ class VectorFileError(ValueError):
     """The file is no such vector file; the message is one line."""
 
 
-def load_vectors(path: Path) -> dict[str, Tensor]:
+def load_vectors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     """The file's arrays as tensors, floating ones as float32. Raises VectorFileError for an unfit file."""
     try:
         with np.load(path) as file:
-            arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+            arrays = {name: torch.from_numpy(file[name]).to(device) for name in file.files}
     except (OSError, ValueError, TypeError) as error:
         raise VectorFileError(f"{path}: {str(error).splitlines()[0]}") from None
     missing = [name for name in (*TENSORS, *GATE_TENSORS, *SIZES) if name not in arrays]
@@ -165,12 +165,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m videonsa.fidelity", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
     parser.add_argument("--semantics", default="release", help="also release-NAME or NAME+NAME (default: release)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default: cpu)")
     options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("--device cuda: there is no CUDA device", file=sys.stderr)
+        return 2
     passed = True
     try:
         semantics = canonical_semantics(options.semantics)
         for path in options.files:
-            vectors = load_vectors(path)
+            vectors = load_vectors(path, options.device)
             found = {title: compare(vectors, semantics, rounding) for title, rounding in ROUNDINGS.items()}
             vision = int(vectors["is_vision"].sum())
             sizes = " ".join(f"{name}={int(vectors[name])}" for name in SIZES)
