@@ -21,7 +21,7 @@ from ablations.cell import Cell
 from ablations.lock import claimed, is_alive
 from ablations.mirror import mirror
 from ablations.plan import DONE, FAILED, Job, cell_folder, is_of, training_folder
-from slurm.executor import delayed, distributed_environment
+from slurm.executor import delayed, distributed_environment, leave_when_told
 from videonsa.config import to_dict
 from videonsa.record import SCHEMA, failure, provenance, read_record, write_record
 
@@ -76,6 +76,7 @@ class Work:
         """Run the job; raises JobFailed at the end when anything in it failed."""
         if self.parent is not None:
             _die_with(self.parent)
+        leave_when_told()
         if self.job.kind == "train" and distributed_environment()[0] > 0:
             return train_along(self)
         progress = Progress(self.folder)

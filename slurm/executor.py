@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUSY = ("Unable to contact", "timed out", "temporarily unable", "temporarily unavailable", "Connection refused")
 RETRY_SECONDS = (1, 2, 4, 8, 16)  # pauses before sbatch is called again
 MAX_TIMEOUTS = 1000  # a training of weeks reaches many time limits; each time it resumes
+INTERRUPTED = 255  # exit code, as submitit's
 LOCAL_MINUTES = 60 * 24 * 30  # submitit wants a time limit; this machine has none
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -90,6 +92,31 @@ def delayed(function: Callable[[], Any]) -> Any:
     from submitit.core.utils import DelayedSubmission
 
     return DelayedSubmission(function)
+
+
+def leave_when_told() -> None:
+    """In a job: when Slurm interrupts it, end the process as soon as it is requeued.
+
+    submitit raises SystemExit wherever the program is, and what is evaluated may catch that: a question would count as
+    wrong. An error of requeueing would end up in a record as the job's own; instead the job goes on until it is killed.
+    """
+    from submitit.core.job_environment import JobEnvironment
+
+    number = JobEnvironment._usr_sig()
+    requeue = signal.getsignal(number)
+    if not callable(requeue):
+        return
+
+    def handle(signum: int, frame: Any) -> None:
+        try:
+            requeue(signum, frame)
+        except SystemExit:
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)
+        except Exception:
+            traceback.print_exc()
+
+    signal.signal(number, handle)
 
 
 def start_local(

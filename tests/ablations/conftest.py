@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,28 @@ def records(out: Path, kind: str = "cells") -> dict[str, dict]:
     if kind != "cells":
         return {record["id"]: record for record in found}
     return {f"{record['label']} {record['settings']['suite']['name']}": record for record in found}
+
+
+TIMES = ("latency_ms", "prefill_ms", "peak_memory_mib")  # what two equal runs may differ in
+
+
+def results(out: Path) -> dict[str, Any]:
+    """All that a sweep found, by the path of its file: records without times and places, questions, losses."""
+    found: dict[str, Any] = {}
+    for path in sorted(out.glob("cells/*/record.json")):
+        record = json.loads(path.read_text())
+        kept = {key: record[key] for key in ("status", "id", "label", "settings", "identities", "scores", "error")}
+        questions = [{key: row[key] for key in row if key not in TIMES} for row in record["questions"]]
+        found[str(path.relative_to(out))] = kept | {"questions": questions}
+    for path in sorted(out.glob("cells/*/questions.jsonl")):  # answered once each
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found[str(path.relative_to(out))] = sorted((row["doc_id"], row["prediction"]) for row in rows)
+    for path in sorted(out.glob("probes/*/record.json")):
+        found[str(path.relative_to(out))] = json.loads(path.read_text())["layers"]
+    for path in sorted(out.glob("trainings/*/metrics.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found[str(path.relative_to(out))] = [(row["step"], row["loss"], row["tokens"]) for row in rows]
+    return found
 
 
 def set_faults(out: Path, **faults: object) -> None:
