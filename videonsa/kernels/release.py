@@ -19,10 +19,11 @@ from functools import partial, reduce
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from videonsa.kernels.bitonic import is_power_of_two, network_topk, next_power_of_two
-from videonsa.kernels.reference import masked_softmax, score, weigh
+from videonsa.kernels.reference import score
 
 DIFFERENCES = (
     "cmp_mask",
@@ -327,8 +328,16 @@ BRANCH: dict[str, Callable[[Inputs, slice, Sizes, Tensor | None], Tensor]] = {
 
 
 def attend(query_BHGCD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, visible: Tensor) -> Tensor:
-    """Softmax attention of scaled queries over the visible keys, [B, H, G, C, D]; 0 for a query that sees none."""
-    return weigh(masked_softmax(score(query_BHGCD, key_BHKD), visible), value_BHKD)
+    """Softmax attention of scaled queries over the visible keys, [B, H, G, C, D]; 0 for a query that sees none.
+
+    visible is broadcast to [B, H, G, C, K]. torch's own attention, with the queries of a key/value head side by side.
+    """
+    group, queries = query_BHGCD.shape[2:4]
+    sees_any = visible.any(dim=-1, keepdim=True)
+    leading = visible.shape[:-3] if visible.dim() > 3 else ()
+    mask = (visible | ~sees_any).expand(*leading, group, queries, key_BHKD.shape[2]).flatten(-3, -2)
+    flat = scaled_dot_product_attention(query_BHGCD.flatten(2, 3), key_BHKD, value_BHKD, attn_mask=mask, scale=1.0)
+    return flat.unflatten(2, (group, queries)).masked_fill(~sees_any, 0.0)
 
 
 def chunks(length: int, elements_a_query: int) -> Iterator[slice]:
