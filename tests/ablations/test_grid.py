@@ -9,7 +9,7 @@ import pytest
 from ablations.cell import make_cells
 from ablations.grid import FOLDER, grid_names, load_grid, parse_changes
 from ablations.profile import load_profile, profile_names
-from videonsa.config import SettingsError
+from videonsa.config import DIFFERENCES, SettingsError, differences
 
 EVERY = [(profile, grid) for profile in ("tiny", "paper") for grid in grid_names(profile)]
 
@@ -143,3 +143,20 @@ def identify(path: str) -> list[str]:
 def test_more_blocks_than_there_are_is_allowed(tmp_path: Path):
     cells = make_cells(load_grid(write(tmp_path, "axes: {nsa.block_count: [100000]}"), "tiny"), load_profile("tiny"))
     assert cells[0].nsa.block_count == 100000
+
+
+@pytest.mark.parametrize("name", grid_names("paper"))
+def test_the_published_checkpoint_is_asked_with_the_semantics_that_it_was_trained_with(name: str):
+    """Its probes too. What a grid trains itself follows the paper, unless the grid is about semantics."""
+    profile = load_profile("paper")
+    for cell in make_cells(load_grid(name, "paper"), profile):
+        if cell.training.checkpoint == profile.checkpoint:
+            assert differences(cell.training.nsa.semantics) >= set(DIFFERENCES) - {"importance_round_up"}
+            assert cell.nsa.semantics == cell.training.nsa.semantics or name == "semantics"
+        elif cell.training.settings is not None and name != "semantics_trained":
+            assert cell.training.nsa.semantics == "paper"
+
+
+def test_the_published_checkpoint_can_be_asked_with_the_papers_semantics_by_one_option():
+    cells = make_cells(load_grid("budget", "paper", {"nsa.semantics": "paper"}), load_profile("paper"))
+    assert {cell.nsa.semantics for cell in cells} == {"paper"}
