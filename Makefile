@@ -24,10 +24,10 @@ format: .venv/ready-dev
 clean:
 	rm -rf .venv runs
 
-.venv/ready: pyproject.toml constraints.txt .ci/setup
+.venv/ready: pyproject.toml constraints.txt .ci/setup videonsa/videonsa_torchvision.pth
 	PYTHON=$(PYTHON) .ci/setup
 	@touch $@
 
-.venv/ready-dev: pyproject.toml constraints.txt .ci/setup
+.venv/ready-dev: pyproject.toml constraints.txt .ci/setup videonsa/videonsa_torchvision.pth
 	PYTHON=$(PYTHON) .ci/setup dev
 	@touch $@ .venv/ready

@@ -6,7 +6,7 @@ exist"; transformers' Qwen2.5-VL classes then fail to import. Declaring the two 
 here calls them) cures it, but only before torchvision is first imported, also under a bare `python -m lmms_eval`. Hence
 `videonsa_torchvision.pth`, installed beside this package, calls `install` at Python's start: it costs one entry in
 `sys.meta_path`, and acts when somebody imports torchvision. As every start of Python pays for this file, it imports
-next to nothing.
+next to nothing; and the package is forgotten again, so that a clone or snapshot first on the path is what runs.
 """
 
 import sys
@@ -39,7 +39,8 @@ class TorchvisionFinder:
 
 def install() -> None:
     """Put the finder in place, once; nothing when torchvision is already imported."""
-    if "torchvision" not in sys.modules and not any(isinstance(each, TorchvisionFinder) for each in sys.meta_path):
+    there = any(type(each).__name__ == TorchvisionFinder.__name__ for each in sys.meta_path)  # perhaps of that start
+    if "torchvision" not in sys.modules and not there:
         sys.meta_path.insert(0, TorchvisionFinder())  # type: ignore[arg-type]  # duck-typed: importlib.abc is slow to import
 
 

@@ -29,6 +29,14 @@ def test_a_bare_python_imports_no_torch() -> None:
     assert done.stdout == "False True\n", done.stderr
 
 
+def test_a_clone_first_on_the_path_is_what_runs(tmp_path: Path) -> None:
+    """The hook has imported the installed package; it must not stay."""
+    (tmp_path / "videonsa").mkdir()
+    (tmp_path / "videonsa" / "__init__.py").write_text("print('the clone')")
+    done = subprocess.run([sys.executable, "-c", "import videonsa"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "the clone\n", done.stderr
+
+
 def test_the_hook_goes_into_every_install() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
@@ -48,5 +56,5 @@ def test_installing_twice_puts_one_finder(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     install()
     install()
-    assert sum(isinstance(each, TorchvisionFinder) for each in sys.meta_path) == 1
+    assert sum(type(each).__name__ == TorchvisionFinder.__name__ for each in sys.meta_path) == 1
     assert TorchvisionFinder().find_spec("json") is None
