@@ -161,12 +161,10 @@ class Chaos:
 
     def run(self, faults: int) -> list[str]:
         """Everything; returns what is wrong with the end."""
-        calm = self.out.with_name(self.out.name + "-calm")
-        if not calm.is_dir():
-            done = subprocess.run(
-                self.command(calm, "--cluster", "local"), cwd=self.code, capture_output=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
+        calm = subprocess.run(
+            self.command(self.calm, "--cluster", "local"), cwd=self.code, capture_output=True, text=True, check=False
+        )
+        assert calm.returncode == 0, calm.stderr
         self.begun = time.monotonic()
         threading.Thread(target=self.hurry, daemon=True).start()
         self.run_user()
