@@ -161,7 +161,17 @@ def make_training(
     nsa |= {key[4:]: value for key, value in changes.items() if key.startswith("nsa.")}
     settings |= {key: value for key, value in changes.items() if not key.startswith("nsa.")}
     train = from_dict(TrainSettings, settings | {"nsa": nsa}, f"{where}: train")
+    check_families(train, f"{where}: train")
     return Training(None if checkpoint else train, checkpoint, train.nsa, code)
+
+
+def check_families(train: TrainSettings, where: str) -> None:
+    """Refuse a family of synthetic questions that does not exist."""
+    from videonsa.synth import FAMILIES
+
+    unknown = [name for name in train.families if name not in FAMILIES]
+    if train.data == "synth" and unknown:
+        raise SettingsError(f"{where}: families: unknown {unknown[0]!r}; choose from {', '.join(FAMILIES)}")
 
 
 def make_probe(training: Training, profile: Profile) -> Probe | None:

@@ -48,6 +48,52 @@ def test_a_bad_setting_is_refused_in_one_line_that_says_what_is_right(fields, me
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("cls", "fields", "message"),
+    [
+        (TrainSettings, {"learning_rate": "abc"}, "learning_rate='abc' is not valid: a number above 0, such as 1e-4"),
+        (TrainSettings, {"learning_rate": True}, "learning_rate=True is not valid"),
+        (TrainSettings, {"learning_rate": float("nan")}, "learning_rate=nan is not valid"),
+        (TrainSettings, {"weight_decay": [0.1]}, "weight_decay=[0.1] is not valid: a number of at least 0"),
+        (TrainSettings, {"warmup_fraction": 10}, "a share from 0 to 1"),
+        (TrainSettings, {"betas": "0.9"}, "two from 0 to 1"),
+        (TrainSettings, {"betas": [0.9, 1]}, "two from 0 to 1"),
+        (TrainSettings, {"steps": 2.5}, "steps=2.5 is not valid: a whole number of at least 1"),
+        (TrainSettings, {"steps": "many"}, "steps='many' is not valid"),
+        (TrainSettings, {"frames": "8"}, "even numbers of at least 2"),
+        (TrainSettings, {"frames": 7}, "even numbers of at least 2"),
+        (TrainSettings, {"families": 3}, "names of question families"),
+        (TrainSettings, {"model": 7}, "model=7 is not valid: text"),
+        (TrainSettings, {"data": None}, "data=None is not valid: text"),
+        (TrainSettings, {"activation_checkpointing": "maybe"}, "true or false"),
+        (TrainSettings, {"precision": 16}, "choose one of bf16, fp32"),
+        (TrainSettings, {"nsa": 3}, "nsa=3 is not valid"),
+        (SuiteSettings, {"fps": "two"}, "fps='two' is not valid: a number above 0"),
+        (SuiteSettings, {"limit": 1.5}, "limit=1.5 is not valid: a whole number of at least 1"),
+        (SuiteSettings, {"task": 3}, "task=3 is not valid: text"),
+        (SuiteSettings, {"seed": -1}, "seed=-1 is not valid"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_value_of_a_wrong_type_is_refused_where_settings_are_built(cls, fields, message):
+    usual = {"steps": 1} if cls is TrainSettings else {"name": "x", "frames": 8}
+    with pytest.raises(SettingsError) as caught:
+        from_dict(cls, usual | fields, "budget")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_mapping_is_refused():
+    with pytest.raises(SettingsError, match="suite: 3 is not valid: give some of fps"):
+        from_dict(SuiteSettings, 3, "suite")  # type: ignore[arg-type]
+
+
+def test_one_number_has_one_identity():
+    assert TrainSettings(steps=1, weight_decay=0) == TrainSettings(steps=1, weight_decay=0.0)
+    assert to_dict(TrainSettings(steps=1, weight_decay=0)) == to_dict(TrainSettings(steps=1, weight_decay=0.0))
+    assert TrainSettings(steps=1, frames=8).frames == (8,)
+
+
 def test_window_0_is_fine_without_its_branch():
     assert NSASettings(window=0, branches="slc+cmp").branches == ("cmp", "slc")
 

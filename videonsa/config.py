@@ -9,7 +9,8 @@ import ast
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -129,7 +130,7 @@ class NSASettings:
         object.__setattr__(self, "semantics", canonical_semantics(self.semantics))
         self._check_semantics()
         require(
-            isinstance(self.gate_temperature, int | float) and self.gate_temperature > 0,
+            _is_number(self.gate_temperature) and self.gate_temperature > 0,
             "gate_temperature",
             self.gate_temperature,
             "a number above 0",
@@ -192,26 +193,45 @@ class TrainSettings:
     save_every: int = 100  # steps between checkpoints for resuming
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "families", split_list(self.families))
-        object.__setattr__(self, "frames", tuple(self.frames))
-        object.__setattr__(self, "betas", _floats("betas", tuple(self.betas)))
+        object.__setattr__(self, "families", _listed(split_list(self.families)))
+        for name in ("frames", "betas"):
+            object.__setattr__(self, name, _listed(getattr(self, name)))
+        for name in ("model", "data"):
+            _text(name, getattr(self, name))
         for name in ("batch_size", "micro_batch_size", "save_every", "max_tokens", "pixels_per_frame"):
             _integer(name, getattr(self, name), minimum=1)
         _integer("seed", self.seed, minimum=0)
         if self.steps is not None:
             _integer("steps", self.steps, minimum=1)
-        require(self.data != "synth" or self.steps is not None, "steps", None, "a number of steps with data=synth")
-        require(
-            self.data == "synth" or self.video_folder is not None, "video_folder", None, "the folder of data's videos"
-        )
-        require(
-            all(isinstance(n, int) and n >= 2 and n % 2 == 0 for n in self.frames) and bool(self.frames),
-            "frames",
-            self.frames,
-            "even numbers of at least 2",
-        )
-        require(0 <= self.warmup_fraction <= 1, "warmup_fraction", self.warmup_fraction, "a share from 0 to 1")
+        if self.video_folder is not None:
+            require(isinstance(self.video_folder, str | Path), "video_folder", self.video_folder, "a folder")
+        for name, (valid, good) in _NUMBERS.items():
+            require(_is_number(getattr(self, name)) and good(getattr(self, name)), name, getattr(self, name), valid)
+            object.__setattr__(self, name, float(getattr(self, name)))
+        betas = self.betas
+        require(len(betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in betas), "betas", betas, "two from 0 to 1")
+        object.__setattr__(self, "betas", tuple(map(float, betas)))
+        names = bool(self.families) and all(isinstance(name, str) for name in self.families)
+        require(names, "families", self.families, "names of question families, joined with +")
+        even = all(isinstance(n, int) and n >= 2 and n % 2 == 0 for n in self.frames) and bool(self.frames)
+        require(even, "frames", self.frames, "even numbers of at least 2")
+        given = self.activation_checkpointing
+        require(isinstance(given, bool), "activation_checkpointing", given, "true or false")
         one_of("precision", self.precision, PRECISIONS)
+        require(isinstance(self.nsa, NSASettings), "nsa", self.nsa, "settings such as {window: 8}")
+        synthetic = self.data == "synth"
+        require(not synthetic or self.steps is not None, "steps", None, "a number of steps with data=synth")
+        require(synthetic or self.video_folder is not None, "video_folder", None, "the folder of data's videos")
+
+
+_NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {  # of a training: what is valid
+    "fps": ("a number above 0", lambda value: value > 0),
+    "learning_rate": ("a number above 0, such as 1e-4", lambda value: value > 0),
+    "warmup_fraction": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
+    "warmup_start": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
+    "weight_decay": ("a number of at least 0", lambda value: value >= 0),
+    "max_grad_norm": ("a number above 0", lambda value: value > 0),
+}
 
 
 @dataclass(frozen=True)
@@ -228,18 +248,34 @@ class SuiteSettings:
     seed: int = 0  # of synthetic questions; real benchmarks ignore it
 
     def __post_init__(self) -> None:
+        for name in ("name", "task"):
+            _text(name, getattr(self, name))
         for name in ("tokens_per_frame", "max_new_tokens"):
             _integer(name, getattr(self, name), minimum=1)
+        _integer("seed", self.seed, minimum=0)
         for name in ("frames", "limit"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), minimum=1)
         require(self.frames is not None or self.fps is not None, "frames", None, "give frames, or fps, or both as caps")
-        require(self.fps is None or self.fps > 0, "fps", self.fps, "a number above 0")
+        require(self.fps is None or (_is_number(self.fps) and self.fps > 0), "fps", self.fps, "a number above 0")
 
 
 def _integer(name: str, value: Any, minimum: int) -> None:
     good = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
     require(good, name, value, f"a whole number of at least {minimum}")
+
+
+def _text(name: str, value: Any) -> None:
+    require(isinstance(value, str), name, value, "text")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    """A list as a tuple; one value as a tuple of it."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _floats(name: str, values: Any) -> tuple[float, ...]:
@@ -253,6 +289,8 @@ def from_dict(cls: type[S], mapping: Mapping[str, Any], where: str = "") -> S:
     """Build settings from a plain mapping; an unknown key is refused with the list of the known ones."""
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     prefix = f"{where}: " if where else ""
+    if not isinstance(mapping, Mapping):
+        raise SettingsError(f"{prefix}{mapping!r} is not valid: give some of {', '.join(sorted(known))}")
     unknown = [key for key in mapping if key not in known]
     if unknown:
         raise SettingsError(f"{prefix}unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")

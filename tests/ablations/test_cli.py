@@ -52,6 +52,15 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2
         ),
         (["--grid", "budget", "--set", "suite.frames=0"], "frames=0 is not valid"),
         (["--grid", "budget", "--set", "train.steps=-1"], "steps=-1 is not valid"),
+        (
+            ["--grid", "budget", "--set", "train.learning_rate=abc"],
+            "learning_rate='abc' is not valid: a number above 0",
+        ),
+        (
+            ["--grid", "budget", "--set", "train.families=needel"],
+            "families: unknown 'needel'; choose from needle, order",
+        ),
+        (["--grid", "budget", "--set", "suite.fps=fast"], "fps='fast' is not valid"),
         (["--grid", "budget", "--set", "seeds=x"], "seeds=.* is not valid"),
         (["--grid", "budget", "--set", "checkpoint=./nowhere"], "checkpoint './nowhere': there is no such folder"),
         (["--grid", "budget", "--only", "b=77"], "--only b=77: no cell of this name; labels: b=1 w=2"),
