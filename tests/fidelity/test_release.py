@@ -245,6 +245,15 @@ def test_what_the_sorting_network_cannot_do_is_refused():
     release.check({"importance_lse"}, 48, 65)
 
 
+def test_a_window_of_0_has_no_bound():
+    """As flash-attention's window_size of (-1, 0), which is what the release gives it then."""
+    vectors = fidelity.load_vectors(GOLDEN[0])
+    length = len(vectors["is_vision"])
+    no_bound, whole = (vectors | {"window": torch.tensor(window)} for window in (0, length))
+    assert fidelity.compare(no_bound) == fidelity.compare(whole)
+    assert fidelity.compare(no_bound).error_all > 0.02
+
+
 @pytest.mark.parametrize("content", ["text", "arrays"])
 def test_unfit_files_exit_with_2_and_one_line(tmp_path, capsys, content):
     path = tmp_path / "file.npz"
