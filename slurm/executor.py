@@ -185,6 +185,7 @@ def slurm_executor(request: Request) -> Any:
         signal_delay_s=min(120, profile.minutes * 15),
         array_parallelism=request.parallel,
         setup=_setup_lines(profile, request, cpus),
+        srun_args=["--open-mode=append"],  # a requeued job keeps the log of its earlier runs
         additional_parameters=more,
         **{key: value for key, value in optional.items() if value is not None},
     )

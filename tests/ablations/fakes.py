@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,20 @@ def train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
             file.write(json.dumps({"step": step, "loss": 1 / step, "tokens": 10 * step}) + "\n")
     (folder / "final").mkdir(exist_ok=True)
     return folder / "final"
+
+
+def paced_train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
+    """The real training, with a pause after each step: the seconds that FAULTS gives as its pace."""
+    from videonsa.training.run import train as real_train
+
+    out = folder.parent.parent
+    strike(out, "train")
+
+    def report(done: int, total: int) -> None:
+        on_progress(done, total)
+        time.sleep(faults(out).get("pace", 0))
+
+    return real_train(settings, folder, report)
 
 
 def load(checkpoint: Any) -> Path:
@@ -130,8 +145,9 @@ def main(arguments: list[str]) -> int:
 
     code = os.environ.get("FAKE_CODE", "code")
     # The identity of code is tested apart: here it stays, whoever edits the checkout while tests run.
+    stages = replace(STAGES, train="tests.ablations.fakes:paced_train") if "REAL_TRAINING" in os.environ else STAGES
     with patch.object(results, "summary", summary), patch("ablations.cell.code_version", lambda *folders: code):
-        return run.main(arguments, STAGES)
+        return run.main(arguments, stages)
 
 
 if __name__ == "__main__":

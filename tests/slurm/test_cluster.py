@@ -6,15 +6,19 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ablations.snapshot import take_snapshot
 from slurm.executor import Request, slurm_executor
 from slurm.profile import make_slurm_profile
 from tests.ablations import fakes
-from tests.ablations.conftest import records
+from tests.ablations.conftest import records, results
 from tests.slurm.conftest import SCRIPT, SlurmSweep, hurrying, state, wait_until
 
 pytestmark = pytest.mark.slurm
@@ -141,31 +145,80 @@ def test_scancel_of_one_job_is_recorded_and_tried_again(slurm: SlurmSweep):
     assert slurm.statuses() == ALL_DONE
 
 
-def test_a_time_limit_requeues_and_the_losses_are_those_of_one_run(slurm: SlurmSweep):
-    """Slurm signals 15 s before the end of the minute, or, as its manual says, up to a minute earlier."""
-    slurm.profile.write_text(slurm.profile.read_text().replace("minutes: 5", "minutes: 1"))
-    slurm.faults(train_steps=100)
-    slurm.run()
-    (training,) = slurm.submitted("train")
-    with hurrying(training.id):
-        assert slurm.finish().returncode == 0
-    assert fakes.calls(slurm.out).count("train") >= 2
-    assert metrics(slurm.out) == [{"step": n, "loss": 1 / n, "tokens": 10 * n} for n in range(1, 101)]
-    assert slurm.statuses() == ALL_DONE
+QUICK = ("train.steps=24", "train.save_every=4", "suite.limit=2")
+SETTINGS = [word for setting in QUICK for word in ("--set", setting)]
 
 
-def test_preemption_by_a_higher_partition_requeues_and_resumes(slurm: SlurmSweep):
-    slurm.faults(train_steps=20)
-    slurm.run()
+@pytest.fixture(scope="module")
+def budget(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen[bytes]]:
+    """Start the command that a user types, with little to train and to ask: budget("--out", ...).
+
+    From a snapshot, with each output in <out>.log: whoever edits the checkout meanwhile changes nothing.
+    """
+    code = take_snapshot(tmp_path_factory.mktemp("code"))
+
+    def start(out: Path, *more: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "ablations/run.py", "--grid", "budget", "--out", str(out), *SETTINGS, *more]
+        with open(out.with_suffix(".log"), "a") as log:
+            return subprocess.Popen(
+                command, cwd=code, env=os.environ | {"WANDB_MODE": "disabled"}, stdout=log, stderr=log
+            )
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def calm(budget: Callable[..., subprocess.Popen[bytes]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the budget grid finds on this machine, without Slurm."""
+    out = tmp_path_factory.mktemp("calm") / "runs"
+    assert budget(out, "--cluster", "local").wait() == 0
+    return results(out)
+
+
+def test_the_budget_grid_preempted_and_requeued_finds_what_a_calm_run_does(
+    slurm: SlurmSweep, budget: Callable[..., subprocess.Popen[bytes]], calm: dict[str, Any]
+):
+    """27 cells of a real training: preempted by a higher partition; then an evaluation is requeued without a word."""
+    user = budget(slurm.out, "--cluster", "slurm", "--profile", "cpu-test", "--wait")
+    wait_until(lambda: len(metrics(slurm.out)) > 6)
     (training,) = slurm.submitted("train")
-    wait_until(lambda: len(metrics(slurm.out)) > 2)
     command = ["sbatch", "--parsable", "-p", "urgent", "-n", "1", "-c", "4", "--mem=100", "-o", "/dev/null"]
-    urgent = subprocess.run([*command, "--wrap", "sleep 2"], capture_output=True, text=True, check=True).stdout.strip()
+    urgent = subprocess.run([*command, "--wrap", "sleep 1"], capture_output=True, text=True, check=True).stdout.strip()
     with hurrying(training.id):
         wait_until(lambda: not state(urgent))
-        assert slurm.finish().returncode == 0
+        wait_until(lambda: any(slurm.out.glob("cells/*/questions.jsonl")))
+    first = slurm.submitted("evaluate")[0].id
+    subprocess.run(["scontrol", "requeue", first], check=True)
+    with hurrying(first):
+        assert user.wait() == 0, slurm.out.with_suffix(".log").read_text()
+    (log,) = slurm.out.glob("trainings/*/log.txt")
+    starts = [line.partition("INFO ")[2] for line in log.read_text().splitlines()]
+    assert starts[0] == "steps 1 to 24 on 1 x cpu"
+    assert len(starts) == 2
+    assert starts[1] != starts[0]  # it went on from a checkpoint
+    jobs = slurm.out / "sweeps"
+    assert any("Requeued job" in path.read_text() for path in jobs.glob(f"*/jobs/slurm-*/{training.id}_0_log.out"))
+    assert sum(name.endswith("record.json") for name in calm) == 28  # 27 cells and a probe
+    assert results(slurm.out) == calm
+
+
+def test_a_time_limit_requeues_and_the_losses_are_those_of_one_run(
+    slurm: SlurmSweep, calm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """A real training. Slurm signals 15 s before the end of the minute, or, as its manual says, earlier."""
+    monkeypatch.setenv("REAL_TRAINING", "1")
+    slurm.profile.write_text(slurm.profile.read_text().replace("minutes: 5", "minutes: 1").replace("0.5", "2"))
+    slurm.faults(pace=2.5)
+    slurm.run(*SETTINGS)
+    (training,) = slurm.submitted("train")
+    with hurrying(training.id):
+        wait_until(lambda: state(training.id).startswith("PENDING BeginTime"))
+        slurm.faults()
+        assert slurm.run("--wait", *SETTINGS).returncode == 0
     assert fakes.calls(slurm.out).count("train") == 2
-    assert metrics(slurm.out) == [{"step": n, "loss": 1 / n, "tokens": 10 * n} for n in range(1, 21)]
+    (losses,) = (value for name, value in calm.items() if name.endswith("metrics.jsonl"))
+    assert [(row["step"], row["loss"], row["tokens"]) for row in metrics(slurm.out)] == losses
+    assert slurm.statuses() == ALL_DONE
 
 
 def test_a_job_that_runs_out_of_memory_says_how_much_it_used(slurm: SlurmSweep):
