@@ -73,8 +73,10 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
 
     def choose() -> None:
         for chunk in chunks:
-            importance = select.importances(query, key_high, key_low, lses["cmp"], plan, chunk, case.scale)
-            select.choose(importance, index, plan, chunk)
+            importance, peaks = select.importances(
+                query, key_high, key_low, lses["cmp"], plan, chunk, case.scale, case.block_count
+            )
+            select.choose(importance, peaks, index, plan, chunk)
 
     def select_forward() -> None:
         for chunk in chunks:

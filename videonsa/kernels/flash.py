@@ -6,7 +6,8 @@ WINDOW > 0 (tokens only) also > p - WINDOW. One program handles a tile of querie
 or a tile of keys of one key/value head (key gradient). Nothing is added atomically: results are deterministic.
 
 Tensors: query, out [T, HQ, D]; key, value [K, HK, D]; lse [HQ, T], base 2; statistics [HQ, T, 4], see rowstats.py.
-Tables: see plan.py.
+Tables: see plan.py. Tiles of contiguous rows come in through tensor descriptors (`rows_of`), which Hopper's copy engine
+fetches without the threads' help; a tile may run into the next sequence, whose rows every kernel masks.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from videonsa.kernels import tiling
 from videonsa.kernels.rowstats import load_four
@@ -36,6 +38,12 @@ def _store_rows(base, tile, rows, live, head, HEADS: tl.constexpr, D: tl.constex
 
 
 @triton.jit
+def _tile(rows_, first, head, D: tl.constexpr):
+    """Tile [rows, D] from row `first` on, of a head; `rows_` from `rows_of`. Rows past the tensor's end read as 0."""
+    return rows_.load([first, head * D])
+
+
+@triton.jit
 def _sees(position, index, STRIDE: tl.constexpr, WINDOW: tl.constexpr):
     """Whether a query at `position` sees key `index`; the arguments broadcast."""
     visible = (index + 1) * STRIDE - 1 <= position
@@ -45,22 +53,20 @@ def _sees(position, index, STRIDE: tl.constexpr, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def _forward_step(query, key, value, first_key, keys, head, scale, position, j, top, total, sum_, HK: tl.constexpr,
-                  D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr, COLUMNS: tl.constexpr,
-                  MASKED: tl.constexpr, WITH_OUT: tl.constexpr):  # fmt: skip
+def _forward_step(query, key, value, first_key, head, scale, position, j, top, total, sum_, D: tl.constexpr,
+                  STRIDE: tl.constexpr, WINDOW: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
+                  WITH_OUT: tl.constexpr):  # fmt: skip
     """Take keys j .. j + COLUMNS into the running maximum, denominator and weighted sum of the values."""
-    index = j + tl.arange(0, COLUMNS)
-    live = index < keys
-    key_tile = _load_rows(key, first_key + index, live, head, HK, D)
-    score = tl.dot(query, tl.trans(key_tile), input_precision="ieee")
+    score = tl.dot(query, tl.trans(_tile(key, first_key + j, head, D)), input_precision="ieee")
     if MASKED:
+        index = j + tl.arange(0, COLUMNS)
         score = tl.where(_sees(position[:, None], index[None, :], STRIDE, WINDOW), score, float("-inf"))
     new_top = tl.maximum(top, tl.max(score, 1) * scale)
     probability = tl.exp2(score * scale - new_top[:, None])
     shrink = tl.exp2(top - new_top)
     total = total * shrink + tl.sum(probability, 1)
     if WITH_OUT:
-        value_tile = _load_rows(value, first_key + index, live, head, HK, D)
+        value_tile = _tile(value, first_key + j, head, D)
         sum_ = sum_ * shrink[:, None]
         sum_ = tl.dot(probability.to(value_tile.dtype), value_tile, sum_, input_precision="ieee")
     return new_top, total, sum_
@@ -72,12 +78,12 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: t
              WITH_OUT: tl.constexpr):  # fmt: skip
     head = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)  # later queries see more keys: longest first
-    rows = tl.load(tiles + tile * 4) + tl.arange(0, ROWS)
+    first = tl.load(tiles + tile * 4)
+    rows = first + tl.arange(0, ROWS)
     live = rows < tl.load(tiles + tile * 4 + 1)
     first_key = tl.load(tiles + tile * 4 + 2)
-    keys = tl.load(tiles + tile * 4 + 3)
     at = tl.load(position + rows, mask=live, other=-1)
-    query_tile = _load_rows(query, rows, live, head, HQ, D)
+    query_tile = _tile(query, first, head, D)
     kv_head = head // (HQ // HK)
 
     top = tl.full([ROWS], -1.0e30, tl.float32)  # finite, so that a row which sees nothing yields 0 and no NaN
@@ -92,12 +98,12 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: t
     else:
         seen_by_all = tl.min(tl.where(live, visible, 2147483647), 0) // COLUMNS * COLUMNS
         for j in range(0, seen_by_all, COLUMNS):
-            top, total, sum_ = _forward_step(query_tile, key, value, first_key, keys, kv_head, scale, at, j, top, total,
-                                             sum_, HK, D, STRIDE, WINDOW, COLUMNS, False, WITH_OUT)  # fmt: skip
+            top, total, sum_ = _forward_step(query_tile, key, value, first_key, kv_head, scale, at, j, top, total, sum_,
+                                             D, STRIDE, WINDOW, COLUMNS, False, WITH_OUT)  # fmt: skip
         start = seen_by_all
     for j in range(start, end, COLUMNS):
-        top, total, sum_ = _forward_step(query_tile, key, value, first_key, keys, kv_head, scale, at, j, top, total,
-                                         sum_, HK, D, STRIDE, WINDOW, COLUMNS, True, WITH_OUT)  # fmt: skip
+        top, total, sum_ = _forward_step(query_tile, key, value, first_key, kv_head, scale, at, j, top, total, sum_,
+                                         D, STRIDE, WINDOW, COLUMNS, True, WITH_OUT)  # fmt: skip
     sees_any = total > 0
     row_lse = tl.where(sees_any, top + tl.log2(tl.where(sees_any, total, 1.0)), 0.0)
     tl.store(lse + head.to(tl.int64) * queries + rows, row_lse, mask=live)
@@ -107,15 +113,14 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: t
 
 
 @triton.jit
-def _query_gradient_step(query, grad, key, value, first_key, keys, head, scale, position, lse, share, j, sum_,
-                         HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr,
-                         COLUMNS: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    index = j + tl.arange(0, COLUMNS)
-    live = index < keys
-    key_tile = _load_rows(key, first_key + index, live, head, HK, D)
-    value_tile = _load_rows(value, first_key + index, live, head, HK, D)
+def _query_gradient_step(query, grad, key, value, first_key, head, scale, position, lse, share, j, sum_,
+                         D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr, COLUMNS: tl.constexpr,
+                         MASKED: tl.constexpr):  # fmt: skip
+    key_tile = _tile(key, first_key + j, head, D)
+    value_tile = _tile(value, first_key + j, head, D)
     score = tl.dot(query, tl.trans(key_tile), input_precision="ieee") * scale
     if MASKED:
+        index = j + tl.arange(0, COLUMNS)
         score = tl.where(_sees(position[:, None], index[None, :], STRIDE, WINDOW), score, float("-inf"))
     probability = tl.exp2(score - lse[:, None])
     grad_probability = tl.dot(grad, tl.trans(value_tile), input_precision="ieee")
@@ -130,12 +135,12 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, tiles, quer
     """grad_query (+)= gate * scale * (P * (grad V^T - share)) K."""
     head = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)
-    rows = tl.load(tiles + tile * 4) + tl.arange(0, ROWS)
+    first = tl.load(tiles + tile * 4)
+    rows = first + tl.arange(0, ROWS)
     live = rows < tl.load(tiles + tile * 4 + 1)
     first_key = tl.load(tiles + tile * 4 + 2)
-    keys = tl.load(tiles + tile * 4 + 3)
-    query_tile = _load_rows(query, rows, live, head, HQ, D)
-    grad_tile = _load_rows(grad, rows, live, head, HQ, D)
+    query_tile = _tile(query, first, head, D)
+    grad_tile = _tile(grad, first, head, D)
     lse, gate, share, at = load_four(statistics + head.to(tl.int64) * queries * 4, rows.to(tl.int64), live, ROWS)
     at = tl.where(live, at, -1)
     kv_head = head // (HQ // HK)
@@ -149,11 +154,11 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, tiles, quer
     else:
         start = tl.min(tl.where(live, visible, 2147483647), 0) // COLUMNS * COLUMNS
         for j in range(0, start, COLUMNS):
-            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, keys, kv_head, scale, at, lse,
-                                        share, j, sum_, HK, D, STRIDE, WINDOW, COLUMNS, False)  # fmt: skip
+            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse,
+                                        share, j, sum_, D, STRIDE, WINDOW, COLUMNS, False)  # fmt: skip
     for j in range(start, end, COLUMNS):
-        sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, keys, kv_head, scale, at, lse,
-                                    share, j, sum_, HK, D, STRIDE, WINDOW, COLUMNS, True)  # fmt: skip
+        sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse,
+                                    share, j, sum_, D, STRIDE, WINDOW, COLUMNS, True)  # fmt: skip
     sum_ = sum_ * (gate * natural_scale)[:, None]
     if ADD:
         sum_ += _load_rows(grad_query, rows, live, head, HQ, D).to(tl.float32)
@@ -172,7 +177,8 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
     tile = tl.program_id(0)
     split = tl.program_id(1)
     kv_head = tl.program_id(2)
-    keys = tl.load(tiles + tile * 5) + tl.arange(0, COLUMNS)
+    first_key = tl.load(tiles + tile * 5)
+    keys = first_key + tl.arange(0, COLUMNS)
     live_key = keys < tl.load(tiles + tile * 5 + 1)
     index = keys - tl.load(tiles + tile * 5 + 2)
     first_query = tl.load(tiles + tile * 5 + 3)
@@ -184,8 +190,8 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
         start = tl.maximum(start, sees_first // ROWS * ROWS)
         if WINDOW > 0:
             end = tl.minimum(end, first_query + tl.max(index, 0) + WINDOW)
-    key_tile = _load_rows(key, keys, live_key, kv_head, HK, D)
-    value_tile = _load_rows(value, keys, live_key, kv_head, HK, D)
+    key_tile = _tile(key, first_key, kv_head, D)
+    value_tile = _tile(value, first_key, kv_head, D)
     key_sum = tl.zeros([COLUMNS, D], tl.float32)
     value_sum = tl.zeros([COLUMNS, D], tl.float32)
     for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
@@ -193,8 +199,8 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
         for i in range(start, end, ROWS):
             rows = i + tl.arange(0, ROWS)
             live = rows < end
-            query_tile = _load_rows(query, rows, live, head, HQ, D)
-            grad_tile = _load_rows(grad, rows, live, head, HQ, D)
+            query_tile = _tile(query, i, head, D)
+            grad_tile = _tile(grad, i, head, D)
             lse, gate, share, at = load_four(head_statistics, rows.to(tl.int64), live, ROWS)
             score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
             visible = _sees(at[None, :], index[:, None], STRIDE, WINDOW)
@@ -206,6 +212,13 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
     row = split * key_count + keys
     _store_rows(grad_key, key_sum * natural_scale, row, live_key, kv_head, HK, D)
     _store_rows(grad_value, value_sum, row, live_key, kv_head, HK, D)
+
+
+def rows_of(tensor: Tensor, rows: int) -> TensorDescriptor:
+    """Descriptor of a contiguous [N, H, D] for tiles of `rows` rows of a head."""
+    if tensor.data_ptr() % 16:  # as for a view into other memory; the copy engine wants 16 bytes
+        tensor = tensor.clone()
+    return TensorDescriptor.from_tensor(tensor.flatten(1), [rows, tensor.shape[2]])
 
 
 def forward(
@@ -226,7 +239,8 @@ def forward(
     lse = torch.empty(heads, queries, dtype=torch.float32, device=query.device)
     tile = tiling.flash_forward(size, window)
     _forward[(heads, len(tiles))](
-        query, key, value, out, lse, position, tiles, queries, scale * LOG2E,
+        rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns), out, lse, position, tiles,
+        queries, scale * LOG2E,
         HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
         WITH_OUT=with_out, **tile.options,
     )  # fmt: skip
@@ -251,7 +265,8 @@ def query_gradient(
     queries, heads, size = query.shape
     tile = tiling.flash_query_gradient(size)
     _query_gradient[(heads, len(tiles))](
-        query, key, value, grad, statistics, grad_query, tiles, queries, scale * LOG2E, scale,
+        rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns), rows_of(grad, tile.rows),
+        statistics, grad_query, tiles, queries, scale * LOG2E, scale,
         HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
         ADD=add, **tile.options,
     )  # fmt: skip
@@ -282,7 +297,8 @@ def key_gradient(
     grad_value = torch.empty_like(grad_key)
     if len(tiles):  # compressed keys: none before the first complete block
         _key_gradient[(len(tiles), splits, key.shape[1])](
-            query, key, value, grad, statistics, grad_key, grad_value, tiles, queries, scale * LOG2E, scale,
+            rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns),
+            rows_of(grad, tile.rows), statistics, grad_key, grad_value, tiles, queries, scale * LOG2E, scale,
             key.shape[0], split_rows,
             HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
             ORDERED=ordered, **tile.options,

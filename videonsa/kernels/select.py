@@ -9,6 +9,10 @@ group does, in float32, for a chunk of queries at a time. The mean key enters as
 sum is exact to float32 rounding. The threshold is found by bisection over the bits of the float (non-negative floats
 order as their bits do): some 12 counts, at most 31, over a row held in registers. Equal importances: the earlier block
 wins.
+
+Long rows are chosen from in two steps. The largest importance of each run of 16 blocks, its peak, is kept beside the
+row; the b - 1 largest importances lie in the b - 1 runs with the largest peaks (each of those runs holds a block that
+comes before any block outside of them), so only these are read.
 """
 
 from __future__ import annotations
@@ -19,41 +23,74 @@ import triton.language as tl
 from torch import Tensor
 
 from videonsa.kernels import tiling
-from videonsa.kernels.flash import LOG2E, _load_rows
+from videonsa.kernels.flash import LOG2E, _tile, rows_of
 from videonsa.kernels.plan import Chunk, Plan
+
+RUN = 16  # blocks that share a peak
 
 
 @triton.jit(do_not_specialize=["queries", "chunk_start", "chunk_rows"])
-def _importance(query, key_high, key_low, lse, importance, position, tiles, queries, chunk_start, scale, columns,
+def _importance(query, key_high, key_low, lse, importance, peaks, position, tiles, queries, chunk_start, scale, columns,
                 chunk_rows, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-                ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+                ROWS: tl.constexpr, COLUMNS: tl.constexpr, PEAKS: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
     tile = tl.program_id(0)
     first_column = tl.program_id(1) * COLUMNS
     kv_head = tl.program_id(2)
-    rows = tl.load(tiles + tile * 4) + tl.arange(0, ROWS)
+    first = tl.load(tiles + tile * 4)
+    rows = first + tl.arange(0, ROWS)
     live = rows < tl.load(tiles + tile * 4 + 1)
     own = tl.load(position + rows, mask=live, other=0) // BLOCK
     if first_column < tl.max(own, 0):  # else no candidate for any query of the tile
-        index = first_column + tl.arange(0, COLUMNS)
-        live_key = index < tl.load(tiles + tile * 4 + 3)
-        keys = tl.load(tiles + tile * 4 + 2) + index
-        high = tl.trans(_load_rows(key_high, keys, live_key, kv_head, HK, D))
-        low = tl.trans(_load_rows(key_low, keys, live_key, kv_head, HK, D))
+        first_key = tl.load(tiles + tile * 4 + 2) + first_column
+        high = tl.trans(_tile(key_high, first_key, kv_head, D))
+        low = tl.trans(_tile(key_low, first_key, kv_head, D))
         total = tl.zeros([ROWS, COLUMNS], tl.float32)
         for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
-            query_tile = _load_rows(query, rows, live, head, HQ, D)
+            query_tile = _tile(query, first, head, D)
             lse_row = tl.load(lse + tl.cast(head, tl.int64) * queries + rows, mask=live, other=0.0)
             score = tl.dot(query_tile, low, input_precision="ieee")
             score = tl.dot(query_tile, high, score, input_precision="ieee")
             total += tl.exp2(score * scale - lse_row[:, None])
-        row = kv_head * chunk_rows + rows - chunk_start
-        place = row.to(tl.int64)[:, None] * columns + index[None, :]
+        index = first_column + tl.arange(0, COLUMNS)
+        row = (kv_head * chunk_rows + rows - chunk_start).to(tl.int64)
+        place = row[:, None] * columns + index[None, :]
         tl.store(importance + place, total, mask=live[:, None] & (index < columns)[None, :])
+        if PEAKS:
+            candidate = tl.where(index[None, :] < own[:, None], total, -1.0)
+            peak = tl.max(tl.reshape(candidate, [ROWS, COLUMNS // RUN, RUN]), 2)
+            run = first_column // RUN + tl.arange(0, COLUMNS // RUN)
+            place = row[:, None] * (columns // RUN) + run[None, :]
+            tl.store(peaks + place, peak, mask=live[:, None] & (run < columns // RUN)[None, :])
+
+
+@triton.jit
+def _largest(value, keep, candidates):
+    """Mask of the `keep` largest of the values that are not negative, of which there are `candidates`; the earlier of
+    equal ones; all of them where there are fewer."""
+    key = value.to(tl.int32, bitcast=True)
+    threshold = tl.full([], 0, tl.int32)  # at least `keep` keys reach it,
+    above = tl.max(key, 0) + 1  # and fewer reach this
+    at_least = candidates
+    while (above - threshold > 1) & (at_least > keep):
+        trial = threshold + (above - threshold) // 2
+        count = tl.sum((key >= trial).to(tl.int32), 0)
+        enough = count >= keep
+        threshold = tl.where(enough, trial, threshold)
+        at_least = tl.where(enough, count, at_least)
+        above = tl.where(enough, above, trial)
+    chosen = key >= threshold
+    if at_least > keep:  # ties at the threshold: the earliest of them
+        larger = key > threshold
+        tied = key == threshold
+        room = keep - tl.sum(larger.to(tl.int32), 0)
+        chosen = larger | (tied & (tl.cumsum(tied.to(tl.int32), 0) <= room))
+    return chosen
 
 
 @triton.jit(do_not_specialize=["chunk_start", "chunk_rows"])
-def _choose(importance, index, position, first_block, chunk_start, columns, chunk_rows, HK: tl.constexpr,
-            BLOCK: tl.constexpr, COUNT: tl.constexpr, COUNT_2: tl.constexpr, COLUMNS_2: tl.constexpr):  # fmt: skip
+def _choose(importance, peaks, index, position, first_block, chunk_start, columns, chunk_rows, HK: tl.constexpr,
+            BLOCK: tl.constexpr, COUNT: tl.constexpr, COUNT_2: tl.constexpr, COLUMNS_2: tl.constexpr,
+            PEAKS: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
     """One row: index[t, head, :] = chosen blocks in rising order, -1 where fewer than COUNT are visible."""
     row = tl.program_id(0)
     head = tl.program_id(1)
@@ -66,57 +103,60 @@ def _choose(importance, index, position, first_block, chunk_start, columns, chun
         tl.store(out + first, tl.where(first <= own, base + first, -1), mask=first < COUNT)
     else:
         keep: tl.constexpr = COUNT - 1  # besides the query's own block
-        block = tl.arange(0, COLUMNS_2)
-        place = (head * chunk_rows + row).to(tl.int64) * columns
-        value = tl.load(importance + place + block, mask=block < columns, other=-1.0)  # a mask by 16: whole words
-        key = tl.where(block < own, value, -1.0).to(tl.int32, bitcast=True)
-        threshold = tl.full([], 0, tl.int32)  # at least `keep` keys reach it,
-        above = tl.max(key, 0) + 1  # and fewer reach this
-        at_least = own
-        while (above - threshold > 1) & (at_least != keep):
-            trial = threshold + (above - threshold) // 2
-            count = tl.sum((key >= trial).to(tl.int32), 0)
-            enough = count >= keep
-            threshold = tl.where(enough, trial, threshold)
-            at_least = tl.where(enough, count, at_least)
-            above = tl.where(enough, above, trial)
-        chosen = key >= threshold
-        if at_least != keep:  # ties at the threshold: the earliest of them
-            larger = key > threshold
-            tied = key == threshold
-            room = keep - tl.sum(larger.to(tl.int32), 0)
-            chosen = larger | (tied & (tl.cumsum(tied.to(tl.int32), 0) <= room))
+        importance += (head * chunk_rows + row).to(tl.int64) * columns
+        if PEAKS:
+            peaks += (head * chunk_rows + row).to(tl.int64) * (columns // RUN)
+            run = tl.arange(0, COLUMNS_2 // RUN)
+            peak = tl.load(peaks + run, mask=run * RUN < own, other=-1.0)
+            before = tl.cumsum(_largest(peak, keep, tl.cdiv(own, RUN)).to(tl.int32), 0)  # `run` and all before it
+            # the i-th chosen run follows all those that have at most i chosen ones up to and with themselves
+            chosen_run = tl.cumsum(tl.histogram(before, COUNT_2), 0)
+            block = chosen_run[:, None] * RUN + tl.arange(0, RUN)[None, :]
+            value = tl.load(importance + block, mask=(chosen_run * RUN < own)[:, None], other=-1.0)
+            block = tl.reshape(block, [COUNT_2 * RUN])
+            value = tl.reshape(value, [COUNT_2 * RUN])
+        else:
+            block = tl.arange(0, COLUMNS_2)
+            value = tl.load(importance + block, mask=block < columns, other=-1.0)  # a mask by 16: whole words
+        value = tl.where(block < own, value, -1.0)
+        chosen = _largest(value, keep, tl.sum((block < own).to(tl.int32), 0))
         rank = tl.cumsum(chosen.to(tl.int32), 0) - 1
         tl.store(out + rank, base + block, mask=chosen)
         tl.store(out + keep, base + own)
 
 
 def importances(
-    query: Tensor, key_high: Tensor, key_low: Tensor, lse: Tensor, plan: Plan, chunk: Chunk, scale: float
-) -> Tensor:
-    """[HK, queries of the chunk, columns] float32; only blocks before a query's own are written."""
+    query: Tensor, key_high: Tensor, key_low: Tensor, lse: Tensor, plan: Plan, chunk: Chunk, scale: float, count: int
+) -> tuple[Tensor, Tensor | None]:
+    """[HK, queries of the chunk, columns] float32, and its peaks [.., columns / RUN] where `choose` wants them for
+    `count` blocks a query. Only blocks before a query's own are written."""
     heads, size = query.shape[1:]
     kv_heads = key_high.shape[1]
     tile = tiling.importance()
     rows = chunk.end - chunk.start
-    columns = -(-chunk.columns // 16) * 16
+    columns = -(-chunk.columns // RUN) * RUN
     result = torch.empty(kv_heads, rows, columns, dtype=torch.float32, device=query.device)
+    peaks = result.new_empty(kv_heads, rows, columns // RUN) if tiling.choose_by_peaks(columns, count) else None
     tiles = plan.query_tiles(tile.rows, True, chunk)
     _importance[(len(tiles), triton.cdiv(columns, tile.columns), kv_heads)](
-        query, key_high, key_low, lse, result, plan.position(), tiles, len(query), chunk.start, scale * LOG2E,
-        columns, rows,
-        HQ=heads, HK=kv_heads, D=size, BLOCK=plan.block_size, ROWS=tile.rows, COLUMNS=tile.columns, **tile.options,
+        rows_of(query, tile.rows), rows_of(key_high, tile.columns), rows_of(key_low, tile.columns), lse, result,
+        result if peaks is None else peaks, plan.position(), tiles, len(query), chunk.start, scale * LOG2E, columns,
+        rows,
+        HQ=heads, HK=kv_heads, D=size, BLOCK=plan.block_size, ROWS=tile.rows, COLUMNS=tile.columns,
+        PEAKS=peaks is not None, RUN=RUN, **tile.options,
     )  # fmt: skip
-    return result
+    return result, peaks
 
 
-def choose(importance: Tensor, index: Tensor, plan: Plan, chunk: Chunk) -> None:
+def choose(importance: Tensor, peaks: Tensor | None, index: Tensor, plan: Plan, chunk: Chunk) -> None:
     """Write the rows of `index` [T, HK, block_count] that belong to the chunk."""
     kv_heads, rows, columns = importance.shape
     count = index.shape[2]
-    columns_2 = tiling.power_of_two(columns)
+    count_2, columns_2 = tiling.power_of_two(count), tiling.power_of_two(columns)
+    widest = columns_2 if peaks is None else max(count_2 * RUN, columns_2 // RUN)
     _choose[(rows, kv_heads)](
-        importance, index, plan.position(), plan.first_block(), chunk.start, columns, rows,
-        HK=kv_heads, BLOCK=plan.block_size, COUNT=count, COUNT_2=tiling.power_of_two(count), COLUMNS_2=columns_2,
-        num_warps=tiling.choice_warps(columns_2),
+        importance, importance if peaks is None else peaks, index, plan.position(), plan.first_block(), chunk.start,
+        columns, rows,
+        HK=kv_heads, BLOCK=plan.block_size, COUNT=count, COUNT_2=count_2, COLUMNS_2=columns_2, PEAKS=peaks is not None,
+        RUN=RUN, num_warps=tiling.choice_warps(widest),
     )  # fmt: skip

@@ -7,6 +7,9 @@ which lie at the pair's place among the lists and are merged afterwards; the bac
 gradients in the same way and sums key and value gradients where they belong. Queries go in chunks, so that the partial
 results stay within a fixed workspace. The order of all sums is fixed: deterministic.
 
+A tile's rows are (pair, head): the heads of a group follow one another, so tiles are full but for a list's last one,
+and partial results are written as one contiguous piece.
+
 Shapes: query [T, HQ, D]; key, value [T, HK, D]; index [T, HK, COUNT]; partial [pairs, GROUP, D]. GROUP = HQ / HK.
 """
 
@@ -18,60 +21,62 @@ import triton.language as tl
 from torch import Tensor
 
 from videonsa.kernels import tiling
-from videonsa.kernels.flash import LOG2E, _load_rows, _store_rows
-from videonsa.kernels.inverse import invert, pair_position
+from videonsa.kernels.flash import LOG2E, _load_rows, _store_rows, _tile, rows_of
+from videonsa.kernels.inverse import entries_of, invert, pair_position
 from videonsa.kernels.plan import Chunk, Plan
 from videonsa.kernels.rowstats import load_four
 
 
 @triton.jit
-def _gather(base, rows, head, HEADS: tl.constexpr, D: tl.constexpr):
-    """Tile [rows, D] of a chunk [*, HEADS, D], so small that 32 bits address it; no mask, as any row may be read."""
-    offset = (rows * HEADS + head) * D
-    return tl.load(base + offset[:, None] + tl.arange(0, D)[None, :])
+def _gather(base, rows, D: tl.constexpr):
+    """Tile [rows, D] of a chunk's [queries * HQ, D], so small that 32 bits address it; no mask, as any row may be
+    read."""
+    return tl.load(base + (rows * D)[:, None] + tl.arange(0, D)[None, :])
+
+
+@triton.jit
+def _tile_rows(step, queries, pair, kv_head, HQ: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr):
+    """Rows (pair, head) of an item's tile: their number among the item's, and their row in [queries * HQ, D]."""
+    row = step * ROWS + tl.arange(0, ROWS)
+    entry = row // GROUP
+    query = tl.load(queries + pair + entry)
+    return row, query * HQ + kv_head * GROUP + row - entry * GROUP
 
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks"])
-def _partial_forward(query, key, value, queries, first, count, block_range, partial, partial_lse, chunk_start,
-                     first_block, blocks, scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr,
-                     BLOCK_2: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr):  # fmt: skip
-    """The splits of a block take its tiles of queries in turn; one loop runs over tiles and heads, so that Triton
-    prefetches the next gather across both."""
+def _partial_forward(query, key, value, queries, first, count, items, first_item, block_range, partial, partial_lse,
+                     chunk_start, first_block, blocks, scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr,
+                     BLOCK: tl.constexpr, ROWS: tl.constexpr, LIMIT: tl.constexpr):  # fmt: skip
+    """One program takes one item of the lists (inverse.py)."""
     GROUP: tl.constexpr = HQ // HK
-    kv_head = tl.program_id(2)
-    slot = kv_head * blocks + tl.program_id(0)
-    block = first_block + tl.program_id(0)
-    many = tl.load(count + slot)
-    tiles = tl.cdiv(many, ROWS) - tl.program_id(1)
-    if tiles > 0:
-        pair = tl.load(first + slot)
-        token = tl.load(block_range + block * 2) + tl.arange(0, BLOCK_2)
-        end = tl.load(block_range + block * 2 + 1)
-        own = tl.minimum(end - chunk_start, BLOCK_2)
+    slot = tl.load(items + tl.program_id(0))
+    if slot >= 0:
+        begin, pair, many = entries_of(tl.program_id(0), slot, first, count, first_item, LIMIT)
+        kv_head = slot // blocks
+        block = first_block + slot % blocks
+        first_token = tl.load(block_range + block * 2)
+        token = first_token + tl.arange(0, BLOCK)
+        own = tl.minimum(tl.load(block_range + block * 2 + 1) - chunk_start, BLOCK) - begin
         query += tl.cast(chunk_start, tl.int64) * HQ * D
         partial += pair.to(tl.int64) * GROUP * D
         partial_lse += pair.to(tl.int64) * GROUP
-        key_tile = tl.trans(_load_rows(key, token, token < end, kv_head, HK, D))
-        value_tile = _load_rows(value, token, token < end, kv_head, HK, D)
+        key_tile = tl.trans(_tile(key, first_token, kv_head, D))
+        value_tile = _tile(value, first_token, kv_head, D)
         size = tl.arange(0, D)
-        for step in range(0, tl.cdiv(tiles, SPLITS) * GROUP):
-            first_entry = (tl.program_id(1) + step // GROUP * SPLITS) * ROWS
-            entry = first_entry + tl.arange(0, ROWS)
-            live = entry < many
-            row = tl.load(queries + pair + entry)
-            query_tile = _gather(query, row, kv_head * GROUP + step % GROUP, HQ, D)
+        for step in range(0, tl.cdiv(many * GROUP, ROWS)):
+            row, source = _tile_rows(step, queries, pair, kv_head, HQ, GROUP, ROWS)
+            query_tile = _gather(query, source, D)
             score = tl.dot(query_tile, key_tile, input_precision="ieee")
-            if first_entry < own:  # only the block's own tokens, first in its list, may not see all of it
-                score = tl.where(token[None, :] <= chunk_start + row[:, None], score, float("-inf"))
+            if step * ROWS < own * GROUP:  # only the block's own tokens, first in its list, may not see all of it
+                score = tl.where(token[None, :] <= (chunk_start + source // HQ)[:, None], score, float("-inf"))
             top = tl.max(score, 1) * scale  # finite: a query sees at least the block's first token
             probability = tl.exp2(score * scale - top[:, None])
             total = tl.sum(probability, 1)
             out = tl.dot(probability.to(value_tile.dtype), value_tile, input_precision="ieee")
-            out = out * (1 / total)[:, None]
-            place = entry * GROUP + step % GROUP
-            out = out.to(partial.dtype.element_ty)
-            tl.store(partial + place[:, None] * D + size[None, :], out, mask=live[:, None])
-            tl.store(partial_lse + place, top + tl.log2(total), mask=live)
+            out = (out * (1 / total)[:, None]).to(partial.dtype.element_ty)
+            live = row < many * GROUP
+            tl.store(partial + row[:, None] * D + size[None, :], out, mask=live[:, None])
+            tl.store(partial_lse + row, top + tl.log2(total), mask=live)
 
 
 @triton.jit
@@ -109,88 +114,86 @@ def _merge_forward(partial, partial_lse, index, bits, before, out, lse, position
 
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks"])
-def _partial_backward(query, key, value, grad, statistics, queries, first, count, block_range, partial, grad_key,
-                      grad_value, chunk_start, first_block, blocks, scale, natural_scale, HQ: tl.constexpr,
-                      HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_2: tl.constexpr,
-                      ROWS: tl.constexpr, SPLITS: tl.constexpr):  # fmt: skip
-    """partial[pair, head] = the block's part of the query gradient; key and value gradients are added (one split) to
-    grad_key, grad_value [T, HK, D] or (more) written to their split's [blocks * BLOCK, HK, D], to be added later.
+def _partial_backward(query, key, value, grad, statistics, queries, first, count, items, first_item, block_range,
+                      partial, grad_key, grad_value, extra_key, extra_value, chunk_start, first_block, blocks, scale,
+                      natural_scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
+                      ROWS: tl.constexpr, LIMIT: tl.constexpr):  # fmt: skip
+    """partial[pair, head] = the block's part of the query gradient. Key and value gradients: the first item of a slot
+    adds its own to grad_key, grad_value [T, HK, D]; another writes to extra_key, extra_value [extra * BLOCK, D].
 
     Transposed (keys x queries), so that probabilities feed the next product from registers.
     """
     GROUP: tl.constexpr = HQ // HK
-    kv_head = tl.program_id(2)
-    slot = kv_head * blocks + tl.program_id(0)
-    block = first_block + tl.program_id(0)
-    many = tl.load(count + slot)
-    tiles = tl.cdiv(many, ROWS) - tl.program_id(1)
-    if tiles > 0:
-        pair = tl.load(first + slot)
-        inside = tl.arange(0, BLOCK_2)
-        token = tl.load(block_range + block * 2) + inside
+    item = tl.program_id(0)
+    slot = tl.load(items + item)
+    if slot >= 0:
+        begin, pair, many = entries_of(item, slot, first, count, first_item, LIMIT)
+        kv_head = slot // blocks
+        block = first_block + slot % blocks
+        inside = tl.arange(0, BLOCK)
+        first_token = tl.load(block_range + block * 2)
+        token = first_token + inside
         end = tl.load(block_range + block * 2 + 1)
         live_key = token < end
-        own = tl.minimum(end - chunk_start, BLOCK_2)
+        own = tl.minimum(end - chunk_start, BLOCK) - begin
         query += tl.cast(chunk_start, tl.int64) * HQ * D
         grad += tl.cast(chunk_start, tl.int64) * HQ * D
         statistics += tl.cast(chunk_start, tl.int64) * HQ * 4
         partial += pair.to(tl.int64) * GROUP * D
-        key_tile = _load_rows(key, token, live_key, kv_head, HK, D)
-        value_tile = _load_rows(value, token, live_key, kv_head, HK, D)
-        key_sum = tl.zeros([BLOCK_2, D], tl.float32)
-        value_sum = tl.zeros([BLOCK_2, D], tl.float32)
+        key_tile = _tile(key, first_token, kv_head, D)
+        value_tile = _tile(value, first_token, kv_head, D)
+        key_sum = tl.zeros([BLOCK, D], tl.float32)
+        value_sum = tl.zeros([BLOCK, D], tl.float32)
         size = tl.arange(0, D)
-        for step in range(0, tl.cdiv(tiles, SPLITS) * GROUP):
-            head = step % GROUP
-            first_entry = (tl.program_id(1) + step // GROUP * SPLITS) * ROWS
-            entry = first_entry + tl.arange(0, ROWS)
-            live = entry < many
-            row = tl.load(queries + pair + entry)
-            query_tile = _gather(query, row, kv_head * GROUP + head, HQ, D)
-            grad_tile = _gather(grad, row, kv_head * GROUP + head, HQ, D)
-            lse, gate, share, at = load_four(statistics, row * HQ + kv_head * GROUP + head, live, ROWS)
+        for step in range(0, tl.cdiv(many * GROUP, ROWS)):
+            row, source = _tile_rows(step, queries, pair, kv_head, HQ, GROUP, ROWS)
+            live = row < many * GROUP
+            query_tile = _gather(query, source, D)
+            grad_tile = _gather(grad, source, D)
+            lse, gate, share, at = load_four(statistics, source, live, ROWS)
             score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
             probability = tl.exp2(score - lse[None, :]) * gate[None, :]
-            if first_entry < own:
+            if step * ROWS < own * GROUP:
                 probability = tl.where(token[:, None] <= at[None, :], probability, 0.0)
             value_sum = tl.dot(probability.to(grad_tile.dtype), grad_tile, value_sum, input_precision="ieee")
             grad_probability = tl.dot(value_tile, tl.trans(grad_tile), input_precision="ieee")
             grad_score = (probability * (grad_probability - share[None, :])).to(query_tile.dtype)
             key_sum = tl.dot(grad_score, query_tile, key_sum, input_precision="ieee")
             out = tl.trans(tl.dot(tl.trans(key_tile), grad_score, input_precision="ieee"))
-            place = (entry * GROUP + head)[:, None] * D + size[None, :]
+            place = row[:, None] * D + size[None, :]
             tl.store(partial + place, out.to(partial.dtype.element_ty), mask=live[:, None])
         key_sum = key_sum * natural_scale
-        if SPLITS == 1:
+        if begin == 0:
             key_sum += _load_rows(grad_key, token, live_key, kv_head, HK, D)
             value_sum += _load_rows(grad_value, token, live_key, kv_head, HK, D)
             _store_rows(grad_key, key_sum, token, live_key, kv_head, HK, D)
             _store_rows(grad_value, value_sum, token, live_key, kv_head, HK, D)
         else:
-            place = (tl.program_id(1) * blocks + tl.program_id(0)) * BLOCK + inside
-            _store_rows(grad_key, key_sum, place, live_key, kv_head, HK, D)
-            _store_rows(grad_value, value_sum, place, live_key, kv_head, HK, D)
+            place = (item - slot - 1) * BLOCK + inside
+            _store_rows(extra_key, key_sum, place, live_key, 0, 1, D)
+            _store_rows(extra_value, value_sum, place, live_key, 0, 1, D)
 
 
 @triton.jit(do_not_specialize=["first_block", "blocks"])
-def _add_splits(split_key, split_value, count, block_range, grad_key, grad_value, first_block, blocks, HK: tl.constexpr,
-                D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_2: tl.constexpr, ROWS: tl.constexpr,
-                SPLITS: tl.constexpr):  # fmt: skip
-    """Add the splits that a block has (its list is long enough for them) to its key and value gradients."""
-    head = tl.program_id(1)
-    splits = tl.minimum(tl.cdiv(tl.load(count + head * blocks + tl.program_id(0)), ROWS), SPLITS)
-    inside = tl.arange(0, BLOCK_2)
-    block = first_block + tl.program_id(0)
-    token = tl.load(block_range + block * 2) + inside
-    live = token < tl.load(block_range + block * 2 + 1)
-    key_sum = _load_rows(grad_key, token, live, head, HK, D)
-    value_sum = _load_rows(grad_value, token, live, head, HK, D)
-    for split in range(0, splits):
-        place = (split * blocks + tl.program_id(0)) * BLOCK + inside
-        key_sum += _load_rows(split_key, place, live, head, HK, D)
-        value_sum += _load_rows(split_value, place, live, head, HK, D)
-    _store_rows(grad_key, key_sum, token, live, head, HK, D)
-    _store_rows(grad_value, value_sum, token, live, head, HK, D)
+def _add_extra(extra_key, extra_value, count, first_item, block_range, grad_key, grad_value, first_block, blocks,
+               HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, LIMIT: tl.constexpr):  # fmt: skip
+    """Add what the further items of a slot have summed to its key and value gradients."""
+    slot = tl.program_id(0)
+    extra = tl.cdiv(tl.load(count + slot), LIMIT) - 1
+    if extra > 0:
+        kv_head = slot // blocks
+        block = first_block + slot % blocks
+        inside = tl.arange(0, BLOCK)
+        token = tl.load(block_range + block * 2) + inside
+        live = token < tl.load(block_range + block * 2 + 1)
+        key_sum = _load_rows(grad_key, token, live, kv_head, HK, D)
+        value_sum = _load_rows(grad_value, token, live, kv_head, HK, D)
+        for i in range(0, extra):
+            place = (tl.load(first_item + slot) - slot + i) * BLOCK + inside
+            key_sum += _load_rows(extra_key, place, live, 0, 1, D)
+            value_sum += _load_rows(extra_value, place, live, 0, 1, D)
+        _store_rows(grad_key, key_sum, token, live, kv_head, HK, D)
+        _store_rows(grad_value, value_sum, token, live, kv_head, HK, D)
 
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks", "words"])
@@ -216,7 +219,7 @@ def _merge_backward(partial, index, bits, before, grad_query, position, chunk_st
 
 def _sizes(query: Tensor, key: Tensor, plan: Plan) -> dict[str, int]:
     heads, size = query.shape[1:]
-    return {"HQ": heads, "HK": key.shape[1], "D": size, "BLOCK_2": tiling.power_of_two(plan.block_size)}
+    return {"HQ": heads, "HK": key.shape[1], "D": size, "BLOCK": plan.block_size}
 
 
 def _merge_sizes(query: Tensor, index: Tensor, plan: Plan) -> dict[str, int]:
@@ -242,16 +245,16 @@ def forward_chunk(
     """Write the chunk's rows of out [T, HQ, D] and lse [T, HQ] (base 2)."""
     rows, blocks = chunk.end - chunk.start, chunk.last_block - chunk.first_block
     heads, size = query.shape[1:]
-    kv_heads, block_count = index.shape[1:]
-    lists = invert(index, chunk)
+    kv_heads = index.shape[1]
+    tile = tiling.selection_forward()
+    lists = invert(index, chunk, tile.columns)
     partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
     partial_lse = torch.empty(partial.shape[:2], dtype=torch.float32, device=query.device)
-    tile = tiling.selection_forward()
-    splits = tiling.forward_splits(rows * block_count, blocks, tile.rows)
-    _partial_forward[(blocks, splits, kv_heads)](
-        query, key, value, lists.queries, lists.first, lists.count, plan.block_range(), partial, partial_lse,
-        chunk.start, chunk.first_block, blocks, scale * LOG2E,
-        **_sizes(query, key, plan), ROWS=tile.rows, SPLITS=splits, **tile.options,
+    _partial_forward[(len(lists.items),)](
+        query, rows_of(key, plan.block_size), rows_of(value, plan.block_size), lists.queries, lists.first, lists.count,
+        lists.items, lists.first_item, plan.block_range(), partial, partial_lse, chunk.start, chunk.first_block,
+        blocks, scale * LOG2E,
+        **_sizes(query, key, plan), ROWS=tile.rows, LIMIT=lists.limit, **tile.options,
     )  # fmt: skip
     _merge_forward[(rows, kv_heads)](
         partial, partial_lse, index, lists.bits, lists.before, out, lse, plan.position(), chunk.start,
@@ -282,34 +285,23 @@ def backward_chunk(
     blocks = chunk.last_block - chunk.first_block
     heads, size = query.shape[1:]
     kv_heads = key.shape[1]
-    lists = invert(index, chunk)
-    partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
     tile = tiling.selection_gradient(plan.block_size)
-    splits = tiling.gradient_splits(blocks * kv_heads)
-    key_sum, value_sum = grad_key, grad_value
-    if splits > 1:
-        shape = (splits * blocks * plan.block_size, kv_heads, size)
-        key_sum = torch.empty(shape, dtype=torch.float32, device=key.device)
-        value_sum = torch.empty_like(key_sum)
-    sizes = {**_sizes(query, key, plan), "BLOCK": plan.block_size, "ROWS": tile.rows, "SPLITS": splits}
-    _partial_backward[(blocks, splits, kv_heads)](
-        query, key, value, grad, statistics, lists.queries, lists.first, lists.count, plan.block_range(), partial,
-        key_sum, value_sum, chunk.start, chunk.first_block, blocks, scale * LOG2E, scale,
-        **sizes, **tile.options,
+    lists = invert(index, chunk, tile.columns)
+    partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
+    extra_key = torch.empty(lists.extra * plan.block_size, size, dtype=torch.float32, device=key.device)
+    extra_value = torch.empty_like(extra_key)
+    sizes = _sizes(query, key, plan) | {"LIMIT": lists.limit}
+    _partial_backward[(len(lists.items),)](
+        query, rows_of(key, plan.block_size), rows_of(value, plan.block_size), grad, statistics, lists.queries,
+        lists.first, lists.count, lists.items, lists.first_item, plan.block_range(), partial, grad_key, grad_value,
+        extra_key, extra_value, chunk.start, chunk.first_block, blocks, scale * LOG2E, scale, **sizes, ROWS=tile.rows,
+        **tile.options,
     )  # fmt: skip
-    if splits > 1:
-        sizes.pop("HQ")
-        _add_splits[(blocks, kv_heads)](
-            key_sum,
-            value_sum,
-            lists.count,
-            plan.block_range(),
-            grad_key,
-            grad_value,
-            chunk.first_block,
-            blocks,
-            **sizes,
-        )
+    sizes.pop("HQ")
+    _add_extra[(len(lists.count),)](
+        extra_key, extra_value, lists.count, lists.first_item, plan.block_range(), grad_key, grad_value,
+        chunk.first_block, blocks, **sizes,
+    )  # fmt: skip
     _merge_backward[(chunk.end - chunk.start, kv_heads)](
         partial, index, lists.bits, lists.before, grad_query, plan.position(), chunk.start, chunk.first_block, blocks,
         lists.words, scale, ADD=add, **_merge_sizes(query, index, plan),

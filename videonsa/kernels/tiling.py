@@ -53,17 +53,17 @@ def flash_key_gradient(head_size: int) -> Tile:
 
 
 def importance() -> Tile:
-    return Tile(64, 128, 4, 2)
+    return Tile(64, 128, 4, 3)
 
 
 def selection_forward() -> Tile:
-    """columns is unused here and in selection_gradient: a tile of keys is one block."""
-    return Tile(64, 0, 4, 2)
+    """columns, here and in selection_gradient: the longest run of a block's list that one program takes."""
+    return Tile(64, 128, 4, 2)
 
 
 def selection_gradient(block_size: int) -> Tile:
     """A block of 128 has sums that fill the registers of 8 warps."""
-    return Tile(32, 0, 8 if block_size > 64 else 4, 3)
+    return Tile(32, 512, 8 if block_size > 64 else 4, 3)
 
 
 def rows_per_split(queries: int) -> int:
@@ -87,6 +87,11 @@ def chunk_tokens(most: int, heads_size: Sequence[int], kv_heads: int, block_coun
     return max(1024, min(most, tokens // 1024 * 1024))
 
 
+def choose_by_peaks(columns: int, count: int) -> bool:
+    """Whether the choice of `count` of `columns` blocks reads the peaks first: where that spares half of the row."""
+    return columns >= 32 * power_of_two(count)
+
+
 def choice_warps(columns: int) -> int:
     """A row of importances lies in the registers of one program: at most 64 a thread."""
     return min(32, max(1, columns // 2048))
@@ -95,13 +100,3 @@ def choice_warps(columns: int) -> int:
 def merge_warps(elements: int) -> int:
     """For the partial results of one query and head, all in registers: about 128 a thread at most."""
     return max(1, elements // 4096)
-
-
-def forward_splits(pairs: int, blocks: int, rows: int) -> int:
-    """Programs that share one block's list of queries; `pairs` (query, block) pairs fall on `blocks` blocks."""
-    return min(16, max(1, -(-pairs // (blocks * rows))))
-
-
-def gradient_splits(programs: int) -> int:
-    """As above in the backward pass, where each split costs a sum of its own: only to fill the machine."""
-    return min(8, max(1, 2048 // programs))

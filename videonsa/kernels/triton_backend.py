@@ -115,11 +115,13 @@ def attend(
         outputs["slc"], lses["slc"] = torch.empty_like(query), torch.empty(query.shape[:2], device=query.device)
         for chunk in chunks(query, key, settings, tiling.FORWARD_CHUNK):
             if chunk.columns > settings.block_count:
-                importance = select.importances(query, key_high, key_low, lse, plan, chunk, scale)
+                importance, peaks = select.importances(
+                    query, key_high, key_low, lse, plan, chunk, scale, settings.block_count
+                )
             else:  # every visible block is chosen
-                importance = lses["slc"].new_empty(key.shape[1], chunk.end - chunk.start, 1)
-            select.choose(importance, index, plan, chunk)
-            del importance
+                importance, peaks = lses["slc"].new_empty(key.shape[1], chunk.end - chunk.start, 1), None
+            select.choose(importance, peaks, index, plan, chunk)
+            del importance, peaks
             selected.forward_chunk(query, key, value, index, plan, chunk, scale, out=outputs["slc"], lse=lses["slc"])
     if "swa" in branches:
         outputs["swa"], lses["swa"] = window.forward(query, key, value, plan, scale, settings.window)
