@@ -146,11 +146,15 @@ def check_setting(key: str, where: str) -> None:
     if group in _FIELDS and name:
         known = ", ".join(f"{group}.{known}" for known in _FIELDS[group])
         raise SettingsError(f"{where}: unknown setting {key!r}; known: {known}")
-    raise SettingsError(f"{where}: unknown setting {key!r}; settings are nsa.*, train.*, suite.* and checkpoint")
+    more = ", and with --set slurm.*" if where == "--set" else ""
+    raise SettingsError(f"{where}: unknown setting {key!r}; settings are nsa.*, train.*, suite.* and checkpoint{more}")
 
 
 def parse_changes(pairs: list[str]) -> dict[str, Any]:
-    """The values of repeated --set key=value; lists as in YAML ([1, 2]), suites and branches joined with +."""
+    """The values of repeated --set key=value; lists as in YAML ([1, 2]), suites and branches joined with +.
+
+    Those of slurm.* are about machines and checked by the Slurm profile; all others are settings.
+    """
     changes: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -160,7 +164,9 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
             value = numbers(yaml.safe_load(text))
         except yaml.YAMLError:
             raise SettingsError(f"--set {pair}: the value is not valid YAML") from None
-        if key not in ("suites", "seeds"):
+        if key.startswith("slurm."):
+            pass
+        elif key not in ("suites", "seeds"):
             check_setting(key, "--set")
         elif isinstance(value, str):
             value = numbers([yaml.safe_load(part) for part in value.split("+")])

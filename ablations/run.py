@@ -15,6 +15,7 @@ import fnmatch
 import os
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from ablations.cell import Cell
 from ablations.cluster import cancel_sweep
@@ -27,7 +28,7 @@ from ablations.results import dry_run_text, list_text, problems, show, status_te
 from ablations.stages import Stages
 from ablations.submit import Resources, fail_untrained, local_resources, run_debug, run_local
 from slurm.executor import CLUSTERS
-from slurm.profile import ClusterError, SlurmProfile, load_slurm_profile, slurm_profile_names
+from slurm.profile import ClusterError, SlurmProfile, changed, load_slurm_profile, slurm_profile_names
 from slurm.queue import QueueAway
 from videonsa.config import SettingsError, one_of
 
@@ -88,6 +89,7 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         print(list_text(profile.name))
         return 0
     changes = parse_changes(options.set)
+    slurm_profile = change_slurm(slurm_profile, changes)
     grid = load_grid(options.grid, profile.name, changes)
     make = partial(make_sweep, grid, profile, options.out, options.grid, changes)
     if options.status:
@@ -174,6 +176,14 @@ def load_profiles(names: list[str]) -> tuple[Profile, SlurmProfile | None]:
             known = f"{', '.join(profile_names())}; Slurm profiles: {', '.join(slurm_profile_names())}"
             raise SettingsError(f"no profile {name!r}; profiles: {known}; or the path of a YAML file")
     return load_profile(scale), machines
+
+
+def change_slurm(profile: SlurmProfile | None, changes: dict[str, Any]) -> SlurmProfile | None:
+    """The Slurm profile with the slurm.* of --set, which are taken out of `changes`: they are no part of any result."""
+    asked = {key[6:]: changes.pop(key) for key in list(changes) if key.startswith("slurm.")}
+    if asked and profile is None:
+        raise ClusterError(f"--set slurm.{next(iter(asked))}: say which Slurm profile: --profile NAME")
+    return changed(profile, asked) if profile else None
 
 
 def finish(sweep: Sweep, chosen: list[Cell]) -> int:

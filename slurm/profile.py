@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,8 +41,11 @@ class SlurmProfile:
         for name in ("nodes", "cpus", "minutes", "max_parallel"):
             _number(self.name, name, getattr(self, name), 1)
         _number(self.name, "gpus_per_node", self.gpus_per_node, 0)
-        if not isinstance(self.memory, int | float) or self.memory <= 0:
+        if not isinstance(self.memory, int | float) or isinstance(self.memory, bool) or self.memory <= 0:
             raise ClusterError(f"Slurm profile {self.name}: memory={self.memory!r} is not valid: GB, a number above 0")
+        for name in ("partition", "account", "qos", "constraint"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ClusterError(f"Slurm profile {self.name}: {name}={getattr(self, name)!r} is not valid: a name")
 
 
 def load_slurm_profile(name: str) -> SlurmProfile:
@@ -66,16 +70,36 @@ def make_slurm_profile(name: str, content: Any) -> SlurmProfile:
         if key not in known:
             raise ClusterError(f"Slurm profile {name}: unknown key {key!r}; known keys: {', '.join(known)}")
     values = dict(content)
+    values["memory"] = _gigabytes(values.get("memory", SlurmProfile.memory))
     for key in ("modules", "setup"):
         given = values.get(key) or ()
         values[key] = (given,) if isinstance(given, str) else tuple(str(line) for line in given)
+    if not isinstance(values.get("environment") or {}, Mapping):
+        raise ClusterError(f"Slurm profile {name}: environment: expected a mapping of variables to values")
     values["environment"] = {str(key): str(value) for key, value in (values.get("environment") or {}).items()}
     return SlurmProfile(name=name, **values)
+
+
+def changed(profile: SlurmProfile, changes: Mapping[str, Any]) -> SlurmProfile:
+    """The profile with some of its keys changed, for --set slurm.memory=64 and the like."""
+    content = {field.name: getattr(profile, field.name) for field in dataclasses.fields(profile)}
+    name = content.pop("name")
+    for key in changes:
+        if key not in content:
+            known = ", ".join(f"slurm.{known}" for known in content)
+            raise ClusterError(f"--set slurm.{key}: there is no such setting; known: {known}")
+    return make_slurm_profile(name, content | dict(changes))
 
 
 def slurm_profile_names() -> list[str]:
     """The profiles that come with the project."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def _gigabytes(value: Any) -> Any:
+    """'64G' -> 64, '512M' -> 0.5, as sbatch writes memory; anything else as it is."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT])B?", value) if isinstance(value, str) else None
+    return float(found[1]) * {"M": 1 / 1024, "G": 1, "T": 1024}[found[2]] if found else value
 
 
 def _number(profile: str, name: str, value: Any, minimum: int) -> None:

@@ -35,7 +35,7 @@ def strike(out: Path, name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "hog":
         hoard = bytearray(os.urandom(1 << 20)) * 2048  # 2 GiB
-        time.sleep(20)
+        time.sleep(5)
         del hoard
     if isinstance(fault, int | float):
         time.sleep(fault)

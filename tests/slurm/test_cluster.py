@@ -229,8 +229,10 @@ def test_a_job_that_runs_out_of_memory_says_how_much_it_used(slurm: SlurmSweep):
     assert {error["type"] for error in errors} == {"OutOfMemory"}
     assert "ran out of memory: used " in errors[0]["message"]
     assert "of 512M" in errors[0]["message"]
-    slurm.faults()
-    assert slurm.run("--wait", "--retry-failed").returncode == 0
+    calls = len(fakes.calls(slurm.out))
+    assert slurm.run("--wait", "--retry-failed", "--set", "slurm.memory=3G").returncode == 0
+    assert slurm.statuses() == ALL_DONE
+    assert fakes.calls(slurm.out)[calls:] == ["synth_order", "synth_order"]  # the others were not run again
 
 
 def test_a_node_that_dies_and_returns(slurm: SlurmSweep, cluster: Path):

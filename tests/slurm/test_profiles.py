@@ -13,7 +13,7 @@ import pytest
 
 from ablations.profile import profile_names
 from slurm.executor import Request, slurm_executor, submit_slurm
-from slurm.profile import ClusterError, load_slurm_profile, make_slurm_profile, slurm_profile_names
+from slurm.profile import ClusterError, changed, load_slurm_profile, make_slurm_profile, slurm_profile_names
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [(name, kind) for name in slurm_profile_names() for kind in ("train", "evaluate")]
@@ -64,7 +64,9 @@ def test_profiles_of_scale_and_of_slurm_have_names_apart():
         ({"partitions": "gpu"}, "unknown key 'partitions'; known keys: partition, account, qos, constraint, nodes"),
         ({"gpus_per_node": "8"}, "gpus_per_node='8' is not valid: a whole number of at least 0"),
         ({"minutes": 0}, "minutes=0 is not valid: a whole number of at least 1"),
-        ({"memory": "120G"}, "memory='120G' is not valid: GB, a number above 0"),
+        ({"memory": "much"}, "memory='much' is not valid: GB, a number above 0"),
+        ({"partition": 3}, "partition=3 is not valid: a name"),
+        ({"environment": "A=1"}, "environment: expected a mapping of variables to values"),
         (["partition"], "expected a mapping with some of partition"),
     ],
 )
@@ -72,6 +74,16 @@ def test_a_wrong_profile_is_one_line(content: object, message: str):
     with pytest.raises(ClusterError, match=message) as caught:
         make_slurm_profile("mine", content)
     assert "\n" not in str(caught.value)
+
+
+def test_a_profile_can_be_changed_for_once():
+    profile = load_slurm_profile("h100x1")
+    assert changed(profile, {"memory": "512M", "minutes": 5}).memory == 0.5
+    assert changed(profile, {"memory": 240}).environment == profile.environment
+    with pytest.raises(ClusterError, match=r"--set slurm\.memroy: there is no such setting; known: slurm\.partition, "):
+        changed(profile, {"memroy": 3})
+    with pytest.raises(ClusterError, match="minutes='long' is not valid"):
+        changed(profile, {"minutes": "long"})
 
 
 def request(tmp_path: Path) -> Request:
