@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,8 @@ class Cell:
     training: Training
     nsa: NSASettings  # attention at test time
     varied: Mapping[str, Any]  # the grid's own settings of this variant, for reading
+    amended: Mapping[str, Any] = field(default_factory=dict)  # settings given when it was retried (ablations/amend.py)
+    planned: str = ""  # its variant's label in the grid, where that is not its own
 
     @cached_property
     def id(self) -> str:
@@ -99,9 +101,17 @@ class Cell:
         """The identities as the record keeps them."""
         return {"cell": self.id, "training": self.training.id, "code": self.training.code.evaluation}
 
+    @property
+    def place(self) -> str:
+        """Its name in the grid, whatever settings it was given since."""
+        return self._named(self.planned or self.label)
+
     def __str__(self) -> str:
+        return self._named(self.label)
+
+    def _named(self, label: str) -> str:
         seed = f" seed {self.seed}" if self.seed else ""
-        return f"{self.label} · {self.suite.name}{seed}"
+        return f"{label} · {self.suite.name}{seed}"
 
 
 @dataclass(frozen=True)
@@ -126,8 +136,13 @@ class Probe:
         return {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "videos": self.videos}
 
 
-def make_cells(grid: Grid, profile: Profile, code: Code | None = None) -> list[Cell]:
-    """The grid's variants x suites x seeds, in the order of tables. A given checkpoint has no seed: it counts once."""
+def make_cells(
+    grid: Grid, profile: Profile, code: Code | None = None, amended: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Cell]:
+    """The grid's variants x suites x seeds, in the order of tables. A given checkpoint has no seed: it counts once.
+
+    `amended` gives single cells, by their place in the grid, other settings; their labels then say so.
+    """
     code = code or current_code()
     suites = profile.suites if grid.suites is None else _chosen_suites(grid, profile)
     cells = []
@@ -137,15 +152,28 @@ def make_cells(grid: Grid, profile: Profile, code: Code | None = None) -> list[C
         seeds = grid.seeds or profile.seeds
         for seed in seeds[:1] if checkpoint else seeds:
             training = make_training(variant, grid, profile, checkpoint, seed, code)
-            changes = _group(variant.settings, "nsa")
-            nsa = from_dict(NSASettings, to_dict(training.nsa) | changes, f"{grid.name}: {variant.label}: nsa")
-            varied = {key: value for key, value in variant.settings.items() if key in grid.axes}
-            for name, suite_changes in suites.items():
-                suite = suite_settings(
-                    name, {**suite_changes, **_group(variant.settings, "suite")}, f"{grid.name}: {name}"
-                )
-                cells.append(Cell(variant.label, suite, seed, training, nsa, varied))
+            for name, changes in suites.items():
+                cell = make_cell(variant, grid, training, name, changes, seed)
+                if others := (amended or {}).get(cell.place):
+                    note = ", ".join(f"{key.partition('.')[2]}={value}" for key, value in others.items())
+                    other = Variant(f"{variant.label} ({note})", {**variant.settings, **others})
+                    training_ = make_training(other, grid, profile, checkpoint, seed, code)
+                    cell = make_cell(other, grid, training_, name, changes, seed)
+                    cell = replace(cell, amended=others, planned=variant.label)
+                cells.append(cell)
     return cells
+
+
+def make_cell(
+    variant: Variant, grid: Grid, training: Training, suite_name: str, suite_changes: Mapping[str, Any], seed: int
+) -> Cell:
+    """One variant on one suite."""
+    changes = _group(variant.settings, "nsa")
+    nsa = from_dict(NSASettings, to_dict(training.nsa) | changes, f"{grid.name}: {variant.label}: nsa")
+    varied = {key: value for key, value in variant.settings.items() if key in grid.axes}
+    asked = {**suite_changes, **_group(variant.settings, "suite")}
+    suite = suite_settings(suite_name, asked, f"{grid.name}: {suite_name}")
+    return Cell(variant.label, suite, seed, training, nsa, varied)
 
 
 def make_training(

@@ -73,6 +73,13 @@ def settle(sweep: Sweep) -> list[Submitted]:
     return [job for job in jobs if state_of(job, states).active]
 
 
+def settle_ended(sweep: Sweep) -> None:
+    """As settle, for whoever is about to read what has failed. Raises QueueAway, LockHeld."""
+    if read_submitted(sweep.folder):
+        with Lock(sweep.folder / "lock"):
+            settle(sweep)
+
+
 def follow(sweep: Sweep, workers: int) -> None:
     """Show progress until no job of the sweep is active. One question to Slurm every FOLLOW_SECONDS."""
     jobs, asked, away = read_submitted(sweep.folder), 0.0, False

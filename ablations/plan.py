@@ -20,6 +20,7 @@ from videonsa.config import code_version, identity
 from videonsa.record import SCHEMA, read_record, write_text
 
 DONE, FAILED, INTERRUPTED, WAITING = "done", "failed", "interrupted", "waiting"
+AMENDED = "amended.json"  # of a sweep's folder: ablations/amend.py
 INTERRUPTIONS = ("WorkerDied", "Cancelled")  # types of failure that are nobody's fault: tried again without being asked
 
 
@@ -83,18 +84,40 @@ class Job:
 
 
 def make_sweep(
-    grid: Grid, profile: Profile, out: Path, source: str, changes: Mapping[str, Any], as_planned: bool = False
+    grid: Grid,
+    profile: Profile,
+    out: Path,
+    source: str,
+    changes: Mapping[str, Any],
+    as_planned: bool = False,
+    amended: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Sweep:
-    """Cells and folder. A sweep with --set, or of a foreign file named as a grid of ours, has a folder of its own.
+    """Cells and folder. `amended`: settings of single cells; None: those that its folder lists.
 
     With `as_planned` the cells are those of its plan.json, if the code has changed since: what its jobs are making.
     """
-    name = f"{profile.name}-{grid.name}"
-    foreign = find_grid(source, profile.name).resolve() if grid.name != source else None
-    if changes or (foreign and grid.name in grid_names(profile.name)):
+    name = sweep_name(grid.name, source, profile, changes)
+    folder = out / "sweeps" / name
+    code = planned_code(folder) if as_planned else None
+    amended = read_amended(folder) if amended is None else amended
+    return Sweep(grid, profile, out, name, tuple(make_cells(grid, profile, code, amended)))
+
+
+def sweep_name(grid: str, source: str, profile: Profile, changes: Mapping[str, Any]) -> str:
+    """The folder's name. A sweep with --set, or of a foreign file named as a grid of ours, has one of its own."""
+    name = f"{profile.name}-{grid}"
+    foreign = find_grid(source, profile.name).resolve() if grid != source else None
+    if changes or (foreign and grid in grid_names(profile.name)):
         name += "-" + identity({"changes": dict(changes), "file": str(foreign or "")})[:6]
-    code = planned_code(out / "sweeps" / name) if as_planned else None
-    return Sweep(grid, profile, out, name, tuple(make_cells(grid, profile, code)))
+    return name
+
+
+def read_amended(folder: Path) -> dict[str, dict[str, Any]]:
+    """The cells that were given other settings when they were retried, by their place in the grid."""
+    try:
+        return json.loads((folder / AMENDED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def planned_code(folder: Path) -> Code | None:

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from ablations.amend import amended_sweep, planned_changes, write_amended
 from ablations.cell import Cell
 from ablations.cluster import cancel_sweep
-from ablations.follow import follow, queue_lines, queued, submit
+from ablations.follow import follow, queue_lines, queued, settle_ended, submit
 from ablations.grid import load_grid, parse_changes
 from ablations.lock import Lock, LockHeld
 from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, planned_code, read_state, write_plan
@@ -91,6 +92,11 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
     changes = parse_changes(options.set)
     slurm_profile = change_slurm(slurm_profile, changes)
     grid = load_grid(options.grid, profile.name, changes)
+    others: dict[str, Any] = {}  # settings for failed cells alone
+    if options.retry_failed and changes:
+        planned = planned_changes(changes, grid.name, options.grid, profile, options.out)
+        others = {key: value for key, value in changes.items() if key not in planned}
+        changes, grid = planned, load_grid(options.grid, profile.name, planned)
     make = partial(make_sweep, grid, profile, options.out, options.grid, changes)
     if options.status:
         return status(make(as_planned=True))
@@ -104,6 +110,12 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
     if on_slurm and slurm_profile is None:
         raise ClusterError(f"--cluster slurm: say which with --profile: {', '.join(slurm_profile_names())}")
     resources = local_resources(options.workers)
+    if others:
+        if on_slurm and not options.dry_run:
+            settle_ended(sweep)
+        places = {cell.place for cell in chosen}
+        sweep = amended_sweep(sweep, chosen, others, make)
+        chosen = [cell for cell in sweep.cells if cell.place in places]
     if options.dry_run:
         state = read_state(sweep)
         workers = slurm_profile.max_parallel if on_slurm and slurm_profile else resources.workers
@@ -115,6 +127,9 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         print(f"The code of the method has changed since {sweep.name} was planned: what depends on it is made again.")
         if on_slurm and queued(make(as_planned=True)):
             raise ClusterError(f"{sweep.name} is in the queue with the code of then: --status, or --cancel it first")
+    if others:
+        with Lock(sweep.folder / "lock"):
+            write_amended(sweep)
     if on_slurm and slurm_profile:
         return run_on_slurm(sweep, chosen, options, stages, slurm_profile)
     return run_at_once(sweep, chosen, options, stages, resources)
