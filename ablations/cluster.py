@@ -197,6 +197,9 @@ def error_of(job: Submitted, state: JobState, logs: Path) -> dict[str, str]:
     kind, reason = known.get(state.state, ("WorkerDied", f"it ended as {state.state} without a word"))
     if state.out_of_memory:
         kind, reason = "OutOfMemory", f"it ran out of memory: used {state.memory or '?'} of {state.asked or '?'}"
+    if state.not_shared:
+        kind = "NotShared"
+        reason = f"its node {state.node} does not see {logs}: give --out a folder on a file system that the nodes share"
     log = next(iter(sorted(logs.glob(f"slurm-*/{job.id}_*_log.err"))), None)
     if log is None and kind == "WorkerDied":
         reason += f"; it left no log: is {logs} on a file system that the nodes share?"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm.profile import ClusterError, SlurmProfile
-from slurm.queue import partitions
+from slurm.queue import NOT_SHARED, partitions
 
 CLUSTERS = ("auto", "debug", "local", "slurm")
 ROOT = Path(__file__).resolve().parent.parent
@@ -214,7 +214,11 @@ def _setup_lines(profile: SlurmProfile, request: Request, cpus: int) -> list[str
         "SRUN_CPUS_PER_TASK": str(cpus),  # srun does not inherit --cpus-per-task from Slurm 22.05 on
     }
     variables |= dict.fromkeys(THREAD_VARIABLES, str(cpus)) | dict(profile.environment)
-    lines = [f"module load {shlex.join(profile.modules)}"] if profile.modules else []
+    lines = []
+    if request.code is not None:  # a file server may need a moment to show a new folder
+        seen = f"until [ -d {shlex.quote(str(request.code))} ]; do sleep 1; done"
+        lines.append(f"timeout 60 sh -c {shlex.quote(seen)} || exit {NOT_SHARED}")
+    lines += [f"module load {shlex.join(profile.modules)}"] if profile.modules else []
     return [*lines, *profile.setup, *(f"export {key}={shlex.quote(value)}" for key, value in variables.items())]
 
 

@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slurm.profile import ClusterError
 
 CALL_SECONDS = 20
 LAG_TRIES, LAG_SECONDS = 3, 1.5
 ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUE_HOLD")
+NOT_SHARED = 66  # exit code of a job that does not see the code that it should run
+UNSEEN = (f"{NOT_SHARED}:0", "0:53")  # and Slurm's own: it could not open the job's log
 MAX_ARRAY_DEFAULT = 1001  # Slurm's own
 
 
@@ -30,6 +32,12 @@ class JobState:
     memory: str = ""  # the most that it used, as sacct writes it (512000K)
     asked: str = ""  # memory that it asked for
     reason: str = ""
+    exit: str = ""  # code:signal
+
+    @property
+    def not_shared(self) -> bool:
+        """Its node did not see the folder of the sweep."""
+        return self.state == "FAILED" and self.exit in UNSEEN
 
     @property
     def active(self) -> bool:
@@ -81,17 +89,17 @@ def _past(ids: list[str]) -> dict[str, JobState] | None:
     if not ids:
         return {}
     parents = sorted({job.partition("_")[0] for job in ids}, key=int)
-    fields = "--format=JobID,State,NodeList,MaxRSS,ReqMem,Reason"
+    fields = "--format=JobID,State,NodeList,MaxRSS,ReqMem,Reason,ExitCode"
     text = _ask("sacct", "--noheader", "--parsable2", fields, "--jobs", ",".join(parents))
     return None if text is None else {job: state for job, state in parse_sacct(text).items() if job in set(ids)}
 
 
 def parse_sacct(text: str) -> dict[str, JobState]:
-    """Lines of JobID|State|NodeList|MaxRSS|ReqMem|Reason; a job's memory is the most that one of its steps used."""
+    """Lines of JobID|State|NodeList|MaxRSS|ReqMem|Reason|ExitCode; a job's memory is the most that a step used."""
     states: dict[str, JobState] = {}
     used: dict[str, str] = {}
     for line in text.splitlines():
-        job, state, node, memory, asked, reason = (line.split("|") + [""] * 6)[:6]
+        job, state, node, memory, asked, reason, code = (line.split("|") + [""] * 7)[:7]
         parent, _, step = job.partition(".")
         if step:
             if kilobytes(memory) > kilobytes(used.get(parent, "")):
@@ -99,11 +107,8 @@ def parse_sacct(text: str) -> dict[str, JobState]:
             continue
         state = state.split()[0] if state else ""  # "CANCELLED by 0"
         for one in expand(job):
-            states[one] = JobState(state, node, "", asked, reason)
-    return {
-        job: JobState(state.state, state.node, used.get(job, ""), state.asked, state.reason)
-        for job, state in states.items()
-    }
+            states[one] = JobState(state, node, "", asked, reason, code)
+    return {job: replace(state, memory=used.get(job, "")) for job, state in states.items()}
 
 
 def expand(job: str) -> list[str]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,36 @@ def test_a_node_that_dies_and_returns(slurm: SlurmSweep, cluster: Path):
         assert slurm.finish().returncode == 0
     assert [line["step"] for line in metrics(slurm.out)] == list(range(1, 17))
     assert slurm.statuses() == ALL_DONE
+
+
+@pytest.fixture
+def blind_node(slurm: SlurmSweep, cluster: Path) -> Iterator[None]:
+    """The node sees an empty folder in the place of the sweep's."""
+    slurm.out.mkdir()
+    subprocess.run([SCRIPT, "stop", "slurmd"], check=True, capture_output=True)
+    hide = f"mount -t tmpfs none {slurm.out} && exec slurmd -D"
+    log = cluster / "log" / "slurmd.out"
+    with open(log, "a") as file:
+        node = subprocess.Popen(["unshare", "-m", "sh", "-c", hide], stdout=file, stderr=file, start_new_session=True)
+    (cluster / "pid" / "slurmd").write_text(str(node.pid))
+    try:
+        time.sleep(1)
+        if node.poll() is not None:
+            pytest.skip("a folder can be hidden from a node only where mounting is allowed")
+        yield
+    finally:
+        subprocess.run([SCRIPT, "stop", "slurmd"], check=True, capture_output=True)
+        node.wait()
+        subprocess.run([SCRIPT, "start", "slurmd"], check=True, capture_output=True)
+
+
+def test_a_node_that_does_not_see_the_folder_is_named(slurm: SlurmSweep, blind_node: None):
+    done = slurm.run("--wait")
+    assert done.returncode == 1
+    assert "does not see" in done.stdout, done.stdout
+    assert "give --out a folder on a file system that the nodes share" in done.stdout
+    errors = records(slurm.out, "trainings").values()
+    assert [record["error"]["type"] for record in errors] == ["NotShared"]
 
 
 def test_status_without_the_controller_answers_from_the_records(slurm: SlurmSweep, cluster: Path):

@@ -12,7 +12,7 @@ from slurm import queue
 from slurm.queue import JobState, QueueAway, expand, job_states, kilobytes, parse_sacct
 
 SACCT = """\
-12_0|COMPLETED|n1||8G|None
+12_0|COMPLETED|n1||8G|None|0:0
 12_0.batch|COMPLETED|n1|900K||
 12_0.0|COMPLETED|n1|2.5G||
 12_[1-3,7%4]|PENDING|None assigned||8G|Resources
@@ -25,7 +25,7 @@ SACCT = """\
 def test_sacct_is_read():
     states = parse_sacct(SACCT)
     assert set(states) == {"12_0", "12_1", "12_2", "12_3", "12_7", "13", "14"}
-    assert states["12_0"] == JobState("COMPLETED", "n1", "2.5G", "8G", "None")
+    assert states["12_0"] == JobState("COMPLETED", "n1", "2.5G", "8G", "None", "0:0")
     assert states["12_7"].active
     assert states["12_7"].reason == "Resources"
     assert states["13"].state == "CANCELLED"
@@ -88,6 +88,8 @@ def test_only_the_last_submission_of_a_cell_counts():
         (JobState("NODE_FAIL", node="n7"), "WorkerDied", "its node n7 failed"),
         (JobState("FAILED", memory="9G", asked="8G"), "OutOfMemory", "used 9G of 8G"),
         (JobState("TIMEOUT"), "WorkerDied", "time limit"),
+        (JobState("FAILED", node="n7", exit="0:53"), "NotShared", "n7 does not see .*: give --out a folder on"),
+        (JobState("FAILED", node="n7", exit="66:0"), "NotShared", "n7 does not see .*: give --out a folder on"),
         (JobState("LOST"), "WorkerDied", "is .* on a file system that the nodes share"),
     ],
 )

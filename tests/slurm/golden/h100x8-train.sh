@@ -18,6 +18,7 @@
 #SBATCH --wckey=submitit
 
 # setup
+timeout 60 sh -c 'until [ -d /shared/code ]; do sleep 1; done' || exit 66
 export PYTHONPATH=/shared/code
 export PYTHONSAFEPATH=1
 export TOKENIZERS_PARALLELISM=false
