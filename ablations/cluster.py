@@ -21,6 +21,7 @@ from slurm.queue import JobState, cancel, job_states, max_array_size
 from videonsa.record import read_record, write_text
 
 NEW_SECONDS = 60  # sacct learns of a job some seconds after sbatch returned
+KINDS = ("evaluate", "probe")  # of jobs that wait for trainings
 FOLLOW_SECONDS = 10.0  # between two questions to Slurm
 
 
@@ -98,32 +99,28 @@ def submit_sweep(
 def batches(jobs: list[Job], limit: int) -> list[tuple[list[Job], bool]]:
     """Jobs in as few arrays as Slurm can order: (jobs, whether they wait for trainings), trainings first.
 
-    Jobs that wait for the same training go into one array (afterok); jobs that wait one each for the trainings of an
-    array go into an array of the same order (aftercorr).
+    Trainings that as many jobs wait for share an array. What waits for them goes into an array a training (afterok),
+    or an array for the first job of each, one for the second, ... (aftercorr): whichever are fewer.
     """
-    trainings = [job for job in jobs if job.kind == "train"]
-    made: list[tuple[list[Job], bool]] = [(part, False) for part in _parts(trainings, limit)]
-    others = [job for job in jobs if job.kind != "train"]
-    for kind in ("evaluate", "probe"):
-        free = [job for job in others if job.kind == kind and job.after is None]
-        made += [(part, False) for part in _parts(free, limit)]
-        bound = [job for job in others if job.kind == kind and job.after is not None]
-        for part in _parts(trainings, limit):
-            rows = [[job for job in bound if job.after == training.name] for training in part]
-            if len(part) == 1:
-                made += [(piece, True) for piece in _parts(rows[0], limit)]
-                continue
-            while any(rows):  # the next job of every training, in the trainings' order
-                if all(rows):
-                    made.append(([row.pop(0) for row in rows], True))
-                else:
-                    made += [([row.pop(0)], True) for row in rows if row]
-        names = {training.name for training in trainings}
-        strays: dict[str, list[Job]] = {}  # they wait for a training that another sweep or call submitted
-        for job in bound:
-            if job.after not in names:
-                strays.setdefault(str(job.after), []).append(job)
-        made += [(piece, True) for group in strays.values() for piece in _parts(group, limit)]
+    trainings, others = ([job for job in jobs if (job.kind == "train") is own] for own in (True, False))
+    waiting: dict[tuple[str, str | None], list[Job]] = {}
+    for job in others:
+        waiting.setdefault((job.kind, job.after), []).append(job)
+    alike: dict[tuple[int, ...], list[Job]] = {}
+    for training in trainings:
+        counts = tuple(len(waiting.get((kind, training.name), ())) for kind in KINDS)
+        alike.setdefault(counts, []).append(training)
+    parts = [part for group in alike.values() for part in _parts(group, limit)]
+    made: list[tuple[list[Job], bool]] = [(part, False) for part in parts]
+    for kind in KINDS:
+        made += [(piece, False) for piece in _parts(waiting.pop((kind, None), []), limit)]
+        for part in parts:
+            rows = [waiting.pop((kind, training.name), []) for training in part]
+            in_step = [list(column) for column in zip(*rows, strict=True)]
+            groups = rows if len(rows) <= len(in_step) else in_step
+            made += [(piece, True) for group in groups for piece in _parts(group, limit)]
+        strays = [key for key in waiting if key[0] == kind]  # their training was submitted before, perhaps elsewhere
+        made += [(piece, True) for key in strays for piece in _parts(waiting.pop(key), limit)]
     return made
 
 

@@ -91,14 +91,32 @@ def test_a_failing_suite_among_good_ones(slurm: SlurmSweep):
     assert sorted(slurm.statuses().values()) == ["done", "done", "failed", "failed"]
 
 
-def test_trainings_and_their_evaluations_are_arrays_in_step(slurm: SlurmSweep):
-    slurm.grid.write_text("asks: train\naxes: {nsa.block_count: [1, 2, 3]}\nsuites: [synth_needle]\n")
+@pytest.mark.parametrize(
+    ("grid", "submitted", "trainings", "cells"),
+    [  # evaluations in step with an array of trainings (aftercorr), and an array for each of few trainings (afterok)
+        (
+            "axes: {nsa.block_count: [1, 2, 3]}\nsuites: [synth_needle]",
+            "9 jobs (3 train, 3 evaluate, 3 probe) by 3",
+            3,
+            3,
+        ),
+        (
+            "axes: {nsa.block_count: [1, 2]}\nsuites: [synth_needle, synth_order]",
+            "8 jobs (2 train, 4 evaluate, 2 probe) by 4",
+            2,
+            4,
+        ),
+    ],
+    ids=["in-step", "each-its-own"],
+)
+def test_evaluations_wait_for_their_trainings(slurm: SlurmSweep, grid: str, submitted: str, trainings: int, cells: int):
+    slurm.grid.write_text(f"asks: train\n{grid}\n")
     slurm.faults(train=2)
     done = slurm.run("--wait")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "submitted 9 jobs (3 train, 3 evaluate, 3 probe) by 3 sbatch calls" in done.stdout
-    assert len(records(slurm.out)) == 3
-    assert fakes.calls(slurm.out).count("train") == 3
+    assert f"submitted {submitted} sbatch calls" in done.stdout
+    assert len(records(slurm.out)) == cells
+    assert fakes.calls(slurm.out).count("train") == trainings
 
 
 def test_two_hundred_cells_as_arrays(slurm: SlurmSweep):

@@ -1,0 +1,103 @@
+"""A thousand cells: how often Slurm is called, and how long planning and status take. Slurm's clients are played."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ablations.cluster import batches, read_submitted
+from ablations.plan import Job
+from tests.ablations.conftest import ROOT, cpu_seconds
+
+SHARED = "asks: test\naxes: {nsa.window: %s}\nsuites: [synth_needle, synth_order]\n" % list(range(1, 501))  # noqa: UP031
+TRAINED = "asks: train\naxes: {nsa.window: %s}\nsuites: [synth_needle, synth_order, synth_layout]\nseeds: [0, 1]\n"
+MANY = TRAINED % list(range(1, 168))  # 334 trainings
+FEW = "asks: train\naxes: {train.steps: [3, 4], suite.seed: %s}\nsuites: [synth_needle]\n" % list(range(500))  # noqa: UP031
+CLIENTS = {
+    "sbatch": 'echo call >> $CALLS; echo "Submitted batch job $(wc -l < $CALLS)"',
+    "squeue": "cat $QUEUE",
+    "sacct": "",
+    "scontrol": "",
+    "srun": "",
+    "sinfo": "",
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Slurm's clients, which count the calls of sbatch."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, line in CLIENTS.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("QUEUE", str(tmp_path / "queue"))
+    (tmp_path / "queue").touch()
+    return tmp_path
+
+
+def command(site: Path, *more: str) -> tuple[str, float]:
+    """What the command says, and the CPU seconds that it took."""
+    profile = f"partition: gpu\ngpus_per_node: 8\ncpus: 96\nmemory: 960\nmax_parallel: {more[0]}\n"
+    (site / "site.yaml").write_text(profile)
+    line = [sys.executable, "-m", "tests.ablations.fakes", "--grid", str(site / "grid.yaml"), "--out", str(site / "o")]
+    line += ["--profile", str(site / "site.yaml"), *more[1:]]
+    before = cpu_seconds()
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, cpu_seconds() - before
+
+
+@pytest.mark.parametrize(
+    ("grid", "parallel", "jobs", "calls"),
+    [
+        (SHARED, 32, "34 jobs (1 train, 32 evaluate, 1 probe)", 3),
+        (SHARED, 1000, "1002 jobs (1 train, 1000 evaluate, 1 probe)", 3),
+        (MANY, 16, "1002 jobs (334 train, 334 evaluate, 334 probe)", 3),
+        (FEW, 100, "104 jobs (2 train, 100 evaluate, 2 probe)", 4),
+    ],
+    ids=["one-training", "a-job-a-cell", "hundreds-of-trainings", "two-trainings"],
+)
+def test_a_thousand_cells_are_planned_and_submitted_at_once(
+    site: Path, grid: str, parallel: int, jobs: str, calls: int
+):
+    (site / "grid.yaml").write_text(grid)
+    planned, seconds = command(site, str(parallel), "--dry-run")
+    assert planned.count(" cell ") in (1000, 1002)
+    assert seconds < 2
+    said, _ = command(site, str(parallel))
+    assert f"submitted {jobs} by {calls} sbatch calls" in said
+    assert len((site / "calls").read_text().splitlines()) == calls <= 12
+    (folder,) = (site / "o" / "sweeps").iterdir()
+    rows = [f"{job.id}|PENDING||||Priority" for job in read_submitted(folder)]
+    (site / "queue").write_text("\n".join(rows) + "\n")
+    shown, seconds = command(site, str(parallel), "--status")
+    assert f"Slurm: {len(rows)} jobs pending (Priority)" in shown
+    assert seconds < 2
+
+
+def jobs_of(**counts: tuple[int, int]) -> list[Job]:
+    """Trainings by name, each with as many evaluations and probes that wait for it."""
+    made = [Job(name, "train", None) for name in counts]  # type: ignore[arg-type]
+    for name, (evaluations, probes) in counts.items():
+        made += [Job(f"{name}-{n}", "evaluate", None, after=name) for n in range(evaluations)]  # type: ignore[arg-type]
+        made += [Job(f"{name}-p{n}", "probe", None, after=name) for n in range(probes)]  # type: ignore[arg-type]
+    return made
+
+
+def test_trainings_that_are_unlike_do_not_cost_a_call_each():
+    uneven = {f"t{n}": (1 + n % 2, n % 3 > 0) for n in range(90)}
+    made = batches(jobs_of(**uneven), 1000)  # type: ignore[arg-type]
+    assert len(made) == 4 + 6 + 2  # four kinds of trainings; arrays of their evaluations; of their probes
+    assert sum(len(batch) for batch, _ in made) == 90 + 45 + 90 + 60
+    arrays = {job.name: (number, place) for number, (batch, _) in enumerate(made) for place, job in enumerate(batch)}
+    for batch, after in made:
+        if after and len({job.after for job in batch}) > 1:  # aftercorr: task n waits for task n
+            assert len({arrays[str(job.after)][0] for job in batch}) == 1
+            assert [arrays[str(job.after)][1] for job in batch] == list(range(len(batch)))
