@@ -9,7 +9,7 @@ import pytest
 from ablations.cell import make_cells
 from ablations.grid import FOLDER, grid_names, load_grid, parse_changes
 from ablations.profile import load_profile, profile_names
-from videonsa.config import DIFFERENCES, SettingsError, differences
+from videonsa.config import DIFFERENCES, SettingsError, canonical_semantics, differences
 
 EVERY = [(profile, grid) for profile in ("tiny", "paper") for grid in grid_names(profile)]
 
@@ -160,3 +160,20 @@ def test_the_published_checkpoint_is_asked_with_the_semantics_that_it_was_traine
 def test_the_published_checkpoint_can_be_asked_with_the_papers_semantics_by_one_option():
     cells = make_cells(load_grid("budget", "paper", {"nsa.semantics": "paper"}), load_profile("paper"))
     assert {cell.nsa.semantics for cell in cells} == {"paper"}
+
+
+@pytest.mark.parametrize("profile", ["tiny", "paper"])
+def test_grid_semantics_switches_off_each_difference(profile: str):
+    asked = {cell.nsa.semantics for cell in make_cells(load_grid("semantics", profile), load_profile(profile))}
+    without = {canonical_semantics(f"release-{name}") for name in DIFFERENCES}
+    assert asked == {"release", "paper"} | without
+
+
+def test_the_tiny_grids_on_semantics_share_their_trainings():
+    profile = load_profile("tiny")
+    asked, trained = (
+        {cell.training.id for cell in make_cells(load_grid(name, "tiny"), profile)}
+        for name in ("semantics", "semantics_trained")
+    )
+    assert len(asked) == 2
+    assert asked < trained
