@@ -334,8 +334,7 @@ def attend(query_BHGCD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, visible: T
     """
     group, queries = query_BHGCD.shape[2:4]
     sees_any = visible.any(dim=-1, keepdim=True)
-    leading = visible.shape[:-3] if visible.dim() > 3 else ()
-    mask = (visible | ~sees_any).expand(*leading, group, queries, key_BHKD.shape[2]).flatten(-3, -2)
+    mask = (visible | ~sees_any).expand(*visible.shape[:-3], group, queries, -1).flatten(-3, -2)
     flat = scaled_dot_product_attention(query_BHGCD.flatten(2, 3), key_BHKD, value_BHKD, attn_mask=mask, scale=1.0)
     return flat.unflatten(2, (group, queries)).masked_fill(~sees_any, 0.0)
 
