@@ -21,7 +21,7 @@ from ablations.cell import Cell
 from ablations.lock import claimed, is_alive
 from ablations.mirror import mirror
 from ablations.plan import DONE, FAILED, Job, cell_folder, is_of, training_folder
-from slurm.executor import delayed, distributed_environment, leave_when_told
+from slurm.executor import delayed, distributed_environment, leave_when_told, told_to_leave
 from videonsa.config import to_dict
 from videonsa.record import SCHEMA, failure, provenance, read_record, write_record
 
@@ -149,11 +149,20 @@ def run_training(work: Work, progress: Progress) -> list[str]:
 
 
 def train_along(work: Work) -> None:
-    """The part of every process but the first in a training on several GPUs: the first one keeps the record."""
+    """The part of every process but the first in a training on several GPUs.
+
+    The first one keeps the record; but where another fails, it is ended with it and leaves none.
+    """
     training, folder = work.job.training, training_folder(work.out, work.job.training.id)
     record = read_record(folder / "record.json")
-    if record is None or record["status"] != DONE:
+    if record is not None and record["status"] == DONE:
+        return
+    try:
         work.stages.get("train")(training.settings, folder)
+    except Exception as error:
+        if not told_to_leave():
+            fail_record(folder, "training", training.id, training.record_settings, failure(error))
+        raise
 
 
 def run_cells(work: Work, progress: Progress) -> list[str]:

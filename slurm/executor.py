@@ -94,6 +94,14 @@ def delayed(function: Callable[[], Any]) -> Any:
     return DelayedSubmission(function)
 
 
+_told: list[int] = []  # signals by which Slurm announced this job's interruption
+
+
+def told_to_leave() -> bool:
+    """Slurm has announced that it will interrupt this job: what fails now fails for that."""
+    return bool(_told)
+
+
 def leave_when_told() -> None:
     """In a job: when Slurm interrupts it, end the process as soon as it is requeued.
 
@@ -108,6 +116,7 @@ def leave_when_told() -> None:
         return
 
     def handle(signum: int, frame: Any) -> None:
+        _told.append(signum)
         try:
             requeue(signum, frame)
         except SystemExit:
@@ -185,7 +194,8 @@ def slurm_executor(request: Request) -> Any:
         signal_delay_s=min(120, profile.minutes * 15),
         array_parallelism=request.parallel,
         setup=_setup_lines(profile, request, cpus),
-        srun_args=["--open-mode=append"],  # a requeued job keeps the log of its earlier runs
+        # A requeued job keeps the log of its earlier runs; no process waits for another that is gone.
+        srun_args=["--open-mode=append", "--kill-on-bad-exit=1"],
         additional_parameters=more,
         **{key: value for key, value in optional.items() if value is not None},
     )

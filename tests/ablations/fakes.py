@@ -71,6 +71,14 @@ def paced_train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
     return real_train(settings, folder, report)
 
 
+def train_or_fail_second(settings: Any, folder: Path, on_progress: Any = None) -> Path:
+    """The second process fails while the first one waits for it."""
+    if os.environ["RANK"] == "1":
+        raise ValueError("the second process failed")
+    time.sleep(200)
+    return folder
+
+
 def load(checkpoint: Any) -> Path:
     assert Path(checkpoint).is_dir()
     return checkpoint

@@ -9,17 +9,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ablations.cell import Code, Training
+from ablations.plan import Job
+from ablations.profile import load_profile
 from ablations.snapshot import take_snapshot
+from ablations.stages import Stages, Work
 from slurm.executor import Request, slurm_executor
 from slurm.profile import make_slurm_profile
 from tests.ablations import fakes
 from tests.ablations.conftest import records, results
 from tests.slurm.conftest import SCRIPT, SlurmSweep, hurrying, state, wait_until
+from videonsa.config import TrainSettings, from_dict
 
 pytestmark = pytest.mark.slurm
 ALL_DONE = dict.fromkeys(("b=1 synth_needle", "b=1 synth_order", "b=2 synth_needle", "b=2 synth_order"), "done")
@@ -136,7 +142,7 @@ def test_cancel_stops_this_sweep_and_nothing_else(slurm: SlurmSweep, tmp_path: P
     other = SlurmSweep(tmp_path / "other" / "runs", slurm.grid, slurm.profile)
     other.out.parent.mkdir()
     for sweep in (slurm, other):
-        sweep.faults(train=8)
+        sweep.faults(train=30)
         assert sweep.run().returncode == 0
     wait_until(lambda: begun(slurm.out, "train"))
     assert "cancelled 6 jobs" in slurm.run("--cancel").stdout
@@ -145,7 +151,7 @@ def test_cancel_stops_this_sweep_and_nothing_else(slurm: SlurmSweep, tmp_path: P
     slurm.faults()
     assert slurm.finish().returncode == 0  # cancelled is nobody's fault: submitted again
     assert slurm.statuses() == ALL_DONE
-    assert other.finish().returncode == 0
+    assert "cancelled 6 jobs" in other.run("--cancel").stdout
 
 
 def test_scancel_of_one_job_is_recorded_and_tried_again(slurm: SlurmSweep):
@@ -348,3 +354,40 @@ def test_every_process_of_a_training_finds_the_others(cluster: Path, tmp_path: P
     assert [variable["RANK"] for variable in variables] == ["0", "1"]
     assert {variable["WORLD_SIZE"] for variable in variables} == {"2"}
     assert len({(variable["MASTER_ADDR"], variable["MASTER_PORT"]) for variable in variables}) == 1
+
+
+def two_processes(work: Work, folder: Path) -> None:
+    """Run a training in two processes of one job, as on a node of two GPUs."""
+    profile = make_slurm_profile("two", {"partition": "debug", "cpus": 1, "memory": 2, "minutes": 5})
+    executor = slurm_executor(Request(profile, folder, "two", whole_node=True))
+    executor.update_parameters(ntasks_per_node=2, cpus_per_task=1)
+    job = executor.submit(work)
+    wait_until(lambda: not state(job.job_id))
+
+
+def real_training(out: Path, **changes: Any) -> Work:
+    profile = load_profile("tiny")
+    settings = from_dict(TrainSettings, {**profile.train, "steps": 24, "save_every": 4, **changes})
+    training = Training(settings, None, settings.nsa, Code("code", "code"))
+    out.mkdir()
+    return Work(Job("train", "train", training), out, out, "two")
+
+
+def test_a_training_in_two_processes_has_the_losses_of_one(cluster: Path, tmp_path: Path, calm: dict[str, Any]):
+    two_processes(real_training(tmp_path / "out", micro_batch_size=9), tmp_path)
+    (record,) = records(tmp_path / "out", "trainings").values()
+    assert record["status"] == "done", record["error"]
+    (log,) = (tmp_path / "out").glob("trainings/*/log.txt")
+    assert "steps 1 to 24 on 2 x cpu" in log.read_text()
+    (one,) = (value for name, value in calm.items() if name.endswith("metrics.jsonl"))
+    two = [(row["step"], row["loss"], row["tokens"]) for row in metrics(tmp_path / "out")]
+    assert [(step, tokens) for step, _, tokens in two] == [(step, tokens) for step, _, tokens in one]
+    assert [loss for _, loss, _ in two] == pytest.approx([loss for _, loss, _ in one], rel=1e-3)
+
+
+def test_a_failure_in_any_process_of_a_training_is_recorded(cluster: Path, tmp_path: Path):
+    stages = Stages(train="tests.ablations.fakes:train_or_fail_second")
+    two_processes(replace(real_training(tmp_path / "out"), stages=stages), tmp_path)
+    (record,) = records(tmp_path / "out", "trainings").values()
+    assert record["status"] == "failed"
+    assert record["error"]["message"] == "the second process failed"

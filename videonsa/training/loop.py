@@ -42,7 +42,8 @@ class Trainer:
 
     def __init__(self, settings: TrainSettings, model: nn.Module, processor: Any, source: Source) -> None:
         self.settings, self.processor, self.source = settings, processor, source
-        self.accelerator = Accelerator()
+        # Told of the CPU, accelerate joins several processes there too; else each would train alone.
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         part = settings.micro_batch_size * self.world
         valid = f"a multiple of micro_batch_size x processes = {part}"

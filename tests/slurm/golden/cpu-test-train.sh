@@ -29,5 +29,5 @@ export NUMEXPR_NUM_THREADS=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /tmp/shared/runs/jobs/%j_%t_log.out --error /tmp/shared/runs/jobs/%j_%t_log.err --open-mode=append PYTHON -u -m submitit.core._submit /tmp/shared/runs/jobs
+srun --unbuffered --output /tmp/shared/runs/jobs/%j_%t_log.out --error /tmp/shared/runs/jobs/%j_%t_log.err --open-mode=append --kill-on-bad-exit=1 PYTHON -u -m submitit.core._submit /tmp/shared/runs/jobs
 
