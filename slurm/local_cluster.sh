@@ -53,7 +53,14 @@ wait_until() { # wait_until SECONDS WHAT COMMAND...
   done
 }
 
-install_packages() {
+install_packages() { # one at a time: two clusters may be started at once
+  exec 9>"${TMPDIR:-/tmp}/videonsa-slurm.lock"
+  flock 9
+  install_missing
+  exec 9>&-
+}
+
+install_missing() {
   local installed
   installed=$(dpkg-query -W -f='${db:Status-Abbrev}\n' "${packages[@]}" 2>/dev/null | grep -c '^ii' || true)
   [ "$installed" = ${#packages[@]} ] && return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,10 +18,21 @@ from pathlib import Path
 import pytest
 
 from ablations.cluster import Submitted, read_submitted
+from tests.ablations import fakes
 from tests.ablations.conftest import GRID, ROOT, records, set_faults
 
 SCRIPT = ROOT / "slurm" / "local_cluster.sh"
 PROFILE = "partition: debug\ncpus: 1\nmemory: 0.5\nminutes: 5\nmax_parallel: 4\n"
+ALL_DONE = dict.fromkeys(("b=1 synth_needle", "b=1 synth_order", "b=2 synth_needle", "b=2 synth_order"), "done")
+
+
+def metrics(out: Path) -> list[dict]:
+    lines = [line for path in out.glob("trainings/*/metrics.jsonl") for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def begun(out: Path, name: str) -> bool:
+    return name in fakes.calls(out)
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +40,11 @@ def cluster() -> Iterator[Path]:
     """Start the cluster, once for all tests; its folder. Skips where it cannot be installed."""
     if os.getuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip("a real Slurm for tests needs root and apt-get (slurm/local_cluster.sh)")
-    home = Path(tempfile.gettempdir()) / "videonsa-slurm"
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")  # each has a cluster of its own
+    home = Path(tempfile.gettempdir()) / f"videonsa-slurm-{worker}"
     before = dict(os.environ)
     os.environ |= {"CLUSTER_HOME": str(home), "CLUSTER_CPUS": "4", "SLURM_CONF": str(home / "slurm.conf")}
+    os.environ["CLUSTER_PORT"] = str(26817 + 10 * int(worker[2:]))
     started = subprocess.run([SCRIPT, "start"], capture_output=True, text=True, check=False)
     if started.returncode != 0:
         pytest.skip(f"Slurm could not be started: {started.stderr.strip().splitlines()[-1]}")

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ablations.cell import Code, Training
-from ablations.plan import Job
-from ablations.profile import load_profile
-from ablations.snapshot import take_snapshot
-from ablations.stages import Stages, Work
-from slurm.executor import Request, slurm_executor
-from slurm.profile import make_slurm_profile
 from tests.ablations import fakes
-from tests.ablations.conftest import records, results
-from tests.slurm.conftest import SCRIPT, SlurmSweep, hurrying, state, wait_until
-from videonsa.config import TrainSettings, from_dict
+from tests.ablations.conftest import records
+from tests.slurm.conftest import ALL_DONE, SCRIPT, SlurmSweep, begun, metrics, state, wait_until
 
 pytestmark = pytest.mark.slurm
-ALL_DONE = dict.fromkeys(("b=1 synth_needle", "b=1 synth_order", "b=2 synth_needle", "b=2 synth_order"), "done")
-
-
-def metrics(out: Path) -> list[dict]:
-    lines = [line for path in out.glob("trainings/*/metrics.jsonl") for line in path.read_text().splitlines()]
-    return [json.loads(line) for line in lines]
-
-
-def begun(out: Path, name: str) -> bool:
-    return name in fakes.calls(out)
 
 
 def test_submitting_returns_at_once_and_nothing_is_submitted_twice(slurm: SlurmSweep):
@@ -169,82 +147,6 @@ def test_scancel_of_one_job_is_recorded_and_tried_again(slurm: SlurmSweep):
     assert slurm.statuses() == ALL_DONE
 
 
-QUICK = ("train.steps=24", "train.save_every=4", "suite.limit=2")
-SETTINGS = [word for setting in QUICK for word in ("--set", setting)]
-
-
-@pytest.fixture(scope="module")
-def budget(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen[bytes]]:
-    """Start the command that a user types, with little to train and to ask: budget("--out", ...).
-
-    From a snapshot, with each output in <out>.log: whoever edits the checkout meanwhile changes nothing.
-    """
-    code = take_snapshot(tmp_path_factory.mktemp("code"))
-
-    def start(out: Path, *more: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "ablations/run.py", "--grid", "budget", "--out", str(out), *SETTINGS, *more]
-        with open(out.with_suffix(".log"), "a") as log:
-            return subprocess.Popen(
-                command, cwd=code, env=os.environ | {"WANDB_MODE": "disabled"}, stdout=log, stderr=log
-            )
-
-    return start
-
-
-@pytest.fixture(scope="module")
-def calm(budget: Callable[..., subprocess.Popen[bytes]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the budget grid finds on this machine, without Slurm."""
-    out = tmp_path_factory.mktemp("calm") / "runs"
-    assert budget(out, "--cluster", "local").wait() == 0
-    return results(out)
-
-
-def test_the_budget_grid_preempted_and_requeued_finds_what_a_calm_run_does(
-    slurm: SlurmSweep, budget: Callable[..., subprocess.Popen[bytes]], calm: dict[str, Any]
-):
-    """27 cells of a real training: preempted by a higher partition; then an evaluation is requeued without a word."""
-    user = budget(slurm.out, "--cluster", "slurm", "--profile", "cpu-test", "--wait")
-    wait_until(lambda: len(metrics(slurm.out)) > 6)
-    (training,) = slurm.submitted("train")
-    command = ["sbatch", "--parsable", "-p", "urgent", "-n", "1", "-c", "4", "--mem=100", "-o", "/dev/null"]
-    urgent = subprocess.run([*command, "--wrap", "sleep 1"], capture_output=True, text=True, check=True).stdout.strip()
-    with hurrying(training.id):
-        wait_until(lambda: not state(urgent))
-        wait_until(lambda: any(slurm.out.glob("cells/*/questions.jsonl")))
-    first = slurm.submitted("evaluate")[0].id
-    subprocess.run(["scontrol", "requeue", first], check=True)
-    with hurrying(first):
-        assert user.wait() == 0, slurm.out.with_suffix(".log").read_text()
-    (log,) = slurm.out.glob("trainings/*/log.txt")
-    starts = [line.partition("INFO ")[2] for line in log.read_text().splitlines()]
-    assert starts[0] == "steps 1 to 24 on 1 x cpu"
-    assert len(starts) == 2
-    assert starts[1] != starts[0]  # it went on from a checkpoint
-    jobs = slurm.out / "sweeps"
-    assert any("Requeued job" in path.read_text() for path in jobs.glob(f"*/jobs/slurm-*/{training.id}_0_log.out"))
-    assert sum(name.endswith("record.json") for name in calm) == 28  # 27 cells and a probe
-    assert results(slurm.out) == calm
-
-
-def test_a_time_limit_requeues_and_the_losses_are_those_of_one_run(
-    slurm: SlurmSweep, calm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-):
-    """A real training. Slurm signals 15 s before the end of the minute, or, as its manual says, earlier."""
-    monkeypatch.setenv("REAL_TRAINING", "1")
-    slurm.profile.write_text(slurm.profile.read_text().replace("minutes: 5", "minutes: 1").replace("0.5", "2"))
-    slurm.faults(pace=2.5)
-    slurm.run(*SETTINGS)
-    (training,) = slurm.submitted("train")
-    with hurrying(training.id):
-        wait_until(lambda: state(training.id).startswith("PENDING BeginTime"))
-        slurm.faults()
-        assert slurm.run("--wait", *SETTINGS).returncode == 0
-    assert fakes.calls(slurm.out).count("train") == 2
-    (losses,) = (value for name, value in calm.items() if name.endswith("metrics.jsonl"))
-    assert [(row["step"], row["loss"], row["tokens"]) for row in metrics(slurm.out)] == losses
-    assert slurm.statuses() == ALL_DONE
-
-
 def test_a_job_that_runs_out_of_memory_says_how_much_it_used(slurm: SlurmSweep):
     slurm.faults(synth_order="hog")
     done = slurm.run("--wait")
@@ -334,60 +236,3 @@ def test_a_profile_that_the_site_refuses_is_one_line(slurm: SlurmSweep, line: st
     assert len(done.stderr.strip().splitlines()) == 1
     assert message.split("|")[-1] in done.stderr
     assert slurm.submitted() == []
-
-
-def _where() -> tuple[int, int, dict[str, str]]:
-    from slurm.executor import distributed_environment
-
-    rank, processes = distributed_environment()
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    return rank, processes, {name: os.environ[name] for name in names}
-
-
-def test_every_process_of_a_training_finds_the_others(cluster: Path, tmp_path: Path):
-    profile = make_slurm_profile("two", {"partition": "debug", "cpus": 1, "memory": 1, "minutes": 2})
-    executor = slurm_executor(Request(profile, tmp_path, "two", whole_node=True))
-    executor.update_parameters(ntasks_per_node=2, cpus_per_task=1)
-    found = executor.submit(_where).results()
-    assert [(rank, processes) for rank, processes, _ in found] == [(0, 2), (1, 2)]
-    variables = [variables for *_, variables in found]
-    assert [variable["RANK"] for variable in variables] == ["0", "1"]
-    assert {variable["WORLD_SIZE"] for variable in variables} == {"2"}
-    assert len({(variable["MASTER_ADDR"], variable["MASTER_PORT"]) for variable in variables}) == 1
-
-
-def two_processes(work: Work, folder: Path) -> None:
-    """Run a training in two processes of one job, as on a node of two GPUs."""
-    profile = make_slurm_profile("two", {"partition": "debug", "cpus": 1, "memory": 2, "minutes": 5})
-    executor = slurm_executor(Request(profile, folder, "two", whole_node=True))
-    executor.update_parameters(ntasks_per_node=2, cpus_per_task=1)
-    job = executor.submit(work)
-    wait_until(lambda: not state(job.job_id))
-
-
-def real_training(out: Path, **changes: Any) -> Work:
-    profile = load_profile("tiny")
-    settings = from_dict(TrainSettings, {**profile.train, "steps": 24, "save_every": 4, **changes})
-    training = Training(settings, None, settings.nsa, Code("code", "code"))
-    out.mkdir()
-    return Work(Job("train", "train", training), out, out, "two")
-
-
-def test_a_training_in_two_processes_has_the_losses_of_one(cluster: Path, tmp_path: Path, calm: dict[str, Any]):
-    two_processes(real_training(tmp_path / "out", micro_batch_size=9), tmp_path)
-    (record,) = records(tmp_path / "out", "trainings").values()
-    assert record["status"] == "done", record["error"]
-    (log,) = (tmp_path / "out").glob("trainings/*/log.txt")
-    assert "steps 1 to 24 on 2 x cpu" in log.read_text()
-    (one,) = (value for name, value in calm.items() if name.endswith("metrics.jsonl"))
-    two = [(row["step"], row["loss"], row["tokens"]) for row in metrics(tmp_path / "out")]
-    assert [(step, tokens) for step, _, tokens in two] == [(step, tokens) for step, _, tokens in one]
-    assert [loss for _, loss, _ in two] == pytest.approx([loss for _, loss, _ in one], rel=1e-3)
-
-
-def test_a_failure_in_any_process_of_a_training_is_recorded(cluster: Path, tmp_path: Path):
-    stages = Stages(train="tests.ablations.fakes:train_or_fail_second")
-    two_processes(replace(real_training(tmp_path / "out"), stages=stages), tmp_path)
-    (record,) = records(tmp_path / "out", "trainings").values()
-    assert record["status"] == "failed"
-    assert record["error"]["message"] == "the second process failed"
