@@ -6,6 +6,8 @@ must not reach other tests.
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -48,6 +50,37 @@ def test_chunks_of_queries_change_nothing(monkeypatch):
     whole = errors(shape, torch.float32, "cpu")
     monkeypatch.setattr(tiling, "chunk_tokens", lambda *sizes: 32)
     assert max(errors(shape, torch.float32, "cpu").values()) < TOLERANCE[torch.float32], whole
+
+
+def test_lists_in_several_items_change_nothing(monkeypatch):
+    from videonsa.kernels import tiling
+
+    shape = Shape(120, 2, 1, 16, 16, 3, 7, branches=("slc",))
+    forward, backward = tiling.selection_forward(), tiling.selection_gradient(16)
+    monkeypatch.setattr(tiling, "selection_forward", lambda: dataclasses.replace(forward, columns=32))
+    monkeypatch.setattr(tiling, "selection_gradient", lambda size: dataclasses.replace(backward, columns=32))
+    found = errors(shape, torch.float32, "cpu")
+    assert max(found.values()) < TOLERANCE[torch.float32], found
+
+
+@pytest.mark.parametrize("count", [2, 4, 7])
+@pytest.mark.parametrize("levels", [1e6, 4, 0], ids=["distinct", "ties", "all equal"])
+def test_the_choice_by_peaks_equals_the_choice_from_the_whole_row(count, levels):
+    from videonsa.kernels import select
+    from videonsa.kernels.plan import make_plan
+
+    blocks, rows = 299, 16
+    plan = make_plan(torch.zeros(1, rows * (blocks + 1), 1, 1), None, 16)
+    chunk = plan.chunks(rows)[-1]  # its queries all stand in the last block, and see `blocks` whole ones before it
+    importance = torch.rand(1, rows, 304, generator=torch.Generator().manual_seed(count))
+    importance = (importance * levels).round() / max(levels, 1)
+    peaks = importance.masked_fill(torch.arange(304) >= blocks, -1.0).unflatten(2, (-1, select.RUN)).amax(-1)
+    index = torch.empty(plan.tokens, 1, count, dtype=torch.int32)
+    select.choose(importance, peaks, index, plan, chunk)
+    best = importance[0, :, :blocks].argsort(dim=1, descending=True, stable=True)[:, : count - 1].sort(1).values
+    chosen = index[chunk.start : chunk.end, 0]
+    assert torch.equal(chosen[:, :-1].long(), best)
+    assert (chosen[:, -1] == blocks).all()
 
 
 def test_equal_importances_take_the_earlier_block():

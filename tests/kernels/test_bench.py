@@ -10,7 +10,7 @@ import torch
 from videonsa.bench import __main__ as bench
 from videonsa.bench import providers
 from videonsa.bench.case import Case, flops, make_inputs, visible_keys
-from videonsa.bench.check import CheckFailed, check, sample
+from videonsa.bench.check import CheckFailed, check, sample, without_ties
 from videonsa.kernels.reference import attention_probabilities
 
 CASE = Case(200, 6, 2, 16, 16, 3, 20, "float32", "random")
@@ -47,6 +47,15 @@ def test_the_reference_passes_the_gate(data):
     case = Case(200, 6, 2, 16, 16, 3, 20, "float32", data)
     errors = check("reference", providers.attention("reference", case), inputs_of(case), case, dense=False)
     assert set(errors) == {"output", "query", "key", "value", "gates"}
+
+
+def test_tied_queries_are_left_out_of_the_gate():
+    inputs = inputs_of(CASE)
+    position = sample(CASE, torch.device("cpu"))
+    assert torch.equal(without_ties(position, inputs, CASE), position)
+    tied = inputs._replace(query=torch.zeros_like(inputs.query))  # all blocks are then equally important
+    few = (CASE.block_count) * CASE.block_size  # up to here every visible block is chosen
+    assert without_ties(position, tied, CASE).tolist() == position[position < few].tolist()
 
 
 @pytest.mark.parametrize("wrong", ["window", "future", "nan"])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import dataclasses
 
 import pytest
 import torch
 
 from tests.helpers import TOLERANCE, relative_error
 from videonsa.config import NSASettings
-from videonsa.modeling.attention import VideoNSAAttention
 from videonsa.modeling.layout import token_layout
+from videonsa.modeling.mixed import text_by_mask, text_by_sample
 
 VISION = torch.tensor([[0, 0, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1, 1, 0]]).bool()
 PADDING = {
@@ -26,11 +26,10 @@ def test_sample_by_sample_equals_the_mask(padding):
     layout = token_layout(VISION, mask, NSASettings(), None)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 9, heads, 8, generator=generator) for heads in (4, 2, 2))
-    layer = SimpleNamespace(scaling=0.3)
     results = []
-    for attend in (VideoNSAAttention._text, VideoNSAAttention._text_by_sample):
+    for attend in (text_by_mask, text_by_sample):
         leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
-        text = attend(layer, *leaves, layout)
+        text = attend(*leaves, layout, 0.3)
         is_text = (~VISION & mask.bool()).flatten()
         nothing = text.new_zeros(len(layout.vision_index), *text.shape[1:])
         rows = torch.cat([nothing, text, text.new_zeros(1, *text.shape[1:])])[layout.order][is_text]
@@ -38,3 +37,17 @@ def test_sample_by_sample_equals_the_mask(padding):
         results.append([rows.detach(), *gradients])
     for one, other in zip(*results, strict=True):
         assert relative_error(other, one) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("first", [0, 2], ids=["all vision", "text around"])
+def test_one_run_of_vision_is_packed_without_copies(first):
+    is_vision = torch.zeros(1, 9, dtype=torch.bool)
+    is_vision[:, first : 9 - first] = True
+    layout = token_layout(is_vision, None, NSASettings(), None)
+    tokens = torch.arange(9.0).view(1, 9, 1)
+    packed = layout.pack(tokens)
+    assert packed.data_ptr() == tokens[:, first:].data_ptr()
+    text = tokens.flatten(0, 1)[layout.text_index.flatten()]
+    by_order = dataclasses.replace(layout, vision_run=None, in_order=False)
+    assert torch.equal(layout.unpack(packed[0], text), tokens[0])
+    assert torch.equal(by_order.unpack(by_order.pack(tokens)[0], text), tokens[0])

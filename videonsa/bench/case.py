@@ -86,7 +86,7 @@ def make_inputs(case: Case, device: torch.device, seed: int = 0) -> Inputs:
     elif case.data != "random":
         raise ValueError(f"data={case.data!r} is not valid: one of {', '.join(DATA)}")
     gates = torch.rand(1, case.length, case.heads, 3, generator=generator, device=device).to(query.dtype)
-    value, grad = torch.randn_like(key), torch.randn_like(query)
+    value, grad = noise(*key.shape), noise(*query.shape)
     for tensor in (query, key, value, gates):
         tensor.requires_grad_()
     return Inputs(query, key, value, gates, grad)

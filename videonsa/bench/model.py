@@ -1,10 +1,12 @@
 """Time the whole text model at full size, random weights: sparse against dense attention, in one run.
 
-    python -m videonsa.bench.model --lengths 32768 65536 131072 --train 32768 65536 --out benchmarks/model_h200.csv
+    python -m videonsa.bench.model --out benchmarks/model_h200.csv    # the lengths recorded there are the defaults
 
 A prefill takes embeddings of vision tokens through the decoder (Qwen2.5-VL-7B's shape); a training step is forward and
 backward with activation checkpointing of every layer. Dense is the same weights with torch's cuDNN attention, the stock
 layer. Each length is timed once or more after a run that compiles, on the host's clock around a synchronised call.
+Last, the attention of one layer over a mixed prompt (64 text tokens, the vision tokens, 512 text tokens) beside
+`nsa_attention` of its vision tokens alone: modes attention_fwd, attention_bwd, on the device's clock.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,8 +26,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
 from videonsa.bench.__main__ import describe
+from videonsa.bench.case import Case, make_inputs
+from videonsa.bench.measure import measure as measure_on_device
+from videonsa.bench.providers import attention
 from videonsa.config import NSASettings
 from videonsa.modeling.layout import token_layout
+from videonsa.modeling.mixed import mixed_attention
 from videonsa.modeling.model import VideoNSATextModel
 
 SHAPE_7B = {
@@ -36,6 +44,7 @@ SHAPE_7B = {
     "max_position_embeddings": 131072,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
 }
+TEXT_BEFORE, TEXT_AFTER = 64, 512  # of the mixed prompt
 COLUMNS = ("provider", "mode", "length", "layers", "seconds", "peak_gib", "gpu", "torch", "triton", "commit")
 
 
@@ -68,6 +77,43 @@ def step(model: VideoNSATextModel, length: int, sparse: bool, train: bool) -> Ca
     return call
 
 
+def attention_rows(length: int) -> list[dict[str, object]]:
+    """Forward and backward of one layer's attention: NSA of `length` vision tokens, and with text around them."""
+    case = Case(length, 28, 4, 128, 64, 32, 256, "bfloat16", "random")  # heads of SHAPE_7B
+    vision = make_inputs(case, torch.device("cuda"))
+    text = make_inputs(replace(case, length=TEXT_BEFORE + TEXT_AFTER), torch.device("cuda"), seed=1)
+    query, key, value = (
+        torch.cat([around[:, :TEXT_BEFORE], inside, around[:, TEXT_BEFORE:]], 1).detach().requires_grad_()
+        for around, inside in zip(text[:3], vision[:3], strict=True)
+    )
+    is_vision = torch.zeros(1, length + TEXT_BEFORE + TEXT_AFTER, dtype=torch.bool, device="cuda")
+    is_vision[:, TEXT_BEFORE : TEXT_BEFORE + length] = True
+    layout = token_layout(is_vision, None, NSASettings(), None)
+    calls = {
+        "nsa_attention": (partial(attention("triton", case), *vision[:4]), vision[:4]),
+        "mixed_attention": (
+            partial(mixed_attention, query, key, value, vision.gates, layout, case.scale),
+            (query, key, value, vision.gates),
+        ),
+    }
+    rows = []
+    for provider, (forward, tensors) in calls.items():
+        with torch.no_grad():
+            forward()
+            times = {"attention_fwd": measure_on_device(forward)}
+        output = forward()
+        grad = torch.randn_like(output)
+        backward = partial(torch.autograd.grad, output, tensors, grad, retain_graph=True)
+        backward()
+        times["attention_bwd"] = measure_on_device(backward)
+        for mode, timing in times.items():
+            seconds, peak = round(timing.ms_p50 / 1e3, 6), round(timing.peak_gib, 2)
+            rows.append({"provider": provider, "mode": mode, "length": length, "layers": 1, "seconds": seconds,
+                         "peak_gib": peak})  # fmt: skip
+            print(f"{provider:>15} {mode:>13} {length:>7} {1e3 * seconds:8.2f} ms {peak:7.2f} GiB", flush=True)
+    return rows
+
+
 def measure(call: Callable[[], None], repeats: int) -> tuple[float, float]:
     """Median seconds and peak GiB."""
     torch.cuda.reset_peak_memory_stats()
@@ -87,6 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--lengths", type=int, nargs="*", default=[32768, 65536, 131072], help="of prefills")
     parser.add_argument("--train", type=int, nargs="*", default=[32768, 65536], help="lengths of training steps")
+    parser.add_argument("--attention", type=int, nargs="*", default=[131072], help="vision tokens of mixed prompts")
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
@@ -95,8 +142,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("videonsa.bench.model times a model on CUDA, and torch finds no CUDA device", file=sys.stderr)
         return 2
-    model, software = build(options.layers), describe(options.commit)
+    software = describe(options.commit)
     rows: list[dict[str, object]] = []
+    for length in options.attention:
+        rows += [{**row, **software} for row in attention_rows(length)]
+        write(rows, options.out)
+        torch.cuda.empty_cache()
+    if not options.lengths and not options.train:
+        return 0
+    model = build(options.layers)
     model.gradient_checkpointing_enable()
     for mode, lengths in (("prefill", options.lengths), ("train", options.train)):
         model.train(mode == "train")

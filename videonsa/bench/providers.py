@@ -86,7 +86,7 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
 
     def select_backward() -> None:
         row_statistics = statistics("slc")
-        for chunk in triton_backend.chunks(query, key, settings, tiling.BACKWARD_CHUNK):
+        for chunk in triton_backend.chunks(query, key, settings, tiling.backward_chunk(len(query))):
             selected.backward_chunk(
                 query, key, value, grad, row_statistics, index, plan, chunk, case.scale,
                 grad_query=grad_query, grad_key=token_key, grad_value=token_value, add=True,

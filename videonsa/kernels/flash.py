@@ -53,12 +53,15 @@ def _sees(position, index, STRIDE: tl.constexpr, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def _forward_step(query, key, value, first_key, head, scale, position, j, top, total, sum_, D: tl.constexpr,
-                  STRIDE: tl.constexpr, WINDOW: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
+def _forward_step(query, key, value, first_key, head, scale, position, j, masked, top, total, sum_, D: tl.constexpr,
+                  STRIDE: tl.constexpr, WINDOW: tl.constexpr, COLUMNS: tl.constexpr,
                   WITH_OUT: tl.constexpr):  # fmt: skip
-    """Take keys j .. j + COLUMNS into the running maximum, denominator and weighted sum of the values."""
+    """Take keys j .. j + COLUMNS into the running maximum, denominator and weighted sum of the values.
+
+    masked: whether some query of the tile does not see all of them.
+    """
     score = tl.dot(query, tl.trans(_tile(key, first_key + j, head, D)), input_precision="ieee")
-    if MASKED:
+    if masked:
         index = j + tl.arange(0, COLUMNS)
         score = tl.where(_sees(position[:, None], index[None, :], STRIDE, WINDOW), score, float("-inf"))
     new_top = tl.maximum(top, tl.max(score, 1) * scale)
@@ -91,19 +94,20 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: t
     sum_ = tl.zeros([ROWS, D], tl.float32)
     visible = (at + 1) // STRIDE
     end = tl.max(visible, 0)
-    start = 0
-    seen_by_all = 0
+    seen_by_all = tl.min(tl.where(live, visible, 2147483647), 0)
     if WINDOW > 0:
-        start = tl.maximum(tl.min(tl.where(live, at, 2147483647), 0) - WINDOW + 1, 0)
+        for j in range(tl.maximum(seen_by_all - WINDOW, 0), end, COLUMNS):
+            masked = (j + COLUMNS > seen_by_all) | (j < end - WINDOW)
+            top, total, sum_ = _forward_step(query_tile, key, value, first_key, kv_head, scale, at, j, masked, top,
+                                             total, sum_, D, STRIDE, WINDOW, COLUMNS, WITH_OUT)  # fmt: skip
     else:
-        seen_by_all = tl.min(tl.where(live, visible, 2147483647), 0) // COLUMNS * COLUMNS
-        for j in range(0, seen_by_all, COLUMNS):
-            top, total, sum_ = _forward_step(query_tile, key, value, first_key, kv_head, scale, at, j, top, total, sum_,
-                                             D, STRIDE, WINDOW, COLUMNS, False, WITH_OUT)  # fmt: skip
-        start = seen_by_all
-    for j in range(start, end, COLUMNS):
-        top, total, sum_ = _forward_step(query_tile, key, value, first_key, kv_head, scale, at, j, top, total, sum_,
-                                         D, STRIDE, WINDOW, COLUMNS, True, WITH_OUT)  # fmt: skip
+        edge = seen_by_all // COLUMNS * COLUMNS
+        for j in range(0, edge, COLUMNS):
+            top, total, sum_ = _forward_step(query_tile, key, value, first_key, kv_head, scale, at, j, False, top,
+                                             total, sum_, D, STRIDE, WINDOW, COLUMNS, WITH_OUT)  # fmt: skip
+        for j in range(edge, end, COLUMNS):
+            top, total, sum_ = _forward_step(query_tile, key, value, first_key, kv_head, scale, at, j, True, top,
+                                             total, sum_, D, STRIDE, WINDOW, COLUMNS, WITH_OUT)  # fmt: skip
     sees_any = total > 0
     row_lse = tl.where(sees_any, top + tl.log2(tl.where(sees_any, total, 1.0)), 0.0)
     tl.store(lse + head.to(tl.int64) * queries + rows, row_lse, mask=live)
@@ -113,13 +117,13 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: t
 
 
 @triton.jit
-def _query_gradient_step(query, grad, key, value, first_key, head, scale, position, lse, share, j, sum_,
-                         D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr, COLUMNS: tl.constexpr,
-                         MASKED: tl.constexpr):  # fmt: skip
+def _query_gradient_step(query, grad, key, value, first_key, head, scale, position, lse, share, j, masked, sum_,
+                         D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr,
+                         COLUMNS: tl.constexpr):  # fmt: skip
     key_tile = _tile(key, first_key + j, head, D)
     value_tile = _tile(value, first_key + j, head, D)
     score = tl.dot(query, tl.trans(key_tile), input_precision="ieee") * scale
-    if MASKED:
+    if masked:
         index = j + tl.arange(0, COLUMNS)
         score = tl.where(_sees(position[:, None], index[None, :], STRIDE, WINDOW), score, float("-inf"))
     probability = tl.exp2(score - lse[:, None])
@@ -148,17 +152,20 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, tiles, quer
     sum_ = tl.zeros([ROWS, D], tl.float32)
     visible = (at + 1) // STRIDE
     end = tl.max(visible, 0)
-    start = 0
+    seen_by_all = tl.min(tl.where(live, visible, 2147483647), 0)
     if WINDOW > 0:
-        start = tl.maximum(tl.min(tl.where(live, at, 2147483647), 0) - WINDOW + 1, 0)
+        for j in range(tl.maximum(seen_by_all - WINDOW, 0), end, COLUMNS):
+            masked = (j + COLUMNS > seen_by_all) | (j < end - WINDOW)
+            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse, share, j,
+                                        masked, sum_, D, STRIDE, WINDOW, COLUMNS)  # fmt: skip
     else:
-        start = tl.min(tl.where(live, visible, 2147483647), 0) // COLUMNS * COLUMNS
-        for j in range(0, start, COLUMNS):
-            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse,
-                                        share, j, sum_, D, STRIDE, WINDOW, COLUMNS, False)  # fmt: skip
-    for j in range(start, end, COLUMNS):
-        sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse,
-                                    share, j, sum_, D, STRIDE, WINDOW, COLUMNS, True)  # fmt: skip
+        edge = seen_by_all // COLUMNS * COLUMNS
+        for j in range(0, edge, COLUMNS):
+            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse, share, j,
+                                        False, sum_, D, STRIDE, WINDOW, COLUMNS)  # fmt: skip
+        for j in range(edge, end, COLUMNS):
+            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse, share, j,
+                                        True, sum_, D, STRIDE, WINDOW, COLUMNS)  # fmt: skip
     sum_ = sum_ * (gate * natural_scale)[:, None]
     if ADD:
         sum_ += _load_rows(grad_query, rows, live, head, HQ, D).to(tl.float32)

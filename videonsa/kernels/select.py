@@ -64,11 +64,11 @@ def _importance(query, key_high, key_low, lse, importance, peaks, position, tile
 
 
 @triton.jit
-def _largest(value, keep, candidates):
+def _largest(value, keep, candidates, least):
     """Mask of the `keep` largest of the values that are not negative, of which there are `candidates`; the earlier of
-    equal ones; all of them where there are fewer."""
+    equal ones; all of them where there are fewer. `least`: a number that `keep` of them are known to reach, or 0."""
     key = value.to(tl.int32, bitcast=True)
-    threshold = tl.full([], 0, tl.int32)  # at least `keep` keys reach it,
+    threshold = least.to(tl.int32, bitcast=True)  # at least `keep` keys reach it,
     above = tl.max(key, 0) + 1  # and fewer reach this
     at_least = candidates
     while (above - threshold > 1) & (at_least > keep):
@@ -104,12 +104,17 @@ def _choose(importance, peaks, index, position, first_block, chunk_start, column
     else:
         keep: tl.constexpr = COUNT - 1  # besides the query's own block
         importance += (head * chunk_rows + row).to(tl.int64) * columns
+        least = tl.full([], 0.0, tl.float32)
         if PEAKS:
             peaks += (head * chunk_rows + row).to(tl.int64) * (columns // RUN)
             run = tl.arange(0, COLUMNS_2 // RUN)
             peak = tl.load(peaks + run, mask=run * RUN < own, other=-1.0)
-            before = tl.cumsum(_largest(peak, keep, tl.cdiv(own, RUN)).to(tl.int32), 0)  # `run` and all before it
+            runs = tl.cdiv(own, RUN)
+            chosen = _largest(peak, keep, runs, least)
+            if runs >= keep:
+                least = tl.min(tl.where(chosen, peak, float("inf")), 0)
             # the i-th chosen run follows all those that have at most i chosen ones up to and with themselves
+            before = tl.cumsum(chosen.to(tl.int32), 0)
             chosen_run = tl.cumsum(tl.histogram(before, COUNT_2), 0)
             block = chosen_run[:, None] * RUN + tl.arange(0, RUN)[None, :]
             value = tl.load(importance + block, mask=(chosen_run * RUN < own)[:, None], other=-1.0)
@@ -119,7 +124,7 @@ def _choose(importance, peaks, index, position, first_block, chunk_start, column
             block = tl.arange(0, COLUMNS_2)
             value = tl.load(importance + block, mask=block < columns, other=-1.0)  # a mask by 16: whole words
         value = tl.where(block < own, value, -1.0)
-        chosen = _largest(value, keep, tl.sum((block < own).to(tl.int32), 0))
+        chosen = _largest(value, keep, tl.sum((block < own).to(tl.int32), 0), least)
         rank = tl.cumsum(chosen.to(tl.int32), 0) - 1
         tl.store(out + rank, base + block, mask=chosen)
         tl.store(out + keep, base + own)

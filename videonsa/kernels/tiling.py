@@ -40,7 +40,7 @@ def power_of_two(number: int) -> int:
 def flash_forward(head_size: int, window: int = 0) -> Tile:
     """Small tiles waste less of a window's two edges."""
     if window:
-        return Tile(64, 32, 4, 3)
+        return Tile(64, 32, 4, 2)
     return Tile(64, 64, 4, 3) if head_size > 64 else Tile(128, 64, 4, 3)
 
 
@@ -58,7 +58,7 @@ def importance() -> Tile:
 
 def selection_forward() -> Tile:
     """columns, here and in selection_gradient: the longest run of a block's list that one program takes."""
-    return Tile(64, 128, 4, 2)
+    return Tile(64, 512, 4, 5)
 
 
 def selection_gradient(block_size: int) -> Tile:
@@ -71,8 +71,12 @@ def rows_per_split(queries: int) -> int:
     return max(256, -(-queries // 32 // 64) * 64)
 
 
-FORWARD_CHUNK = 16384  # queries; the longer a block's list, the fewer rows of its last tile are empty
-BACKWARD_CHUNK = 10240  # there the partial results come on top of everything saved: 10 GiB at 128K tokens
+FORWARD_CHUNK = 16384  # queries; each list pays once for its block's keys and values
+
+
+def backward_chunk(tokens: int) -> int:
+    """As above; there the partial results come on top of everything saved, in all 10 GiB for 128K tokens."""
+    return 16384 if tokens <= 65536 else 11264
 
 
 def chunk_tokens(most: int, heads_size: Sequence[int], kv_heads: int, block_count: int, blocks: int, item: int) -> int:

@@ -171,7 +171,7 @@ def gradients(
         if token_key is None or token_value is None:
             token_key, token_value = (torch.zeros(key.shape, device=key.device) for _ in range(2))
         row_statistics = statistics("slc")
-        for chunk in chunks(query, key, settings, tiling.BACKWARD_CHUNK):
+        for chunk in chunks(query, key, settings, tiling.backward_chunk(len(query))):
             selected.backward_chunk(
                 query, key, value, grad, row_statistics, index, plan, chunk, scale,
                 grad_query=grad_query, grad_key=token_key, grad_value=token_value, add=add,

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu
 from transformers.cache_utils import Cache
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention, apply_rotary_pos_emb
 
-from videonsa.kernels import nsa_attention
-from videonsa.kernels.text import text_attention
 from videonsa.modeling.layout import TokenLayout
+from videonsa.modeling.mixed import mixed_attention
 from videonsa.modeling.release import ReleaseLayout
 
 
@@ -78,10 +77,12 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
                 self.captured.append(AttentionInputs(self.layer_idx, q, k, v, g, token_layout.vision_bounds()))
             output = token_layout.attend(query, key, value, gates, self.scaling)
             return self.o_proj(output.flatten(2)), None
-        vision = self._vision(hidden_states, query, key, value, token_layout)
-        text = self._text(query, key, value, token_layout)
-        rows = torch.cat([vision, text, vision.new_zeros(1, *vision.shape[1:])])
-        return self.o_proj(rows[token_layout.order].view(batch, length, -1)), None
+        gates = self.gates(token_layout.pack(hidden_states), token_layout)
+        if self.captured is not None:
+            q, k, v = (token_layout.pack(tensor.detach()) for tensor in (query, key, value))
+            self.captured.append(AttentionInputs(self.layer_idx, q, k, v, gates.detach(), token_layout.cu_seqlens))
+        output = mixed_attention(query, key, value, gates, token_layout, self.scaling)
+        return self.o_proj(output.flatten(2)), None
 
     def gates(self, hidden_states: Tensor, layout: TokenLayout | ReleaseLayout) -> Tensor:
         """Gates [..., heads, 3] of hidden states [..., hidden]: sigmoid(W2 gelu(W1 x) / temperature)."""
@@ -90,57 +91,6 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
             return fixed.expand(*hidden_states.shape[:-1], -1, -1)
         logits = self.g_proj_2(gelu(self.g_proj_1(hidden_states)))
         return torch.sigmoid(logits / layout.nsa.gate_temperature).unflatten(-1, (self.num_heads, 3))
-
-    def _vision(self, hidden_states: Tensor, query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout) -> Tensor:
-        """NSA over each sample's packed vision tokens, [Nv, heads, D]."""
-
-        def pack(tokens: Tensor) -> Tensor:
-            return tokens.flatten(0, 1)[layout.vision_index].unflatten(0, (layout.vision_batch, -1))
-
-        query, key, value = pack(query), pack(key), pack(value)
-        gates = self.gates(pack(hidden_states), layout)
-        if self.captured is not None:
-            q, k, v, g = (tensor.detach() for tensor in (query, key, value, gates))
-            self.captured.append(AttentionInputs(self.layer_idx, q, k, v, g, layout.cu_seqlens))
-        output = nsa_attention(
-            query,
-            key,
-            value,
-            gates,
-            block_size=layout.nsa.block_size,
-            block_count=layout.nsa.block_count,
-            window=layout.nsa.window,
-            branches=layout.nsa.branches,
-            cu_seqlens=layout.cu_seqlens,
-            scale=self.scaling,
-            backend=layout.nsa.backend,
-        )
-        return output.flatten(0, 1)
-
-    def _text(self, query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout) -> Tensor:
-        """Dense causal attention of the text tokens over all earlier tokens of their sample, [B*T, heads, D]."""
-        if layout.text_mask is None:
-            return self._text_by_sample(query, key, value, layout)
-        output = scaled_dot_product_attention(
-            query.flatten(0, 1)[layout.text_index].transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=layout.text_mask,
-            scale=self.scaling,
-            enable_gqa=True,
-        )
-        return output.transpose(1, 2).flatten(0, 1)
-
-    def _text_by_sample(self, query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout) -> Tensor:
-        """As `_text`, sample by sample, with no mask and no copied heads: for few queries of a long video."""
-        length = key.shape[1]
-        outputs = []
-        for i, start in enumerate(layout.first_token):
-            positions = layout.text_index[i] % length
-            outputs.append(
-                text_attention(query[i, positions], key[i, start:], value[i, start:], positions - start, self.scaling)
-            )
-        return torch.cat(outputs)
 
 
 @contextmanager

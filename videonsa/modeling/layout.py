@@ -26,6 +26,24 @@ class TokenLayout:
     text_mask: Tensor | None  # bool [B, 1, T, L], the keys that each of them sees; None on CUDA, whose path needs none
     first_token: tuple[int, ...]  # of each sample: where padding on its left ends
     order: Tensor  # [B*L] row of each token in (Nv vision rows, B*T text rows, one row of zeros for padding)
+    vision_run: slice | None  # the vision tokens' flat indices where they are one run, as with one video; else None
+    in_order: bool  # text before the run, the run, text after it: nothing is padding, nothing changes places
+
+    def pack(self, tokens: Tensor) -> Tensor:
+        """The vision tokens of [B, L, ...] as [vision_batch, Nv / vision_batch, ...]; a view where they are one run."""
+        return tokens.flatten(0, 1)[self._vision].unflatten(0, (self.vision_batch, -1))
+
+    def unpack(self, vision: Tensor, text: Tensor) -> Tensor:
+        """Rows of vision [Nv, ...] and text [B*T, ...] put back in their tokens' places, [B*L, ...]; 0 elsewhere."""
+        if self.in_order and self.vision_run is not None:
+            before = text[: self.vision_run.start]
+            return torch.cat([before, vision, text[len(before) :]]) if len(text) else vision
+        rows = torch.cat([vision, text, vision.new_zeros(1, *vision.shape[1:])])
+        return rows[self.order]
+
+    @property
+    def _vision(self) -> Tensor | slice:
+        return self.vision_index if self.vision_run is None else self.vision_run
 
 
 def token_layout(
@@ -52,6 +70,7 @@ def token_layout(
     if not is_vision.is_cuda:
         causal = torch.arange(length) <= (text_index % length)[:, :, None]
         text_mask = (causal & is_token[:, None])[:, None]
+    vision_run = _run(vision_index)
     return TokenLayout(
         nsa=nsa,
         gates=gates,
@@ -62,7 +81,17 @@ def token_layout(
         text_mask=text_mask,
         first_token=tuple(is_token.int().argmax(dim=1).tolist()),
         order=order.flatten(),
+        vision_run=vision_run,
+        in_order=vision_run is not None and bool(is_token.all()) and (batch == 1 or not is_text.any()),
     )
+
+
+def _run(index: Tensor) -> slice | None:
+    """The rising index as a slice where it has no gaps."""
+    if not len(index):
+        return None
+    first, last = int(index[0]), int(index[-1])
+    return slice(first, last + 1) if last - first == len(index) - 1 else None
 
 
 def _text_slots(is_text: Tensor) -> tuple[Tensor, Tensor]:

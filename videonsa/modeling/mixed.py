@@ -1,0 +1,60 @@
+"""Attention over vision and text together: NSA among the vision tokens, dense for text (paper, section 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from videonsa.kernels import nsa_attention
+from videonsa.kernels.text import text_attention
+from videonsa.modeling.layout import TokenLayout
+
+
+def mixed_attention(
+    query: Tensor, key: Tensor, value: Tensor, gates: Tensor, layout: TokenLayout, scale: float
+) -> Tensor:
+    """Vision tokens attend to their sample's earlier vision tokens by NSA, text tokens to all earlier tokens.
+
+    query [B, L, Hq, D]; key, value [B, L, Hkv, D]; gates of the vision tokens, [vision_batch, Nv / vision_batch, Hq, 3]
+    -> [B, L, Hq, D], 0 for padding.
+    """
+    vision = nsa_attention(
+        layout.pack(query),
+        layout.pack(key),
+        layout.pack(value),
+        gates,
+        block_size=layout.nsa.block_size,
+        block_count=layout.nsa.block_count,
+        window=layout.nsa.window,
+        branches=layout.nsa.branches,
+        cu_seqlens=layout.cu_seqlens,
+        scale=scale,
+        backend=layout.nsa.backend,
+    )
+    attend = text_by_sample if layout.text_mask is None else text_by_mask
+    text = attend(query, key, value, layout, scale)
+    return layout.unpack(vision.flatten(0, 1), text).view(query.shape)
+
+
+def text_by_mask(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout, scale: float) -> Tensor:
+    """Dense causal attention of the text tokens over all earlier tokens of their sample, [B*T, Hq, D]."""
+    output = scaled_dot_product_attention(
+        query.flatten(0, 1)[layout.text_index].transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=layout.text_mask,
+        scale=scale,
+        enable_gqa=True,
+    )
+    return output.transpose(1, 2).flatten(0, 1)
+
+
+def text_by_sample(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout, scale: float) -> Tensor:
+    """As `text_by_mask`, sample by sample, with no mask and no copied heads: for few queries of a long video."""
+    length = key.shape[1]
+    outputs = []
+    for i, start in enumerate(layout.first_token):
+        positions = layout.text_index[i] % length
+        outputs.append(text_attention(query[i, positions], key[i, start:], value[i, start:], positions - start, scale))
+    return torch.cat(outputs)
