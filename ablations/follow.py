@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ablations.cell import Cell
 from ablations.cluster import (
@@ -21,6 +22,7 @@ from ablations.cluster import (
     submit_sweep,
 )
 from ablations.display import Display, describe, read_progress
+from ablations.estimate import duration
 from ablations.lock import Lock, LockHeld
 from ablations.plan import Busy, Sweep, make_jobs, read_state, write_plan
 from ablations.stages import Stages
@@ -28,6 +30,8 @@ from ablations.submit import fail_untrained
 from slurm.profile import ClusterError, SlurmProfile
 from slurm.queue import JobState, QueueAway, job_states, require_slurm
 from videonsa.record import write_text
+
+SILENT_SECONDS = 15 * 60  # a step, a question or loading of a large model takes minutes
 
 
 def submit(sweep: Sweep, chosen: list[Cell], retry: bool, stages: Stages, profile: SlurmProfile) -> str:
@@ -130,8 +134,14 @@ def queue_lines(sweep: Sweep) -> list[str]:
     for job, state in active:
         if state.state == "RUNNING":
             progress = read_progress(sweep.folder / "jobs" / job.name)
-            lines.append(f"  {job.id} on {state.node}: {describe(progress)}")
+            lines.append(f"  {job.id} on {state.node}: {describe(progress)}{_silence(job, progress)}")
     return lines or ["Slurm: no job of this sweep is queued or running"]
+
+
+def _silence(job: Submitted, progress: Mapping[str, Any]) -> str:
+    """A job of which nothing was heard for long: Slurm may need half an hour to see that its node is gone."""
+    silent = time.time() - progress.get("time", time.time())
+    return "" if silent < SILENT_SECONDS else f"; silent for {duration(silent)}: if it hangs, scancel {job.id}"
 
 
 def _in_words(state: JobState) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,21 @@ def test_a_thousand_cells_are_planned_and_submitted_at_once(
     shown, seconds = command(site, str(parallel), "--status")
     assert f"Slurm: {len(rows)} jobs pending (Priority)" in shown
     assert seconds < 2
+
+
+def test_a_job_that_is_silent_for_long_is_shown(site: Path):
+    (site / "grid.yaml").write_text("suites: [synth_needle]\n")
+    command(site, "1")
+    (folder,) = (site / "o" / "sweeps").iterdir()
+    training, *_ = read_submitted(folder)
+    (site / "queue").write_text(f"{training.id}|RUNNING|n7|||None\n")
+    progress = {"phase": "train", "what": "training", "done": 36, "total": 120, "time": time.time() - 3600}
+    (folder / "jobs" / training.name / "progress.json").write_text(json.dumps(progress))
+    shown, _ = command(site, "1", "--status")
+    assert (
+        f"{training.id} on n7: train training 36/120; silent for 1 h 00 min: if it hangs, scancel {training.id}"
+        in shown
+    )
 
 
 def jobs_of(**counts: tuple[int, int]) -> list[Job]:
