@@ -31,6 +31,7 @@ from slurm.profile import ClusterError, SlurmProfile
 from slurm.queue import JobState, QueueAway, job_states, require_slurm
 from videonsa.record import write_text
 
+NO_JOBS = "Slurm: no job of this sweep is queued or running"
 SILENT_SECONDS = 15 * 60  # a step, a question or loading of a large model takes minutes
 
 
@@ -72,7 +73,7 @@ def queued(sweep: Sweep) -> bool:
 def settle(sweep: Sweep) -> list[Submitted]:
     """Give ended jobs without a record their failure record; returns the jobs that are active. Raises QueueAway."""
     jobs = read_submitted(sweep.folder)
-    states = job_states(job.id for job in jobs)
+    states = ask_slurm(sweep.folder, jobs)
     settle_lost(sweep, states)
     return [job for job in jobs if state_of(job, states).active]
 
@@ -86,7 +87,7 @@ def settle_ended(sweep: Sweep) -> None:
 
 def follow(sweep: Sweep, workers: int) -> None:
     """Show progress until no job of the sweep is active. One question to Slurm every FOLLOW_SECONDS."""
-    jobs, asked, away = read_submitted(sweep.folder), 0.0, False
+    jobs, asked, away, stuck = read_submitted(sweep.folder), 0.0, False, list[str]()
     active = jobs
     waiting = [key for job in jobs for key in job.cells]
     with Display(sweep, waiting, workers) as display:
@@ -95,13 +96,17 @@ def follow(sweep: Sweep, workers: int) -> None:
                 try:
                     states = job_states(job.id for job in jobs)
                     active = [job for job in jobs if state_of(job, states).active]
-                    away = False
+                    away, before = False, stuck
+                    stuck = stuck_lines((job, state_of(job, states)) for job in active)
+                    for line in stuck:
+                        if line not in before:
+                            display.say(line)
                 except QueueAway as error:
                     if not away:
                         display.say(f"{error}; waiting for it, records still count")
                     away = True
                 asked = time.monotonic()
-            active = [job for job in active if read_progress(sweep.folder / "jobs" / job.name).get("phase") != "end"]
+            active = [job for job in active if not _ended(sweep, job)]
             running = [job for job in active if (sweep.folder / "jobs" / job.name / "progress.json").is_file()]
             display.update((job.name, sweep.folder / "jobs" / job.name) for job in running)
             time.sleep(1)
@@ -125,17 +130,33 @@ def queue_lines(sweep: Sweep) -> list[str]:
     except (LockHeld, OSError):
         pass  # somebody else is at it, or this is not ours to write: the next run settles it
     active = [(job, state_of(job, states)) for job in jobs if state_of(job, states).active]
+    active = [(job, state) for job, state in active if state.state == "PENDING" or not _ended(sweep, job)]
     counts = Counter(_in_words(state) for _, state in active)
     cells = Counter(_in_words(state) for job, state in active for _ in job.cells)
     lines = [
-        f"Slurm: {number} jobs {name}" + (f", {cells[name]} cells" if cells[name] else "")
+        f"Slurm: {number} job{'s' * (number > 1)} {name}" + (f", {cells[name]} cells" if cells[name] else "")
         for name, number in counts.items()
     ]
     for job, state in active:
         if state.state == "RUNNING":
             progress = read_progress(sweep.folder / "jobs" / job.name)
             lines.append(f"  {job.id} on {state.node}: {describe(progress)}{_silence(job, progress)}")
-    return lines or ["Slurm: no job of this sweep is queued or running"]
+    lines += stuck_lines(active)
+    return lines or [NO_JOBS]
+
+
+def _ended(sweep: Sweep, job: Submitted) -> bool:
+    """By the job's own word, which comes before Slurm's."""
+    return read_progress(sweep.folder / "jobs" / job.name).get("phase") == "end"
+
+
+def stuck_lines(jobs: Iterable[tuple[Submitted, JobState]]) -> list[str]:
+    """A line for each reason for which jobs will not start by themselves, and what to do."""
+    stuck: dict[tuple[str, str], list[str]] = {}
+    for job, state in jobs:
+        if state.advice:
+            stuck.setdefault((state.reason, state.advice), []).append(job.id)
+    return [f"Slurm will not start {', '.join(ids)} ({reason}): {what}" for (reason, what), ids in stuck.items()]
 
 
 def _silence(job: Submitted, progress: Mapping[str, Any]) -> str:
@@ -155,14 +176,22 @@ def cached_states(folder: Path, jobs: Iterable[Submitted]) -> dict[str, JobState
     path = folder / "jobs" / "states.json"
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        if 0 <= time.time() - known["time"] < FOLLOW_SECONDS:
+        asked = {job.id for job in jobs} <= set(known["asked"])  # nothing was submitted since
+        if asked and 0 <= time.time() - known["time"] < FOLLOW_SECONDS:
             return {key: JobState(**state) for key, state in known["states"].items()}
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    states = job_states(job.id for job in jobs)
-    text = json.dumps({"time": time.time(), "states": {key: asdict(state) for key, state in states.items()}})
+    return ask_slurm(folder, jobs)
+
+
+def ask_slurm(folder: Path, jobs: Iterable[Submitted]) -> dict[str, JobState]:
+    """The states of the jobs now, kept for whoever asks next. Raises QueueAway."""
+    ids = [job.id for job in jobs]
+    states = job_states(ids)
+    kept = {key: asdict(state) for key, state in states.items()}
+    text = json.dumps({"time": time.time(), "asked": ids, "states": kept})
     with suppress(OSError):  # a reader without the right to write
-        write_text(path, text)
+        write_text(folder / "jobs" / "states.json", text)
     return states
 
 

@@ -57,8 +57,8 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int) -> s
     return "\n".join(lines)
 
 
-def status_text(sweep: Sweep, state: State) -> str:
-    """Where the sweep stands, from its records and the progress of its jobs."""
+def status_text(sweep: Sweep, state: State, queued: bool = False) -> str:
+    """Where the sweep stands, from its records and the progress of its jobs; `queued`: Slurm has some of them."""
     lines = [_title(sweep), _counts(state)]
     lock = sweep.folder / "lock"
     if is_held(lock):
@@ -66,7 +66,7 @@ def status_text(sweep: Sweep, state: State) -> str:
         jobs = sorted((sweep.folder / "jobs").glob("*/progress.json"))
         states = [read_progress(path.parent) for path in jobs]
         lines += [f"  {describe(progress)}" for progress in states if progress.get("phase") not in (None, "end")]
-    elif state.count(WAITING) or state.count(INTERRUPTED):
+    elif not queued and (state.count(WAITING) or state.count(INTERRUPTED)):
         lines.append("not running; the same command without --status goes on")
     return "\n".join(lines + problems(sweep.cells, state, sweep))
 

@@ -20,7 +20,7 @@ from typing import Any
 from ablations.amend import amended_sweep, planned_changes, write_amended
 from ablations.cell import Cell
 from ablations.cluster import cancel_sweep
-from ablations.follow import follow, queue_lines, queued, settle_ended, submit
+from ablations.follow import NO_JOBS, follow, queue_lines, queued, settle_ended, submit
 from ablations.grid import load_grid, parse_changes
 from ablations.lock import Lock, LockHeld
 from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, planned_code, read_state, write_plan
@@ -139,7 +139,7 @@ def status(sweep: Sweep) -> int:
     """Print how far a sweep is; once nothing is left to run, its table too."""
     lines = queue_lines(sweep)
     state = read_state(sweep)
-    print("\n".join([status_text(sweep, state), *lines]))
+    print("\n".join([status_text(sweep, state, queued=lines not in ([], [NO_JOBS])), *lines]))
     settled = all(value in (DONE, FAILED) for value in state.cells.values())
     return 0 if not settled or show(sweep, state) else 1
 

@@ -240,12 +240,15 @@ def _said(error: Exception) -> str:
 
 def _explain(said: str, profile: SlurmProfile) -> str:
     """sbatch's refusal as one line that says what to do."""
-    where = f"Slurm profile {profile.name} (slurm/profiles/{profile.name}.yaml)"
+    where = f"Slurm profile {profile.name} ({profile.file})" if profile.file else f"Slurm profile {profile.name}"
     if "nvalid partition" in said:
         return f"{where}: there is no partition {profile.partition!r}; partitions: {', '.join(partitions())}"
     if "nvalid account" in said or "nvalid qos" in said:
-        given = f"account {profile.account!r} with qos {profile.qos!r}"
-        return f"{where}: Slurm refuses {given}; yours: `sacctmgr show assoc user=$USER`"
+        named = [f"{key} {getattr(profile, key)!r}" for key in ("account", "qos") if getattr(profile, key)]
+        given = " with ".join(named) or "your default account"
+        return f"{where}: Slurm refuses {given}; yours: `sacctmgr show assoc user=$USER format=account,partition,qos`"
+    if "nvalid feature" in said:
+        return f"{where}: no node has the constraint {profile.constraint!r}; theirs: `sinfo -o '%R %f'`"
     if (
         "configuration is not available" in said
         or "nvalid generic resource" in said

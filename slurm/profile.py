@@ -36,6 +36,7 @@ class SlurmProfile:
     setup: tuple[str, ...] = ()  # shell lines before the job
     max_parallel: int = 16  # evaluation jobs at once
     environment: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""  # where it was read
 
     def __post_init__(self) -> None:
         for name in ("nodes", "cpus", "minutes", "max_parallel"):
@@ -58,12 +59,12 @@ def load_slurm_profile(name: str) -> SlurmProfile:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ClusterError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    return make_slurm_profile(path.stem, content)
+    return make_slurm_profile(path.stem, content, str(path))
 
 
-def make_slurm_profile(name: str, content: Any) -> SlurmProfile:
+def make_slurm_profile(name: str, content: Any, file: str = "") -> SlurmProfile:
     """A profile from a mapping; an unknown key is refused with the list of the known ones."""
-    known = [f.name for f in dataclasses.fields(SlurmProfile) if f.name != "name"]
+    known = [f.name for f in dataclasses.fields(SlurmProfile) if f.name not in ("name", "file")]
     if not isinstance(content, Mapping):
         raise ClusterError(f"Slurm profile {name}: expected a mapping with some of {', '.join(known)}")
     for key in content:
@@ -77,18 +78,18 @@ def make_slurm_profile(name: str, content: Any) -> SlurmProfile:
     if not isinstance(values.get("environment") or {}, Mapping):
         raise ClusterError(f"Slurm profile {name}: environment: expected a mapping of variables to values")
     values["environment"] = {str(key): str(value) for key, value in (values.get("environment") or {}).items()}
-    return SlurmProfile(name=name, **values)
+    return SlurmProfile(name=name, file=file, **values)
 
 
 def changed(profile: SlurmProfile, changes: Mapping[str, Any]) -> SlurmProfile:
     """The profile with some of its keys changed, for --set slurm.memory=64 and the like."""
     content = {field.name: getattr(profile, field.name) for field in dataclasses.fields(profile)}
-    name = content.pop("name")
+    name, file = content.pop("name"), content.pop("file")
     for key in changes:
         if key not in content:
             known = ", ".join(f"slurm.{known}" for known in content)
             raise ClusterError(f"--set slurm.{key}: there is no such setting; known: {known}")
-    return make_slurm_profile(name, content | dict(changes))
+    return make_slurm_profile(name, content | dict(changes), file)
 
 
 def slurm_profile_names() -> list[str]:

@@ -16,6 +16,12 @@ LAG_TRIES, LAG_SECONDS = 3, 1.5
 ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUE_HOLD")
 NOT_SHARED = 66  # exit code of a job that does not see the code that it should run
 UNSEEN = (f"{NOT_SHARED}:0", "0:53")  # and Slurm's own: it could not open the job's log
+# Reasons of a pending job that time does not remove, or parts of them.
+BEYOND = (
+    *("PartitionNodeLimit", "PartitionTimeLimit", "PartitionConfig", "BadConstraints", "NotAllowed", "PerJob"),
+    *("InvalidAccount", "InvalidQOS"),
+)
+HELD = ("JobHeld", "requeued_held", "requeued held")
 MAX_ARRAY_DEFAULT = 1001  # Slurm's own
 
 
@@ -43,6 +49,15 @@ class JobState:
     def active(self) -> bool:
         """It will still do something by itself."""
         return self.state in ACTIVE
+
+    @property
+    def advice(self) -> str:
+        """What to do about a job that will not start by itself; '' when it will."""
+        if self.state != "PENDING":
+            return ""
+        if any(part in self.reason for part in BEYOND):
+            return "the profile asks for more than the site gives: --cancel, correct it, submit again"
+        return "it is held: scontrol release, or --cancel" if any(part in self.reason for part in HELD) else ""
 
     @property
     def out_of_memory(self) -> bool:

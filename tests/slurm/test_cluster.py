@@ -227,6 +227,8 @@ def test_status_without_the_controller_answers_from_the_records(slurm: SlurmSwee
         ("partition: nowhere", "there is no partition 'nowhere'; partitions: debug, urgent"),
         ("partition: debug\ngpus_per_node: 8", "has|have 8 GPUs, 1 cores, 4 GB a node"),
         ("partition: debug\nmemory: 90000", "90000 GB a node"),
+        ("partition: debug\naccount: nobody", "Slurm refuses account 'nobody'; yours: `sacctmgr show assoc"),
+        ("partition: debug\nconstraint: h100", "no node has the constraint 'h100'"),
     ],
 )
 def test_a_profile_that_the_site_refuses_is_one_line(slurm: SlurmSweep, line: str, message: str):
@@ -235,4 +237,16 @@ def test_a_profile_that_the_site_refuses_is_one_line(slurm: SlurmSweep, line: st
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert message.split("|")[-1] in done.stderr
+    assert str(slurm.profile) in done.stderr
     assert slurm.submitted() == []
+
+
+def test_a_job_that_will_never_start_is_named(slurm: SlurmSweep):
+    """Many sites let sbatch accept what no partition can give."""
+    slurm.profile.write_text("partition: debug\nnodes: 4\n")
+    assert slurm.run().returncode == 0
+    (training,) = slurm.submitted("train")
+    wait_until(lambda: "PartitionNodeLimit" in state(training.id))
+    status = slurm.run("--status").stdout
+    assert f"Slurm will not start {training.id} (PartitionNodeLimit): the profile asks for more than" in status
+    assert slurm.run("--cancel").returncode == 0
