@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -171,7 +171,7 @@ def _in_words(state: JobState) -> str:
     return state.state.lower() + (f" ({state.reason})" if waiting else "")
 
 
-def cached_states(folder: Path, jobs: Iterable[Submitted]) -> dict[str, JobState]:
+def cached_states(folder: Path, jobs: Sequence[Submitted]) -> dict[str, JobState]:
     """The states of the jobs; Slurm is asked at most every FOLLOW_SECONDS, whoever asks. Raises QueueAway."""
     path = folder / "jobs" / "states.json"
     try:
@@ -184,7 +184,7 @@ def cached_states(folder: Path, jobs: Iterable[Submitted]) -> dict[str, JobState
     return ask_slurm(folder, jobs)
 
 
-def ask_slurm(folder: Path, jobs: Iterable[Submitted]) -> dict[str, JobState]:
+def ask_slurm(folder: Path, jobs: Sequence[Submitted]) -> dict[str, JobState]:
     """The states of the jobs now, kept for whoever asks next. Raises QueueAway."""
     ids = [job.id for job in jobs]
     states = job_states(ids)
