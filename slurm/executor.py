@@ -241,8 +241,9 @@ def _said(error: Exception) -> str:
 def _explain(said: str, profile: SlurmProfile) -> str:
     """sbatch's refusal as one line that says what to do."""
     where = f"Slurm profile {profile.name} ({profile.file})" if profile.file else f"Slurm profile {profile.name}"
-    if "nvalid partition" in said:
-        return f"{where}: there is no partition {profile.partition!r}; partitions: {', '.join(partitions())}"
+    known = partitions()
+    if "nvalid partition" in said or (profile.partition and known and profile.partition not in known):
+        return f"{where}: there is no partition {profile.partition!r}; partitions: {', '.join(known)}"
     if "nvalid account" in said or "nvalid qos" in said:
         named = [f"{key} {getattr(profile, key)!r}" for key in ("account", "qos") if getattr(profile, key)]
         given = " with ".join(named) or "your default account"
@@ -257,7 +258,8 @@ def _explain(said: str, profile: SlurmProfile) -> str:
     ):
         asked = f"{profile.gpus_per_node} GPUs, {profile.cpus} cores, {profile.memory:g} GB a node"
         place = f"partition {profile.partition or '(default)'}"
-        return f"{where}: no {profile.nodes} nodes of {place} have {asked}; theirs: `sinfo -o '%R %D %c %m %G'`"
+        wanted = "no node" if profile.nodes == 1 else f"no {profile.nodes} nodes"
+        return f"{where}: {wanted} of {place} with {asked}; theirs: `sinfo -o '%R %D %c %m %G'`"
     reason = re.search(r"sbatch: error: (.*?)(?= sbatch: |$)", said)
     return f"{where}: sbatch refused: {reason[1] if reason else said[:300]}"
 

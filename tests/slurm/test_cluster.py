@@ -225,7 +225,7 @@ def test_status_without_the_controller_answers_from_the_records(slurm: SlurmSwee
     ("line", "message"),
     [
         ("partition: nowhere", "there is no partition 'nowhere'; partitions: debug, urgent"),
-        ("partition: debug\ngpus_per_node: 8", "has|have 8 GPUs, 1 cores, 4 GB a node"),
+        ("partition: debug\ngpus_per_node: 8", "no node of partition debug with 8 GPUs, 1 cores, 4 GB a node"),
         ("partition: debug\nmemory: 90000", "90000 GB a node"),
         ("partition: debug\naccount: nobody", "Slurm refuses account 'nobody'; yours: `sacctmgr show assoc"),
         ("partition: debug\nconstraint: h100", "no node has the constraint 'h100'"),
@@ -236,7 +236,7 @@ def test_a_profile_that_the_site_refuses_is_one_line(slurm: SlurmSweep, line: st
     done = slurm.run()
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
-    assert message.split("|")[-1] in done.stderr
+    assert message in done.stderr
     assert str(slurm.profile) in done.stderr
     assert slurm.submitted() == []
 

@@ -106,9 +106,9 @@ def test_a_busy_controller_is_asked_again(login_node: Path, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("invalid partition specified: gpu", "there is no partition 'gpu'; partitions: cpu, debug"),
+        ("invalid partition specified: gpu", "there is no partition 'gpu'; partitions: debug, gpu"),
         ("Invalid account or account/partition combination specified", "Slurm refuses account 'x'"),
-        ("Requested node configuration is not available", "no 1 nodes of partition gpu have 0 GPUs"),
+        ("Requested node configuration is not available", "no node of partition gpu with 0 GPUs"),
         ("Batch job submission failed: Job violates accounting/QOS policy", "Job violates accounting/QOS policy"),
     ],
 )
@@ -116,7 +116,7 @@ def test_what_sbatch_refuses_is_one_line_that_says_what_to_do(
     said: str, message: str, login_node: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     answer(login_node, "sbatch", f'echo "sbatch: error: {said}" >&2; exit 1')
-    answer(login_node, "sinfo", 'printf "debug\\ncpu\\n"')
+    answer(login_node, "sinfo", 'printf "debug\\ngpu\\n"')
     with pytest.raises(ClusterError, match=message) as caught:
         submit_slurm([print], request(tmp_path))
     assert "\n" not in str(caught.value)
