@@ -15,8 +15,11 @@ set -euo pipefail
 export PATH=/usr/sbin:/sbin:$PATH
 
 home=${CLUSTER_HOME:-/tmp/videonsa-slurm}
-cpus=${CLUSTER_CPUS:-$(nproc)}
-port=${CLUSTER_PORT:-26817}
+kept() { sed -n "s/^.*\b$1=\([0-9]*\).*/\1/p" "$home/slurm.conf" 2>/dev/null || true; } # as it was started before
+cpus=${CLUSTER_CPUS:-$(kept CPUs)}
+cpus=${cpus:-$(nproc)}
+port=${CLUSTER_PORT:-$(kept SlurmctldPort)}
+port=${port:-26817}
 memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
 host=$(hostname -s)
 password=videonsa

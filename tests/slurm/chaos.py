@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -40,9 +39,7 @@ class Chaos:
     def __init__(self, arguments: argparse.Namespace):
         self.random = random.Random(arguments.seed)
         self.home = Path(os.environ["SLURM_CONF"]).parent
-        settings = dict(re.findall(r"(SlurmctldPort|CPUs)=(\d+)", (self.home / "slurm.conf").read_text()))
-        self.cluster = {"CLUSTER_HOME": str(self.home), "CLUSTER_PORT": settings["SlurmctldPort"]}
-        self.cluster |= {"CLUSTER_CPUS": settings["CPUs"]}
+        self.environment = os.environ | {"CLUSTER_HOME": str(self.home)}
         self.code = take_snapshot(arguments.out / "code")  # whoever edits the checkout changes nothing
         self.calm = arguments.out / f"calm-{self.code.name}"
         self.out, self.grid = (
@@ -88,7 +85,7 @@ class Chaos:
 
     def repair(self) -> None:
         """Start the daemons that do not run."""
-        subprocess.run([SCRIPT, "start"], env=os.environ | self.cluster, check=True, capture_output=True)
+        subprocess.run([SCRIPT, "start"], env=self.environment, check=True, capture_output=True)
 
     def daemon(self, name: str) -> None:
         """kill -9 of a daemon, and its return some seconds later."""
