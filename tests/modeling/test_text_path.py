@@ -29,7 +29,7 @@ def test_sample_by_sample_equals_the_mask(padding):
     results = []
     for attend in (text_by_mask, text_by_sample):
         leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
-        text = attend(*leaves, layout, 0.3)
+        text = attend(layout.pack_text(leaves[0]), *leaves[1:], layout, 0.3)
         is_text = (~VISION & mask.bool()).flatten()
         nothing = text.new_zeros(len(layout.vision_index), *text.shape[1:])
         rows = torch.cat([nothing, text, text.new_zeros(1, *text.shape[1:])])[layout.order][is_text]
@@ -47,7 +47,8 @@ def test_one_run_of_vision_is_packed_without_copies(first):
     tokens = torch.arange(9.0).view(1, 9, 1)
     packed = layout.pack(tokens)
     assert packed.data_ptr() == tokens[:, first:].data_ptr()
-    text = tokens.flatten(0, 1)[layout.text_index.flatten()]
+    assert all(map(torch.equal, layout.part(tokens), (packed, layout.pack_text(tokens))))
+    text = layout.pack_text(tokens).flatten(0, 1)
     by_order = dataclasses.replace(layout, vision_run=None, in_order=False)
     assert torch.equal(layout.unpack(packed[0], text), tokens[0])
     assert torch.equal(by_order.unpack(by_order.pack(tokens)[0], text), tokens[0])

@@ -47,7 +47,7 @@ def _dense(backend: SDPBackend, scale: float, query: Tensor, key: Tensor, value:
 @contextmanager
 def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callable[[], object]]]:
     """{(stage, mode): a call of that stage alone} of the Triton provider, on the results of one real pass."""
-    from videonsa.kernels import combine, compress, rowstats, select, selected, tiling, triton_backend, window
+    from videonsa.kernels import combine, compress, prefix, rowstats, select, selected, tiling, triton_backend, window
     from videonsa.kernels.plan import make_plan
 
     query, key, value, gates, grad = (tensor.detach().flatten(0, 1) for tensor in inputs)
@@ -79,6 +79,7 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
             select.choose(importance, peaks, index, plan, chunk)
 
     def select_forward() -> None:
+        prefix.forward(query, key, value, plan, settings.chooses_from, case.scale, out=outputs["slc"], lse=lses["slc"])
         for chunk in chunks:
             selected.forward_chunk(
                 query, key, value, index, plan, chunk, case.scale, out=outputs["slc"], lse=lses["slc"]
@@ -86,6 +87,10 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
 
     def select_backward() -> None:
         row_statistics = statistics("slc")
+        prefix.backward(
+            query, key, value, grad, row_statistics, plan, settings.chooses_from, case.scale,
+            grad_query=grad_query, grad_key=token_key, grad_value=token_value, add=True,
+        )  # fmt: skip
         for chunk in triton_backend.chunks(query, key, settings, tiling.backward_chunk(len(query))):
             selected.backward_chunk(
                 query, key, value, grad, row_statistics, index, plan, chunk, case.scale,

@@ -75,7 +75,13 @@ def backward(
     rows = tiling.flash_query_gradient(size).rows
     shared = (query, key_mean, value_mean, grad, statistics)
     flash.query_gradient(
-        *shared, plan.query_tiles(rows, True), scale, grad_query=grad_query, add=add, stride=plan.block_size
+        *shared,
+        plan.position(),
+        plan.query_tiles(rows, True),
+        scale,
+        grad_query=grad_query,
+        add=add,
+        stride=plan.block_size,
     )
     longest = max(end - start for start, end in plan.sequences)
     split_rows = tiling.rows_per_split(longest)

@@ -5,7 +5,8 @@ blocks, which are seen from their last token on. A query at position p sees the 
 WINDOW > 0 (tokens only) also > p - WINDOW. One program handles a tile of queries of one head (forward, query gradient)
 or a tile of keys of one key/value head (key gradient). Nothing is added atomically: results are deterministic.
 
-Tensors: query, out [T, HQ, D]; key, value [K, HK, D]; lse [HQ, T], base 2; statistics [HQ, T, 4], see rowstats.py.
+Tensors: query, out [T, HQ, D]; key, value [K, HK, D]; lse [HQ, T], base 2; statistics [HQ, T, 4], see rowstats.py;
+both [T, HQ] first with BY_QUERY.
 Tables: see plan.py. Tiles of contiguous rows come in through tensor descriptors (`rows_of`), which Hopper's copy engine
 fetches without the threads' help; a tile may run into the next sequence, whose rows every kernel masks.
 """
@@ -78,7 +79,7 @@ def _forward_step(query, key, value, first_key, head, scale, position, j, masked
 @triton.jit(do_not_specialize=["queries"])
 def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: tl.constexpr, HK: tl.constexpr,
              D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-             WITH_OUT: tl.constexpr):  # fmt: skip
+             WITH_OUT: tl.constexpr, BY_QUERY: tl.constexpr):  # fmt: skip
     head = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)  # later queries see more keys: longest first
     first = tl.load(tiles + tile * 4)
@@ -110,10 +111,19 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: t
                                              total, sum_, D, STRIDE, WINDOW, COLUMNS, WITH_OUT)  # fmt: skip
     sees_any = total > 0
     row_lse = tl.where(sees_any, top + tl.log2(tl.where(sees_any, total, 1.0)), 0.0)
-    tl.store(lse + head.to(tl.int64) * queries + rows, row_lse, mask=live)
+    place = rows.to(tl.int64) * HQ + head if BY_QUERY else head.to(tl.int64) * queries + rows
+    tl.store(lse + place, row_lse, mask=live)
     if WITH_OUT:
         sum_ = sum_ / tl.where(sees_any, total, 1.0)[:, None]
         _store_rows(out, sum_, rows, live, head, HQ, D)
+
+
+@triton.jit
+def _statistics(statistics, rows, live, head, queries, HQ: tl.constexpr, ROWS: tl.constexpr, BY_QUERY: tl.constexpr):
+    """The four numbers of some rows of a head."""
+    if BY_QUERY:
+        return load_four(statistics, rows.to(tl.int64) * HQ + head, live, ROWS)
+    return load_four(statistics + tl.cast(head, tl.int64) * queries * 4, rows.to(tl.int64), live, ROWS)
 
 
 @triton.jit
@@ -133,9 +143,10 @@ def _query_gradient_step(query, grad, key, value, first_key, head, scale, positi
 
 
 @triton.jit(do_not_specialize=["queries"])
-def _query_gradient(query, key, value, grad, statistics, grad_query, tiles, queries, scale, natural_scale,
+def _query_gradient(query, key, value, grad, statistics, grad_query, position, tiles, queries, scale, natural_scale,
                     HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr,
-                    ROWS: tl.constexpr, COLUMNS: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
+                    ROWS: tl.constexpr, COLUMNS: tl.constexpr, ADD: tl.constexpr,
+                    BY_QUERY: tl.constexpr):  # fmt: skip
     """grad_query (+)= gate * scale * (P * (grad V^T - share)) K."""
     head = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)
@@ -145,8 +156,8 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, tiles, quer
     first_key = tl.load(tiles + tile * 4 + 2)
     query_tile = _tile(query, first, head, D)
     grad_tile = _tile(grad, first, head, D)
-    lse, gate, share, at = load_four(statistics + head.to(tl.int64) * queries * 4, rows.to(tl.int64), live, ROWS)
-    at = tl.where(live, at, -1)
+    at = tl.load(position + rows, mask=live, other=-1)
+    lse, gate, share, _ = _statistics(statistics, rows, live, head, queries, HQ, ROWS, BY_QUERY)
     kv_head = head // (HQ // HK)
 
     sum_ = tl.zeros([ROWS, D], tl.float32)
@@ -172,11 +183,12 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, tiles, quer
     _store_rows(grad_query, sum_, rows, live, head, HQ, D)
 
 
-@triton.jit(do_not_specialize=["queries", "key_count", "split_rows"])
+@triton.jit(do_not_specialize=["queries", "result_rows", "split_rows"])
 def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, tiles, queries, scale, natural_scale,
-                  key_count, split_rows, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr,
-                  WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ORDERED: tl.constexpr):  # fmt: skip
-    """Sums for a tile of keys over the queries of one split; grad_key, grad_value [splits, K, HK, D] float32.
+                  result_rows, split_rows, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr,
+                  WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ORDERED: tl.constexpr,
+                  BY_QUERY: tl.constexpr):  # fmt: skip
+    """Sums for a tile of keys over the queries of one split; grad_key, grad_value [splits, rows, HK, D] float32.
 
     Everything is transposed (keys x queries), so that probabilities feed the next product from registers.
     ORDERED: query i of a sequence stands at position i, so the queries that see the tile are a range.
@@ -184,12 +196,12 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
     tile = tl.program_id(0)
     split = tl.program_id(1)
     kv_head = tl.program_id(2)
-    first_key = tl.load(tiles + tile * 5)
+    first_key = tl.load(tiles + tile * 6)
     keys = first_key + tl.arange(0, COLUMNS)
-    live_key = keys < tl.load(tiles + tile * 5 + 1)
-    index = keys - tl.load(tiles + tile * 5 + 2)
-    first_query = tl.load(tiles + tile * 5 + 3)
-    end_query = tl.load(tiles + tile * 5 + 4)
+    live_key = keys < tl.load(tiles + tile * 6 + 1)
+    index = keys - tl.load(tiles + tile * 6 + 2)
+    first_query = tl.load(tiles + tile * 6 + 3)
+    end_query = tl.load(tiles + tile * 6 + 4)
     start = first_query + split * split_rows
     end = tl.minimum(end_query, start + split_rows)
     if ORDERED:
@@ -202,13 +214,14 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
     key_sum = tl.zeros([COLUMNS, D], tl.float32)
     value_sum = tl.zeros([COLUMNS, D], tl.float32)
     for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
-        head_statistics = statistics + tl.cast(head, tl.int64) * queries * 4
         for i in range(start, end, ROWS):
             rows = i + tl.arange(0, ROWS)
             live = rows < end
             query_tile = _tile(query, i, head, D)
             grad_tile = _tile(grad, i, head, D)
-            lse, gate, share, at = load_four(head_statistics, rows.to(tl.int64), live, ROWS)
+            lse, gate, share, at = _statistics(statistics, rows, live, head, queries, HQ, ROWS, BY_QUERY)
+            if ORDERED:
+                at = rows - first_query
             score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
             visible = _sees(at[None, :], index[:, None], STRIDE, WINDOW)
             probability = tl.where(visible, tl.exp2(score - lse[None, :]) * gate[None, :], 0.0)
@@ -216,7 +229,7 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
             grad_probability = tl.dot(value_tile, tl.trans(grad_tile), input_precision="ieee")
             grad_score = (probability * (grad_probability - share[None, :])).to(query_tile.dtype)
             key_sum = tl.dot(grad_score, query_tile, key_sum, input_precision="ieee")
-    row = split * key_count + keys
+    row = split * result_rows + tl.load(tiles + tile * 6 + 5) + tl.arange(0, COLUMNS)
     _store_rows(grad_key, key_sum * natural_scale, row, live_key, kv_head, HK, D)
     _store_rows(grad_value, value_sum, row, live_key, kv_head, HK, D)
 
@@ -239,17 +252,23 @@ def forward(
     stride: int = 1,
     window: int = 0,
     with_out: bool = True,
+    into: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor | None, Tensor]:
-    """Returns out [T, HQ, D] (None without with_out) and lse [HQ, T] float32, base 2; a row that sees no key gets 0."""
+    """Returns out [T, HQ, D] (None without with_out) and lse [HQ, T] float32, base 2; a row that sees no key gets 0.
+
+    into: an out, and an lse [T, HQ], to write the rows of `tiles` into.
+    """
     queries, heads, size = query.shape
     out = torch.empty_like(query) if with_out else None
-    lse = torch.empty(heads, queries, dtype=torch.float32, device=query.device)
+    lse = torch.empty(heads, queries, dtype=torch.float32, device=query.device) if into is None else into[1]
+    if into is not None:
+        out = into[0]
     tile = tiling.flash_forward(size, window)
     _forward[(heads, len(tiles))](
         rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns), out, lse, position, tiles,
         queries, scale * LOG2E,
         HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
-        WITH_OUT=with_out, **tile.options,
+        WITH_OUT=with_out, BY_QUERY=into is not None, **tile.options,
     )  # fmt: skip
     return out, lse
 
@@ -260,6 +279,7 @@ def query_gradient(
     value: Tensor,
     grad: Tensor,
     statistics: Tensor,
+    position: Tensor,
     tiles: Tensor,
     scale: float,
     *,
@@ -267,15 +287,16 @@ def query_gradient(
     add: bool,
     stride: int = 1,
     window: int = 0,
+    by_query: bool = False,
 ) -> None:
-    """Write (add: add) the gradient of the query into grad_query [T, HQ, D]; statistics [HQ, T, 4] of rowstats.pack."""
+    """Write (add: add) the gradient of the query into grad_query [T, HQ, D]; statistics of rowstats.pack."""
     queries, heads, size = query.shape
     tile = tiling.flash_query_gradient(size)
     _query_gradient[(heads, len(tiles))](
         rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns), rows_of(grad, tile.rows),
-        statistics, grad_query, tiles, queries, scale * LOG2E, scale,
+        statistics, grad_query, position, tiles, queries, scale * LOG2E, scale,
         HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
-        ADD=add, **tile.options,
+        ADD=add, BY_QUERY=by_query, **tile.options,
     )  # fmt: skip
 
 
@@ -293,21 +314,25 @@ def key_gradient(
     ordered: bool = True,
     stride: int = 1,
     window: int = 0,
+    by_query: bool = False,
+    rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of key and value, [splits, K, HK, D] float32: sums over the queries of each split, to be added up.
 
     Rows of keys that are in no tile stay unwritten. splits * split_rows covers the longest sequence's queries.
+    rows: of the result, where `tiles` is of some keys only; K if None.
     """
     queries, heads, size = query.shape
     tile = tiling.flash_key_gradient(size)
-    grad_key = torch.empty(splits, *key.shape, dtype=torch.float32, device=key.device)
+    rows = key.shape[0] if rows is None else rows
+    grad_key = torch.empty(splits, rows, *key.shape[1:], dtype=torch.float32, device=key.device)
     grad_value = torch.empty_like(grad_key)
     if len(tiles):  # compressed keys: none before the first complete block
         _key_gradient[(len(tiles), splits, key.shape[1])](
             rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns),
             rows_of(grad, tile.rows), statistics, grad_key, grad_value, tiles, queries, scale * LOG2E, scale,
-            key.shape[0], split_rows,
+            rows, split_rows,
             HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
-            ORDERED=ordered, **tile.options,
+            ORDERED=ordered, BY_QUERY=by_query, **tile.options,
         )  # fmt: skip
     return grad_key, grad_value

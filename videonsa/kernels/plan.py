@@ -85,8 +85,21 @@ class Plan:
         return _query_tiles(self, rows, compressed, chunk)
 
     def key_tiles(self, columns: int, compressed: bool) -> Tensor:
-        """[tiles, 5]: first key, end of the keys, first key of the sequence, its first query, its end of queries."""
+        """[tiles, 6]: first key, end of the keys, first key of the sequence, its first query, its end of queries, row
+        of the first key in the result."""
         return _key_tiles(self, columns, compressed)
+
+    def prefix_query_tiles(self, rows: int, tokens: int) -> Tensor:
+        """As `query_tiles`, of the first `tokens` tokens of each sequence."""
+        return _prefix_query_tiles(self, rows, tokens)
+
+    def prefix_key_tiles(self, columns: int, tokens: int) -> Tensor:
+        """As `key_tiles`, of the first `tokens` tokens of each sequence; the result has a row for those alone."""
+        return _prefix_key_tiles(self, columns, tokens)
+
+    def prefix(self, tokens: int) -> Tensor:
+        """Packed index of the first `tokens` tokens of each sequence."""
+        return _prefix(self, tokens)
 
     def chunks(self, tokens: int) -> tuple[Chunk, ...]:
         """Runs of at most `tokens` queries."""
@@ -179,11 +192,43 @@ def _key_tiles(plan: Plan, columns: int, compressed: bool) -> Tensor:
         base = plan.block_ends[i] if compressed else start
         keys = (end - start) // plan.block_size if compressed else end - start
         first = torch.arange(base, base + keys, columns)
-        table = torch.empty(len(first), 5, dtype=torch.int64)
+        table = torch.empty(len(first), 6, dtype=torch.int64)
         table[:, 0], table[:, 1], table[:, 2] = first, (first + columns).clamp_max(base + keys), base
-        table[:, 3], table[:, 4] = start, end
+        table[:, 3], table[:, 4], table[:, 5] = start, end, first
         tables.append(table)
-    return _table(tables, plan, 5)
+    return _table(tables, plan, 6)
+
+
+@lru_cache(maxsize=64)
+def _prefix_query_tiles(plan: Plan, rows: int, tokens: int) -> Tensor:
+    tables = []
+    for start, end in plan.sequences:
+        end = min(end, start + tokens)
+        first = torch.arange(start, end, rows)
+        table = torch.empty(len(first), 4, dtype=torch.int64)
+        table[:, 0], table[:, 1], table[:, 2], table[:, 3] = first, (first + rows).clamp_max(end), start, end - start
+        tables.append(table)
+    return _table(tables, plan, 4)
+
+
+@lru_cache(maxsize=64)
+def _prefix_key_tiles(plan: Plan, columns: int, tokens: int) -> Tensor:
+    tables, row = [], 0
+    for start, end in plan.sequences:
+        end = min(end, start + tokens)
+        first = torch.arange(start, end, columns)
+        table = torch.empty(len(first), 6, dtype=torch.int64)
+        table[:, 0], table[:, 1], table[:, 2] = first, (first + columns).clamp_max(end), start
+        table[:, 3], table[:, 4], table[:, 5] = start, end, first - start + row
+        tables.append(table)
+        row += end - start
+    return _table(tables, plan, 6)
+
+
+@lru_cache(maxsize=64)
+def _prefix(plan: Plan, tokens: int) -> Tensor:
+    rows = [torch.arange(start, min(end, start + tokens)) for start, end in plan.sequences]
+    return torch.cat(rows).to(plan.device)
 
 
 @lru_cache(maxsize=64)

@@ -32,7 +32,8 @@ RUN = 16  # blocks that share a peak
 @triton.jit(do_not_specialize=["queries", "chunk_start", "chunk_rows"])
 def _importance(query, key_high, key_low, lse, importance, peaks, position, tiles, queries, chunk_start, scale, columns,
                 chunk_rows, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-                ROWS: tl.constexpr, COLUMNS: tl.constexpr, PEAKS: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
+                COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PEAKS: tl.constexpr,
+                RUN: tl.constexpr):  # fmt: skip
     tile = tl.program_id(0)
     first_column = tl.program_id(1) * COLUMNS
     kv_head = tl.program_id(2)
@@ -40,7 +41,8 @@ def _importance(query, key_high, key_low, lse, importance, peaks, position, tile
     rows = first + tl.arange(0, ROWS)
     live = rows < tl.load(tiles + tile * 4 + 1)
     own = tl.load(position + rows, mask=live, other=0) // BLOCK
-    if first_column < tl.max(own, 0):  # else no candidate for any query of the tile
+    last = tl.max(own, 0)
+    if (first_column < last) & (last >= COUNT):  # else no candidate for any query of the tile, or no choice
         first_key = tl.load(tiles + tile * 4 + 2) + first_column
         high = tl.trans(_tile(key_high, first_key, kv_head, D))
         low = tl.trans(_tile(key_low, first_key, kv_head, D))
@@ -91,17 +93,14 @@ def _largest(value, keep, candidates, least):
 def _choose(importance, peaks, index, position, first_block, chunk_start, columns, chunk_rows, HK: tl.constexpr,
             BLOCK: tl.constexpr, COUNT: tl.constexpr, COUNT_2: tl.constexpr, COLUMNS_2: tl.constexpr,
             PEAKS: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
-    """One row: index[t, head, :] = chosen blocks in rising order, -1 where fewer than COUNT are visible."""
+    """One row: index[t, head, :] = chosen blocks in rising order, for a query that sees more than COUNT of them."""
     row = tl.program_id(0)
     head = tl.program_id(1)
     token = chunk_start + row
     own = tl.load(position + token) // BLOCK
     base = tl.load(first_block + token)
     out = index + (token.to(tl.int64) * HK + head) * COUNT
-    if own < COUNT:
-        first = tl.arange(0, COUNT_2)
-        tl.store(out + first, tl.where(first <= own, base + first, -1), mask=first < COUNT)
-    else:
+    if own >= COUNT:
         keep: tl.constexpr = COUNT - 1  # besides the query's own block
         importance += (head * chunk_rows + row).to(tl.int64) * columns
         least = tl.full([], 0.0, tl.float32)
@@ -134,7 +133,7 @@ def importances(
     query: Tensor, key_high: Tensor, key_low: Tensor, lse: Tensor, plan: Plan, chunk: Chunk, scale: float, count: int
 ) -> tuple[Tensor, Tensor | None]:
     """[HK, queries of the chunk, columns] float32, and its peaks [.., columns / RUN] where `choose` wants them for
-    `count` blocks a query. Only blocks before a query's own are written."""
+    `count` blocks a query. Written for queries that see more than that, and of the blocks before a query's own."""
     heads, size = query.shape[1:]
     kv_heads = key_high.shape[1]
     tile = tiling.importance()
@@ -147,7 +146,7 @@ def importances(
         rows_of(query, tile.rows), rows_of(key_high, tile.columns), rows_of(key_low, tile.columns), lse, result,
         result if peaks is None else peaks, plan.position(), tiles, len(query), chunk.start, scale * LOG2E, columns,
         rows,
-        HQ=heads, HK=kv_heads, D=size, BLOCK=plan.block_size, ROWS=tile.rows, COLUMNS=tile.columns,
+        HQ=heads, HK=kv_heads, D=size, BLOCK=plan.block_size, COUNT=count, ROWS=tile.rows, COLUMNS=tile.columns,
         PEAKS=peaks is not None, RUN=RUN, **tile.options,
     )  # fmt: skip
     return result, peaks

@@ -10,6 +10,8 @@ results stay within a fixed workspace. The order of all sums is fixed: determini
 A tile's rows are (pair, head): the heads of a group follow one another, so tiles are full but for a list's last one,
 and partial results are written as one contiguous piece.
 
+Queries that see no more than COUNT blocks choose all of them; prefix.py attends for those.
+
 Shapes: query [T, HQ, D]; key, value [T, HK, D]; index [T, HK, COUNT]; partial [pairs, GROUP, D]. GROUP = HQ / HK.
 """
 
@@ -80,11 +82,11 @@ def _partial_forward(query, key, value, queries, first, count, items, first_item
 
 
 @triton.jit
-def _pairs_of(index, bits, before, position, token, row, head, first_block, blocks, words, HK: tl.constexpr,
-              BLOCK: tl.constexpr, COUNT: tl.constexpr, COUNT_2: tl.constexpr):  # fmt: skip
-    """Places of a query's pairs among the lists, and which of the COUNT_2 there are."""
+def _pairs_of(index, bits, before, token, row, head, first_block, blocks, words, HK: tl.constexpr, COUNT: tl.constexpr,
+              COUNT_2: tl.constexpr):  # fmt: skip
+    """Places of a query's COUNT pairs among the lists, and which of the COUNT_2 there are."""
     rank = tl.arange(0, COUNT_2)
-    live = rank < tl.minimum(tl.load(position + token) // BLOCK + 1, COUNT)
+    live = rank < COUNT
     block = tl.load(index + (token * HK + head) * COUNT + rank, mask=live, other=0)
     return pair_position(bits, before, head * blocks + block - first_block, row, words, live).to(tl.int64), live
 
@@ -98,19 +100,19 @@ def _merge_forward(partial, partial_lse, index, bits, before, out, lse, position
     row = tl.program_id(0)
     kv_head = tl.program_id(1)
     token = (chunk_start + row).to(tl.int64)
-    pair, live = _pairs_of(index, bits, before, position, token, row, kv_head, first_block, blocks, words, HK, BLOCK,
-                           COUNT, COUNT_2)  # fmt: skip
-    size = tl.arange(0, D)
-    for head in range(0, GROUP):
-        place = pair * GROUP + head
-        pair_lse = tl.load(partial_lse + place, mask=live, other=float("-inf"))
-        top = tl.max(pair_lse, 0)
-        total = top + tl.log2(tl.sum(tl.exp2(pair_lse - top), 0))
-        tile = tl.load(partial + place[:, None] * D + size[None, :], mask=live[:, None], other=0.0)
-        merged = tl.sum(tile.to(tl.float32) * tl.exp2(pair_lse - total)[:, None], 0)
-        to = token * HQ + kv_head * GROUP + head
-        tl.store(lse + to, total)
-        tl.store(out + to * D + size, merged.to(out.dtype.element_ty))
+    if tl.load(position + token) // BLOCK >= COUNT:  # else it is in no list
+        pair, live = _pairs_of(index, bits, before, token, row, kv_head, first_block, blocks, words, HK, COUNT, COUNT_2)
+        size = tl.arange(0, D)
+        for head in range(0, GROUP):
+            place = pair * GROUP + head
+            pair_lse = tl.load(partial_lse + place, mask=live, other=float("-inf"))
+            top = tl.max(pair_lse, 0)
+            total = top + tl.log2(tl.sum(tl.exp2(pair_lse - top), 0))
+            tile = tl.load(partial + place[:, None] * D + size[None, :], mask=live[:, None], other=0.0)
+            merged = tl.sum(tile.to(tl.float32) * tl.exp2(pair_lse - total)[:, None], 0)
+            to = token * HQ + kv_head * GROUP + head
+            tl.store(lse + to, total)
+            tl.store(out + to * D + size, merged.to(out.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks"])
@@ -205,16 +207,16 @@ def _merge_backward(partial, index, bits, before, grad_query, position, chunk_st
     row = tl.program_id(0)
     kv_head = tl.program_id(1)
     token = (chunk_start + row).to(tl.int64)
-    pair, live = _pairs_of(index, bits, before, position, token, row, kv_head, first_block, blocks, words, HK, BLOCK,
-                           COUNT, COUNT_2)  # fmt: skip
-    size = tl.arange(0, D)
-    for head in range(0, GROUP):
-        place = (pair * GROUP + head)[:, None] * D + size[None, :]
-        merged = scale * tl.sum(tl.load(partial + place, mask=live[:, None], other=0.0).to(tl.float32), 0)
-        to = grad_query + (token * HQ + kv_head * GROUP + head) * D + size
-        if ADD:
-            merged += tl.load(to).to(tl.float32)
-        tl.store(to, merged.to(grad_query.dtype.element_ty))
+    if tl.load(position + token) // BLOCK >= COUNT:
+        pair, live = _pairs_of(index, bits, before, token, row, kv_head, first_block, blocks, words, HK, COUNT, COUNT_2)
+        size = tl.arange(0, D)
+        for head in range(0, GROUP):
+            place = (pair * GROUP + head)[:, None] * D + size[None, :]
+            merged = scale * tl.sum(tl.load(partial + place, mask=live[:, None], other=0.0).to(tl.float32), 0)
+            to = grad_query + (token * HQ + kv_head * GROUP + head) * D + size
+            if ADD:
+                merged += tl.load(to).to(tl.float32)
+            tl.store(to, merged.to(grad_query.dtype.element_ty))
 
 
 def _sizes(query: Tensor, key: Tensor, plan: Plan) -> dict[str, int]:
@@ -247,7 +249,7 @@ def forward_chunk(
     heads, size = query.shape[1:]
     kv_heads = index.shape[1]
     tile = tiling.selection_forward()
-    lists = invert(index, chunk, tile.columns)
+    lists = invert(index, plan, chunk, tile.columns)
     partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
     partial_lse = torch.empty(partial.shape[:2], dtype=torch.float32, device=query.device)
     _partial_forward[(len(lists.items),)](
@@ -286,7 +288,7 @@ def backward_chunk(
     heads, size = query.shape[1:]
     kv_heads = key.shape[1]
     tile = tiling.selection_gradient(plan.block_size)
-    lists = invert(index, chunk, tile.columns)
+    lists = invert(index, plan, chunk, tile.columns)
     partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
     extra_key = torch.empty(lists.extra * plan.block_size, size, dtype=torch.float32, device=key.device)
     extra_value = torch.empty_like(extra_key)

@@ -74,7 +74,7 @@ class _Text(torch.autograd.Function):
         shared = (query, key, value, grad, rowstats.pack(lse, torch.ones_like(share), share, positions))
         grad_query = torch.empty_like(query)
         tiles = _query_tiles(len(query), len(key), tiling.flash_query_gradient(size).rows, query.device)
-        flash.query_gradient(*shared, tiles, ctx.scale, grad_query=grad_query, add=False)
+        flash.query_gradient(*shared, positions, tiles, ctx.scale, grad_query=grad_query, add=False)
         tiles = _key_tiles(len(query), len(key), tiling.flash_key_gradient(size).columns, query.device)
         grad_key, grad_value = flash.key_gradient(
             *shared, tiles, ctx.scale, splits=1, split_rows=len(query), ordered=False
@@ -90,4 +90,5 @@ def _query_tiles(queries: int, keys: int, rows: int, device: torch.device) -> Te
 
 def _key_tiles(queries: int, keys: int, columns: int, device: torch.device) -> Tensor:
     first = torch.arange(0, keys, columns, dtype=torch.int32, device=device)
-    return torch.stack([first, (first + columns).clamp_max(keys), first * 0, first * 0, first * 0 + queries], 1)
+    zero = first * 0
+    return torch.stack([first, (first + columns).clamp_max(keys), zero, zero, zero + queries, first], 1)

@@ -74,6 +74,12 @@ def rows_per_split(queries: int) -> int:
 FORWARD_CHUNK = 16384  # queries; each list pays once for its block's keys and values
 
 
+def prefix_splits(programs: int) -> int:
+    """Runs of queries that a block of keys is given to, where all its queries are in one short piece of a sequence: so
+    many that the machine is full."""
+    return min(8, max(1, 1024 // programs))
+
+
 def backward_chunk(tokens: int) -> int:
     """As above; there the partial results come on top of everything saved, in all 10 GiB for 128K tokens."""
     return 16384 if tokens <= 65536 else 11264

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from videonsa.kernels import combine, compress, rowstats, select, selected, tiling, window
+from videonsa.kernels import combine, compress, prefix, rowstats, select, selected, tiling, window
 from videonsa.kernels.plan import Chunk, Plan, make_plan
 
 BRANCHES = ("cmp", "slc", "swa")
@@ -32,6 +32,11 @@ class Settings:
     window: int
     branches: tuple[str, ...]
     scale: float
+
+    @property
+    def chooses_from(self) -> int:
+        """The position from which on a query sees more blocks than it may choose."""
+        return self.block_count * self.plan.block_size
 
 
 @torch.compiler.disable
@@ -97,7 +102,9 @@ class _Attention(torch.autograd.Function):
 def attend(
     query: Tensor, key: Tensor, value: Tensor, settings: Settings
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
-    """Each branch's output [T, HQ, D], its lse, and the chosen blocks [T, HK, block_count] (global numbers, or -1).
+    """Each branch's output [T, HQ, D], its lse, and the chosen blocks [T, HK, block_count] (global numbers).
+
+    The chosen blocks are undefined for queries that see no more than block_count of them, and so choose all.
 
     The lse is [T, HQ] for slc, which reads it by query, and [HQ, T] for cmp and swa, which read it by head.
     """
@@ -113,13 +120,11 @@ def attend(
     if "slc" in branches:
         index = torch.empty(len(query), key.shape[1], settings.block_count, dtype=torch.int32, device=query.device)
         outputs["slc"], lses["slc"] = torch.empty_like(query), torch.empty(query.shape[:2], device=query.device)
+        prefix.forward(query, key, value, plan, settings.chooses_from, scale, out=outputs["slc"], lse=lses["slc"])
         for chunk in chunks(query, key, settings, tiling.FORWARD_CHUNK):
-            if chunk.columns > settings.block_count:
-                importance, peaks = select.importances(
-                    query, key_high, key_low, lse, plan, chunk, scale, settings.block_count
-                )
-            else:  # every visible block is chosen
-                importance, peaks = lses["slc"].new_empty(key.shape[1], chunk.end - chunk.start, 1), None
+            importance, peaks = select.importances(
+                query, key_high, key_low, lse, plan, chunk, scale, settings.block_count
+            )
             select.choose(importance, peaks, index, plan, chunk)
             del importance, peaks
             selected.forward_chunk(query, key, value, index, plan, chunk, scale, out=outputs["slc"], lse=lses["slc"])
@@ -171,6 +176,10 @@ def gradients(
         if token_key is None or token_value is None:
             token_key, token_value = (torch.zeros(key.shape, device=key.device) for _ in range(2))
         row_statistics = statistics("slc")
+        prefix.backward(
+            query, key, value, grad, row_statistics, plan, settings.chooses_from, scale,
+            grad_query=grad_query, grad_key=token_key, grad_value=token_value, add=add,
+        )  # fmt: skip
         for chunk in chunks(query, key, settings, tiling.backward_chunk(len(query))):
             selected.backward_chunk(
                 query, key, value, grad, row_statistics, index, plan, chunk, scale,
@@ -182,8 +191,8 @@ def gradients(
 
 
 def chunks(query: Tensor, key: Tensor, settings: Settings, most: int) -> tuple[Chunk, ...]:
-    """The runs of at most `most` queries that the selection branch handles one after the other."""
+    """The runs of at most `most` queries that the selection branch takes in turn, where there is a choice to make."""
     tokens = tiling.chunk_tokens(
         most, query.shape[1:], key.shape[1], settings.block_count, settings.plan.most_blocks, query.element_size()
     )
-    return settings.plan.chunks(tokens)
+    return tuple(chunk for chunk in settings.plan.chunks(tokens) if chunk.columns > settings.block_count)

@@ -33,7 +33,9 @@ def backward(
     size = query.shape[2]
     shared = (query, key, value, grad, statistics)
     rows, columns = tiling.flash_query_gradient(size).rows, tiling.flash_key_gradient(size).columns
-    flash.query_gradient(*shared, plan.query_tiles(rows, False), scale, grad_query=grad_query, add=add, window=window)
+    flash.query_gradient(
+        *shared, plan.position(), plan.query_tiles(rows, False), scale, grad_query=grad_query, add=add, window=window
+    )
     grad_key, grad_value = flash.key_gradient(
         *shared, plan.key_tiles(columns, False), scale, splits=1, split_rows=plan.tokens, window=window
     )

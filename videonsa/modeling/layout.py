@@ -33,6 +33,19 @@ class TokenLayout:
         """The vision tokens of [B, L, ...] as [vision_batch, Nv / vision_batch, ...]; a view where they are one run."""
         return tokens.flatten(0, 1)[self._vision].unflatten(0, (self.vision_batch, -1))
 
+    def pack_text(self, tokens: Tensor) -> Tensor:
+        """The text tokens of [B, L, ...] as [B, T, ...]."""
+        return tokens.flatten(0, 1)[self.text_index]
+
+    def part(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """`pack` and `pack_text` of [B, L, ...]. In one go the gradient is put together in one copy, where they are in
+        order."""
+        if not self.in_order or self.vision_run is None or len(tokens) > 1:
+            return self.pack(tokens), self.pack_text(tokens)
+        start, stop = self.vision_run.start, self.vision_run.stop
+        before, vision, after = tokens.split([start, stop - start, tokens.shape[1] - stop], dim=1)
+        return vision, torch.cat([before, after], dim=1)
+
     def unpack(self, vision: Tensor, text: Tensor) -> Tensor:
         """Rows of vision [Nv, ...] and text [B*T, ...] put back in their tokens' places, [B*L, ...]; 0 elsewhere."""
         if self.in_order and self.vision_run is not None:

@@ -19,8 +19,9 @@ def mixed_attention(
     query [B, L, Hq, D]; key, value [B, L, Hkv, D]; gates of the vision tokens, [vision_batch, Nv / vision_batch, Hq, 3]
     -> [B, L, Hq, D], 0 for padding.
     """
+    vision_query, text_query = layout.part(query)
     vision = nsa_attention(
-        layout.pack(query),
+        vision_query,
         layout.pack(key),
         layout.pack(value),
         gates,
@@ -33,14 +34,15 @@ def mixed_attention(
         backend=layout.nsa.backend,
     )
     attend = text_by_sample if layout.text_mask is None else text_by_mask
-    text = attend(query, key, value, layout, scale)
+    text = attend(text_query, key, value, layout, scale)
     return layout.unpack(vision.flatten(0, 1), text).view(query.shape)
 
 
 def text_by_mask(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout, scale: float) -> Tensor:
-    """Dense causal attention of the text tokens over all earlier tokens of their sample, [B*T, Hq, D]."""
+    """Dense causal attention of the text tokens' queries [B, T, Hq, D] over all earlier tokens of their sample, whose
+    keys and values are [B, L, Hkv, D]; [B*T, Hq, D]."""
     output = scaled_dot_product_attention(
-        query.flatten(0, 1)[layout.text_index].transpose(1, 2),
+        query.transpose(1, 2),
         key.transpose(1, 2),
         value.transpose(1, 2),
         attn_mask=layout.text_mask,
@@ -56,5 +58,5 @@ def text_by_sample(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayou
     outputs = []
     for i, start in enumerate(layout.first_token):
         positions = layout.text_index[i] % length
-        outputs.append(text_attention(query[i, positions], key[i, start:], value[i, start:], positions - start, scale))
+        outputs.append(text_attention(query[i], key[i, start:], value[i, start:], positions - start, scale))
     return torch.cat(outputs)

@@ -1,0 +1,53 @@
+"""Selection branch for the queries that choose every block they see: plain causal attention, a case of flash.py.
+
+Those are the first block_count * block_size tokens of a sequence. No partial results are moved for them.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from videonsa.kernels import flash, tiling
+from videonsa.kernels.plan import Plan
+
+
+def forward(
+    query: Tensor, key: Tensor, value: Tensor, plan: Plan, tokens: int, scale: float, *, out: Tensor, lse: Tensor
+) -> None:
+    """Write the rows of out [T, HQ, D] and of lse [T, HQ] (base 2) of each sequence's first `tokens` tokens."""
+    tiles = plan.prefix_query_tiles(tiling.flash_forward(query.shape[2]).rows, tokens)
+    flash.forward(query, key, value, plan.position(), tiles, scale, into=(out, lse))
+
+
+def backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grad: Tensor,
+    statistics: Tensor,
+    plan: Plan,
+    tokens: int,
+    scale: float,
+    *,
+    grad_query: Tensor,
+    grad_key: Tensor,
+    grad_value: Tensor,
+    add: bool,
+) -> None:
+    """Write (add: add to) those rows of grad_query, and add to grad_key, grad_value [T, HK, D] float32.
+
+    statistics [T, HQ, 4], of rowstats.pack by query with positions on the packed token axis.
+    """
+    size = query.shape[2]
+    shared = (query, key, value, grad, statistics)
+    tiles = plan.prefix_query_tiles(tiling.flash_query_gradient(size).rows, tokens)
+    flash.query_gradient(*shared, plan.position(), tiles, scale, grad_query=grad_query, add=add, by_query=True)
+    tiles = plan.prefix_key_tiles(tiling.flash_key_gradient(size).columns, tokens)
+    rows = plan.prefix(tokens)
+    splits = tiling.prefix_splits(len(tiles) * key.shape[1])
+    longest = min(tokens, max(end - start for start, end in plan.sequences))
+    key_sums, value_sums = flash.key_gradient(
+        *shared, tiles, scale, splits=splits, split_rows=-(-longest // splits), by_query=True, rows=len(rows)
+    )
+    grad_key[rows] += key_sums.sum(0)
+    grad_value[rows] += value_sums.sum(0)
