@@ -94,9 +94,9 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
     grid = load_grid(options.grid, profile.name, changes)
     others: dict[str, Any] = {}  # settings for failed cells alone
     if options.retry_failed and changes:
-        planned = planned_changes(changes, grid.name, options.grid, profile, options.out)
-        others = {key: value for key, value in changes.items() if key not in planned}
-        changes, grid = planned, load_grid(options.grid, profile.name, planned)
+        given, changes = changes, planned_changes(changes, grid.name, options.grid, profile, options.out)
+        others = {key: value for key, value in given.items() if key not in changes}
+        grid = load_grid(options.grid, profile.name, changes)
     make = partial(make_sweep, grid, profile, options.out, options.grid, changes)
     if options.status:
         return status(make(as_planned=True))
@@ -117,11 +117,8 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         sweep = amended_sweep(sweep, chosen, others, make)
         chosen = [cell for cell in sweep.cells if cell.place in places]
     if options.dry_run:
-        state = read_state(sweep)
         workers = slurm_profile.max_parallel if on_slurm and slurm_profile else resources.workers
-        jobs = make_jobs(sweep, state, chosen, options.retry_failed, workers)
-        print(dry_run_text(sweep, state, jobs, workers))
-        return 0
+        return dry_run(sweep, chosen, options.retry_failed, workers)
     check_out(options.out)
     if planned_code(sweep.folder) not in (None, sweep.code):
         print(f"The code of the method has changed since {sweep.name} was planned: what depends on it is made again.")
@@ -133,6 +130,13 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
     if on_slurm and slurm_profile:
         return run_on_slurm(sweep, chosen, options, stages, slurm_profile)
     return run_at_once(sweep, chosen, options, stages, resources)
+
+
+def dry_run(sweep: Sweep, chosen: list[Cell], retry: bool, workers: int) -> int:
+    """Print what would run."""
+    state = read_state(sweep)
+    print(dry_run_text(sweep, state, make_jobs(sweep, state, chosen, retry, workers), workers))
+    return 0
 
 
 def status(sweep: Sweep) -> int:
