@@ -160,5 +160,5 @@ def weigh(probability_BHGCK: Tensor, value_BHKD: Tensor) -> Tensor:
 def masked_softmax(score_BHGCK: Tensor, visible: Tensor) -> Tensor:
     """Softmax over the visible keys (mask broadcast to the scores); a query that sees none gets zeros, with no NaN."""
     sees_any = visible.any(dim=-1, keepdim=True)
-    masked = score_BHGCK.masked_fill(~visible & sees_any, -torch.inf)
-    return masked.softmax(dim=-1).masked_fill(~sees_any, 0.0)
+    probability = score_BHGCK.where(visible | ~sees_any, -torch.inf).softmax(dim=-1)
+    return probability if bool(sees_any.all()) else probability.where(sees_any, 0.0)
