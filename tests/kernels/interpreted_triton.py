@@ -6,8 +6,6 @@ must not reach other tests.
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -56,10 +54,16 @@ def test_lists_in_several_items_change_nothing(monkeypatch):
     from videonsa.kernels import tiling
 
     shape = Shape(120, 2, 1, 16, 16, 3, 7, branches=("slc",))
-    forward, backward = tiling.selection_forward(), tiling.selection_gradient(16)
-    monkeypatch.setattr(tiling, "selection_forward", lambda: dataclasses.replace(forward, columns=32))
-    monkeypatch.setattr(tiling, "selection_gradient", lambda size: dataclasses.replace(backward, columns=32))
+    monkeypatch.setattr(tiling, "LIST_RUN", 32)
     found = errors(shape, torch.float32, "cpu")
+    assert max(found.values()) < TOLERANCE[torch.float32], found
+
+
+def test_choosing_by_peaks_changes_nothing(monkeypatch):
+    from videonsa.kernels import tiling
+
+    monkeypatch.setattr(tiling, "choose_by_peaks", lambda columns, count: True)
+    found = errors(Shape(120, 4, 2, 16, 16, 2, 7, branches=("slc",), ends=(0, 33, 120)), torch.float32, "cpu")
     assert max(found.values()) < TOLERANCE[torch.float32], found
 
 
@@ -81,6 +85,39 @@ def test_the_choice_by_peaks_equals_the_choice_from_the_whole_row(count, levels)
     chosen = index[chunk.start : chunk.end, 0]
     assert torch.equal(chosen[:, :-1].long(), best)
     assert (chosen[:, -1] == blocks).all()
+
+
+def test_a_nan_among_the_keys_leaves_the_choice_in_order():
+    from videonsa.kernels import triton_backend
+    from videonsa.kernels.plan import make_plan
+
+    query, key, value = (torch.randn(112, 1, 16) for _ in range(3))
+    key[20] = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)  # what CUDA's arithmetic makes of NaN
+    plan = make_plan(query[None], None, 16)
+    settings = triton_backend.Settings(plan, 3, 1, ("slc",), 1.0)
+    outputs, _, index = triton_backend.attend(query, key, value, settings)
+    chosen = index[settings.chooses_from :, 0]
+    assert (chosen.diff() > 0).all()
+    assert (chosen[:, 0] >= 0).all()
+    assert (chosen[:, -1] == torch.arange(settings.chooses_from, 112) // 16).all()
+    assert outputs["slc"][:20].isfinite().all()
+    assert outputs["slc"][-1].isnan().any()
+
+
+@pytest.mark.parametrize(("window", "count"), [(2**31 - 1, 3), (2**40, 3), (4, 10**6)])
+def test_a_window_or_a_count_beyond_the_sequence_is_no_limit(window, count):
+    found = errors(Shape(40, 2, 1, 16, 16, count, window), torch.float32, "cpu")
+    assert max(found.values()) < TOLERANCE[torch.float32], found
+
+
+def test_the_default_type_of_torch_changes_nothing():
+    shape = Shape(70, 2, 1, 16, 16, 2, 7, branches=("slc",))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = errors(shape, torch.float32, "cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert max(found.values()) < TOLERANCE[torch.float32], found
 
 
 def test_equal_importances_take_the_earlier_block():

@@ -122,7 +122,8 @@ def describe(commit: str | None) -> dict[str, str]:
     import triton
 
     if commit is None:
-        found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+        names = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]  # a hash, "-dirty" if it is
+        found = subprocess.run(names, capture_output=True, text=True, check=False)
         commit = found.stdout.strip() or "unknown"
     return {
         "gpu": torch.cuda.get_device_name(),

@@ -30,7 +30,11 @@ def check(name: str, attention: Callable[..., Tensor], inputs: Inputs, case: Cas
     """Relative errors of `attention(query, key, value, gates)`; raises CheckFailed where one exceeds the tolerance."""
     position = sample(case, inputs.query.device)
     if not dense:
-        position = without_ties(position, inputs, case)
+        sampled, position = len(position), without_ties(position, inputs, case)
+        if 2 * len(position) < sampled:
+            raise CheckFailed(
+                f"{name} at {case}: of {sampled} queries only {len(position)} have no ties, too few to check"
+            )
     found = _with_gradients(lambda *tensors: attention(*tensors)[:, position], inputs, position)
     exact: Callable[..., Tensor] = dense_rows if dense else nsa_rows
     wanted = _with_gradients(

@@ -4,9 +4,10 @@
 
 A prefill takes embeddings of vision tokens through the decoder (Qwen2.5-VL-7B's shape); a training step is forward and
 backward with activation checkpointing of every layer. Dense is the same weights with torch's cuDNN attention, the stock
-layer. Each length is timed once or more after a run that compiles, on the host's clock around a synchronised call.
+layer. Each length is timed once or more after one call that compiles, on the host's clock around a synchronised call.
 Last, the attention of one layer over a mixed prompt (64 text tokens, the vision tokens, 512 text tokens) beside
-`nsa_attention` of its vision tokens alone: modes attention_fwd, attention_bwd, on the device's clock.
+`nsa_attention` of its vision tokens alone: modes attention_fwd, attention_bwd, on the device's clock; before that,
+`nsa_attention` is checked as by `python -m videonsa.bench`, and its output must be found in the mixed one, bit for bit.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 
 from videonsa.bench.__main__ import describe
 from videonsa.bench.case import Case, make_inputs
+from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure as measure_on_device
 from videonsa.bench.providers import attention
 from videonsa.config import NSASettings
@@ -96,6 +98,12 @@ def attention_rows(length: int) -> list[dict[str, object]]:
             (query, key, value, vision.gates),
         ),
     }
+    check("triton", attention("triton", case), vision, case, dense=False)
+    with torch.no_grad():
+        alone, mixed = (forward() for forward, _ in calls.values())
+    if not torch.equal(mixed[:, TEXT_BEFORE : TEXT_BEFORE + length], alone):
+        raise CheckFailed("mixed attention gives the vision tokens another output than nsa_attention")
+    del alone, mixed
     rows = []
     for provider, (forward, tensors) in calls.items():
         with torch.no_grad():
@@ -155,10 +163,9 @@ def main(arguments: list[str] | None = None) -> int:
     for mode, lengths in (("prefill", options.lengths), ("train", options.train)):
         model.train(mode == "train")
         for provider in ("videonsa", "dense"):
-            if lengths:  # compiles what the timed lengths share
-                step(model, min(16384, *lengths), provider == "videonsa", mode == "train")()
             for length in lengths:
                 call = step(model, length, provider == "videonsa", mode == "train")
+                call()  # compiles what this length needs
                 seconds, peak = measure(call, options.repeats)
                 row = {"provider": provider, "mode": mode, "length": length, "layers": options.layers}
                 rows.append({**row, "seconds": round(seconds, 4), "peak_gib": round(peak, 2), **software})

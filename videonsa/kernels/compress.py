@@ -17,11 +17,11 @@ from videonsa.kernels.plan import Plan
 
 @triton.jit
 def _mean_blocks(key, value, key_high, key_low, value_mean, block_range, HK: tl.constexpr, D: tl.constexpr,
-                 SIZE: tl.constexpr, SIZE_2: tl.constexpr):  # fmt: skip
+                 SIZE: tl.constexpr):  # fmt: skip
     block = tl.program_id(0)
     head = tl.program_id(1)
-    tokens = tl.load(block_range + block * 2) + tl.arange(0, SIZE_2)
-    live = (tokens < tl.load(block_range + block * 2 + 1)) & (tl.arange(0, SIZE_2) < SIZE)
+    tokens = tl.load(block_range + block * 2) + tl.arange(0, SIZE)
+    live = tokens < tl.load(block_range + block * 2 + 1)
     size = tl.arange(0, D)
     offset = (tokens.to(tl.int64) * HK + head)[:, None] * D + size[None, :]
     mean = tl.sum(tl.load(key + offset, mask=live[:, None], other=0.0).to(tl.float32), 0) / SIZE
@@ -43,7 +43,6 @@ def mean_blocks(key: Tensor, value: Tensor, plan: Plan) -> tuple[Tensor, Tensor,
     low, mean = torch.empty_like(high), torch.empty_like(high)
     _mean_blocks[(plan.blocks, heads)](
         key, value, high, low, mean, plan.block_range(), HK=heads, D=size, SIZE=plan.block_size,
-        SIZE_2=tiling.power_of_two(plan.block_size),
     )  # fmt: skip
     return high, low, mean
 
@@ -70,9 +69,8 @@ def backward(
     grad_query: Tensor,
     add: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Adds to grad_query; returns the gradients of the mean keys and values, [blocks, HK, D] float32."""
-    size = query.shape[2]
-    rows = tiling.flash_query_gradient(size).rows
+    """Writes (add: adds to) grad_query; returns the gradients of the mean keys and values, [blocks, HK, D] float32."""
+    rows = tiling.flash_query_gradient().rows
     shared = (query, key_mean, value_mean, grad, statistics)
     flash.query_gradient(
         *shared,
@@ -85,7 +83,7 @@ def backward(
     )
     longest = max(end - start for start, end in plan.sequences)
     split_rows = tiling.rows_per_split(longest)
-    columns = tiling.flash_key_gradient(size).columns
+    columns = tiling.flash_key_gradient().columns
     grad_key, grad_value = flash.key_gradient(
         *shared, plan.key_tiles(columns, True), scale,
         splits=-(-longest // split_rows), split_rows=split_rows, stride=plan.block_size,

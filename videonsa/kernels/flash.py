@@ -1,4 +1,4 @@
-"""Flash attention over strided keys: the one dense engine of the compression, window and text branches (Triton).
+"""Flash attention over strided keys: the one dense engine of all branches and of text (Triton).
 
 Key j of a sequence stands at position (j + 1) * STRIDE - 1: STRIDE is 1 for tokens and the block size for compressed
 blocks, which are seen from their last token on. A query at position p sees the keys at positions <= p; with
@@ -17,31 +17,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from videonsa.kernels import tiling
 from videonsa.kernels.rowstats import load_four
+from videonsa.kernels.tiles import load_rows, load_tile, rows_of, store_rows
 
 LOG2E = 1.4426950408889634
-
-
-@triton.jit
-def _load_rows(base, rows, live, head, HEADS: tl.constexpr, D: tl.constexpr):
-    """Tile [rows, D] of a [*, HEADS, D] tensor; rows that are not live read as 0."""
-    offset = (rows.to(tl.int64) * HEADS + head) * D
-    return tl.load(base + offset[:, None] + tl.arange(0, D)[None, :], mask=live[:, None], other=0.0)
-
-
-@triton.jit
-def _store_rows(base, tile, rows, live, head, HEADS: tl.constexpr, D: tl.constexpr):
-    offset = (rows.to(tl.int64) * HEADS + head) * D
-    tl.store(base + offset[:, None] + tl.arange(0, D)[None, :], tile.to(base.dtype.element_ty), mask=live[:, None])
-
-
-@triton.jit
-def _tile(rows_, first, head, D: tl.constexpr):
-    """Tile [rows, D] from row `first` on, of a head; `rows_` from `rows_of`. Rows past the tensor's end read as 0."""
-    return rows_.load([first, head * D])
 
 
 @triton.jit
@@ -61,7 +42,7 @@ def _forward_step(query, key, value, first_key, head, scale, position, j, masked
 
     masked: whether some query of the tile does not see all of them.
     """
-    score = tl.dot(query, tl.trans(_tile(key, first_key + j, head, D)), input_precision="ieee")
+    score = tl.dot(query, tl.trans(load_tile(key, first_key + j, head, D)), input_precision="ieee")
     if masked:
         index = j + tl.arange(0, COLUMNS)
         score = tl.where(_sees(position[:, None], index[None, :], STRIDE, WINDOW), score, float("-inf"))
@@ -70,7 +51,7 @@ def _forward_step(query, key, value, first_key, head, scale, position, j, masked
     shrink = tl.exp2(top - new_top)
     total = total * shrink + tl.sum(probability, 1)
     if WITH_OUT:
-        value_tile = _tile(value, first_key + j, head, D)
+        value_tile = load_tile(value, first_key + j, head, D)
         sum_ = sum_ * shrink[:, None]
         sum_ = tl.dot(probability.to(value_tile.dtype), value_tile, sum_, input_precision="ieee")
     return new_top, total, sum_
@@ -87,7 +68,7 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: t
     live = rows < tl.load(tiles + tile * 4 + 1)
     first_key = tl.load(tiles + tile * 4 + 2)
     at = tl.load(position + rows, mask=live, other=-1)
-    query_tile = _tile(query, first, head, D)
+    query_tile = load_tile(query, first, head, D)
     kv_head = head // (HQ // HK)
 
     top = tl.full([ROWS], -1.0e30, tl.float32)  # finite, so that a row which sees nothing yields 0 and no NaN
@@ -115,7 +96,7 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: t
     tl.store(lse + place, row_lse, mask=live)
     if WITH_OUT:
         sum_ = sum_ / tl.where(sees_any, total, 1.0)[:, None]
-        _store_rows(out, sum_, rows, live, head, HQ, D)
+        store_rows(out, sum_, rows, live, head, HQ, D)
 
 
 @triton.jit
@@ -130,8 +111,8 @@ def _statistics(statistics, rows, live, head, queries, HQ: tl.constexpr, ROWS: t
 def _query_gradient_step(query, grad, key, value, first_key, head, scale, position, lse, share, j, masked, sum_,
                          D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr,
                          COLUMNS: tl.constexpr):  # fmt: skip
-    key_tile = _tile(key, first_key + j, head, D)
-    value_tile = _tile(value, first_key + j, head, D)
+    key_tile = load_tile(key, first_key + j, head, D)
+    value_tile = load_tile(value, first_key + j, head, D)
     score = tl.dot(query, tl.trans(key_tile), input_precision="ieee") * scale
     if masked:
         index = j + tl.arange(0, COLUMNS)
@@ -154,8 +135,8 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, position, t
     rows = first + tl.arange(0, ROWS)
     live = rows < tl.load(tiles + tile * 4 + 1)
     first_key = tl.load(tiles + tile * 4 + 2)
-    query_tile = _tile(query, first, head, D)
-    grad_tile = _tile(grad, first, head, D)
+    query_tile = load_tile(query, first, head, D)
+    grad_tile = load_tile(grad, first, head, D)
     at = tl.load(position + rows, mask=live, other=-1)
     lse, gate, share, _ = _statistics(statistics, rows, live, head, queries, HQ, ROWS, BY_QUERY)
     kv_head = head // (HQ // HK)
@@ -179,8 +160,8 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, position, t
                                         True, sum_, D, STRIDE, WINDOW, COLUMNS)  # fmt: skip
     sum_ = sum_ * (gate * natural_scale)[:, None]
     if ADD:
-        sum_ += _load_rows(grad_query, rows, live, head, HQ, D).to(tl.float32)
-    _store_rows(grad_query, sum_, rows, live, head, HQ, D)
+        sum_ += load_rows(grad_query, rows, live, head, HQ, D).to(tl.float32)
+    store_rows(grad_query, sum_, rows, live, head, HQ, D)
 
 
 @triton.jit(do_not_specialize=["queries", "result_rows", "split_rows"])
@@ -209,16 +190,16 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
         start = tl.maximum(start, sees_first // ROWS * ROWS)
         if WINDOW > 0:
             end = tl.minimum(end, first_query + tl.max(index, 0) + WINDOW)
-    key_tile = _tile(key, first_key, kv_head, D)
-    value_tile = _tile(value, first_key, kv_head, D)
+    key_tile = load_tile(key, first_key, kv_head, D)
+    value_tile = load_tile(value, first_key, kv_head, D)
     key_sum = tl.zeros([COLUMNS, D], tl.float32)
     value_sum = tl.zeros([COLUMNS, D], tl.float32)
     for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
         for i in range(start, end, ROWS):
             rows = i + tl.arange(0, ROWS)
             live = rows < end
-            query_tile = _tile(query, i, head, D)
-            grad_tile = _tile(grad, i, head, D)
+            query_tile = load_tile(query, i, head, D)
+            grad_tile = load_tile(grad, i, head, D)
             lse, gate, share, at = _statistics(statistics, rows, live, head, queries, HQ, ROWS, BY_QUERY)
             if ORDERED:
                 at = rows - first_query
@@ -230,15 +211,8 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
             grad_score = (probability * (grad_probability - share[None, :])).to(query_tile.dtype)
             key_sum = tl.dot(grad_score, query_tile, key_sum, input_precision="ieee")
     row = split * result_rows + tl.load(tiles + tile * 6 + 5) + tl.arange(0, COLUMNS)
-    _store_rows(grad_key, key_sum * natural_scale, row, live_key, kv_head, HK, D)
-    _store_rows(grad_value, value_sum, row, live_key, kv_head, HK, D)
-
-
-def rows_of(tensor: Tensor, rows: int) -> TensorDescriptor:
-    """Descriptor of a contiguous [N, H, D] for tiles of `rows` rows of a head."""
-    if tensor.data_ptr() % 16:  # as for a view into other memory; the copy engine wants 16 bytes
-        tensor = tensor.clone()
-    return TensorDescriptor.from_tensor(tensor.flatten(1), [rows, tensor.shape[2]])
+    store_rows(grad_key, key_sum * natural_scale, row, live_key, kv_head, HK, D)
+    store_rows(grad_value, value_sum, row, live_key, kv_head, HK, D)
 
 
 def forward(
@@ -291,7 +265,7 @@ def query_gradient(
 ) -> None:
     """Write (add: add) the gradient of the query into grad_query [T, HQ, D]; statistics of rowstats.pack."""
     queries, heads, size = query.shape
-    tile = tiling.flash_query_gradient(size)
+    tile = tiling.flash_query_gradient()
     _query_gradient[(heads, len(tiles))](
         rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns), rows_of(grad, tile.rows),
         statistics, grad_query, position, tiles, queries, scale * LOG2E, scale,
@@ -323,7 +297,7 @@ def key_gradient(
     rows: of the result, where `tiles` is of some keys only; K if None.
     """
     queries, heads, size = query.shape
-    tile = tiling.flash_key_gradient(size)
+    tile = tiling.flash_key_gradient()
     rows = key.shape[0] if rows is None else rows
     grad_key = torch.empty(splits, rows, *key.shape[1:], dtype=torch.float32, device=key.device)
     grad_value = torch.empty_like(grad_key)

@@ -1,7 +1,7 @@
 """Where each sequence, block, tile and chunk lies in a packed row of tokens: small int32 tables, made once per shape.
 
-All sequences of a call lie one after the other on one token axis (a batch is packed too). No tile, block or chunk's
-tile crosses a sequence's border, so kernels compare global indices and need no other mask between sequences.
+All sequences of a call lie one after the other on one token axis (a batch is packed too). No row of a table crosses a
+sequence's border; a tile that a kernel loads may, and the kernel masks what lies beyond.
 """
 
 from __future__ import annotations
@@ -134,23 +134,23 @@ def _table(rows: list[Tensor], plan: Plan, width: int) -> Tensor:
     return table.to(torch.int32).contiguous().to(plan.device)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # a table of all tokens
 def _position(plan: Plan) -> Tensor:
     return _table([torch.arange(end - start) for start, end in plan.sequences], plan, 1)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # a table of all tokens
 def _token(plan: Plan) -> Tensor:
     return torch.arange(plan.tokens, dtype=torch.int32, device=plan.device)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # a table of all tokens
 def _first_block(plan: Plan) -> Tensor:
     rows = [torch.full((end - start,), plan.block_ends[i]) for i, (start, end) in enumerate(plan.sequences)]
     return _table(rows, plan, 1)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # a table of all tokens
 def _whole_block(plan: Plan) -> Tensor:
     rows = []
     for i, (start, end) in enumerate(plan.sequences):

@@ -38,11 +38,10 @@ def backward(
 
     statistics [T, HQ, 4], of rowstats.pack by query with positions on the packed token axis.
     """
-    size = query.shape[2]
     shared = (query, key, value, grad, statistics)
-    tiles = plan.prefix_query_tiles(tiling.flash_query_gradient(size).rows, tokens)
+    tiles = plan.prefix_query_tiles(tiling.flash_query_gradient().rows, tokens)
     flash.query_gradient(*shared, plan.position(), tiles, scale, grad_query=grad_query, add=add, by_query=True)
-    tiles = plan.prefix_key_tiles(tiling.flash_key_gradient(size).columns, tokens)
+    tiles = plan.prefix_key_tiles(tiling.flash_key_gradient().columns, tokens)
     rows = plan.prefix(tokens)
     splits = tiling.prefix_splits(len(tiles) * key.shape[1])
     longest = min(tokens, max(end - start for start, end in plan.sequences))

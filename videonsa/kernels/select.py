@@ -23,8 +23,9 @@ import triton.language as tl
 from torch import Tensor
 
 from videonsa.kernels import tiling
-from videonsa.kernels.flash import LOG2E, _tile, rows_of
+from videonsa.kernels.flash import LOG2E
 from videonsa.kernels.plan import Chunk, Plan
+from videonsa.kernels.tiles import load_tile, rows_of
 
 RUN = 16  # blocks that share a peak
 
@@ -44,15 +45,18 @@ def _importance(query, key_high, key_low, lse, importance, peaks, position, tile
     last = tl.max(own, 0)
     if (first_column < last) & (last >= COUNT):  # else no candidate for any query of the tile, or no choice
         first_key = tl.load(tiles + tile * 4 + 2) + first_column
-        high = tl.trans(_tile(key_high, first_key, kv_head, D))
-        low = tl.trans(_tile(key_low, first_key, kv_head, D))
+        high = tl.trans(load_tile(key_high, first_key, kv_head, D))
+        low = tl.trans(load_tile(key_low, first_key, kv_head, D))
         total = tl.zeros([ROWS, COLUMNS], tl.float32)
         for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
-            query_tile = _tile(query, first, head, D)
+            query_tile = load_tile(query, first, head, D)
             lse_row = tl.load(lse + tl.cast(head, tl.int64) * queries + rows, mask=live, other=0.0)
             score = tl.dot(query_tile, low, input_precision="ieee")
             score = tl.dot(query_tile, high, score, input_precision="ieee")
             total += tl.exp2(score * scale - lse_row[:, None])
+        total = tl.where(
+            total <= 3.0e38, total, 3.0e38
+        )  # NaN as well: the bits of what is chosen from must have an order
         index = first_column + tl.arange(0, COLUMNS)
         row = (kv_head * chunk_rows + rows - chunk_start).to(tl.int64)
         place = row[:, None] * columns + index[None, :]
@@ -140,7 +144,9 @@ def importances(
     rows = chunk.end - chunk.start
     columns = -(-chunk.columns // RUN) * RUN
     result = torch.empty(kv_heads, rows, columns, dtype=torch.float32, device=query.device)
-    peaks = result.new_empty(kv_heads, rows, columns // RUN) if tiling.choose_by_peaks(columns, count) else None
+    peaks = None
+    if tiling.choose_by_peaks(columns, count):
+        peaks = torch.empty(kv_heads, rows, columns // RUN, dtype=torch.float32, device=query.device)
     tiles = plan.query_tiles(tile.rows, True, chunk)
     _importance[(len(tiles), triton.cdiv(columns, tile.columns), kv_heads)](
         rows_of(query, tile.rows), rows_of(key_high, tile.columns), rows_of(key_low, tile.columns), lse, result,

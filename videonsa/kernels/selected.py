@@ -23,10 +23,11 @@ import triton.language as tl
 from torch import Tensor
 
 from videonsa.kernels import tiling
-from videonsa.kernels.flash import LOG2E, _load_rows, _store_rows, _tile, rows_of
+from videonsa.kernels.flash import LOG2E
 from videonsa.kernels.inverse import entries_of, invert, pair_position
 from videonsa.kernels.plan import Chunk, Plan
 from videonsa.kernels.rowstats import load_four
+from videonsa.kernels.tiles import load_rows, load_tile, rows_of, store_rows
 
 
 @triton.jit
@@ -62,8 +63,8 @@ def _partial_forward(query, key, value, queries, first, count, items, first_item
         query += tl.cast(chunk_start, tl.int64) * HQ * D
         partial += pair.to(tl.int64) * GROUP * D
         partial_lse += pair.to(tl.int64) * GROUP
-        key_tile = tl.trans(_tile(key, first_token, kv_head, D))
-        value_tile = _tile(value, first_token, kv_head, D)
+        key_tile = tl.trans(load_tile(key, first_token, kv_head, D))
+        value_tile = load_tile(value, first_token, kv_head, D)
         size = tl.arange(0, D)
         for step in range(0, tl.cdiv(many * GROUP, ROWS)):
             row, source = _tile_rows(step, queries, pair, kv_head, HQ, GROUP, ROWS)
@@ -142,8 +143,8 @@ def _partial_backward(query, key, value, grad, statistics, queries, first, count
         grad += tl.cast(chunk_start, tl.int64) * HQ * D
         statistics += tl.cast(chunk_start, tl.int64) * HQ * 4
         partial += pair.to(tl.int64) * GROUP * D
-        key_tile = _tile(key, first_token, kv_head, D)
-        value_tile = _tile(value, first_token, kv_head, D)
+        key_tile = load_tile(key, first_token, kv_head, D)
+        value_tile = load_tile(value, first_token, kv_head, D)
         key_sum = tl.zeros([BLOCK, D], tl.float32)
         value_sum = tl.zeros([BLOCK, D], tl.float32)
         size = tl.arange(0, D)
@@ -166,14 +167,14 @@ def _partial_backward(query, key, value, grad, statistics, queries, first, count
             tl.store(partial + place, out.to(partial.dtype.element_ty), mask=live[:, None])
         key_sum = key_sum * natural_scale
         if begin == 0:
-            key_sum += _load_rows(grad_key, token, live_key, kv_head, HK, D)
-            value_sum += _load_rows(grad_value, token, live_key, kv_head, HK, D)
-            _store_rows(grad_key, key_sum, token, live_key, kv_head, HK, D)
-            _store_rows(grad_value, value_sum, token, live_key, kv_head, HK, D)
+            key_sum += load_rows(grad_key, token, live_key, kv_head, HK, D)
+            value_sum += load_rows(grad_value, token, live_key, kv_head, HK, D)
+            store_rows(grad_key, key_sum, token, live_key, kv_head, HK, D)
+            store_rows(grad_value, value_sum, token, live_key, kv_head, HK, D)
         else:
-            place = (item - slot - 1) * BLOCK + inside
-            _store_rows(extra_key, key_sum, place, live_key, 0, 1, D)
-            _store_rows(extra_value, value_sum, place, live_key, 0, 1, D)
+            place = (item - slot - 1) * BLOCK + inside  # each slot up to this one has one first item
+            store_rows(extra_key, key_sum, place, live_key, 0, 1, D)
+            store_rows(extra_value, value_sum, place, live_key, 0, 1, D)
 
 
 @triton.jit(do_not_specialize=["first_block", "blocks"])
@@ -188,14 +189,14 @@ def _add_extra(extra_key, extra_value, count, first_item, block_range, grad_key,
         inside = tl.arange(0, BLOCK)
         token = tl.load(block_range + block * 2) + inside
         live = token < tl.load(block_range + block * 2 + 1)
-        key_sum = _load_rows(grad_key, token, live, kv_head, HK, D)
-        value_sum = _load_rows(grad_value, token, live, kv_head, HK, D)
+        key_sum = load_rows(grad_key, token, live, kv_head, HK, D)
+        value_sum = load_rows(grad_value, token, live, kv_head, HK, D)
         for i in range(0, extra):
-            place = (tl.load(first_item + slot) - slot + i) * BLOCK + inside
-            key_sum += _load_rows(extra_key, place, live, 0, 1, D)
-            value_sum += _load_rows(extra_value, place, live, 0, 1, D)
-        _store_rows(grad_key, key_sum, token, live, kv_head, HK, D)
-        _store_rows(grad_value, value_sum, token, live, kv_head, HK, D)
+            place = (tl.load(first_item + slot) - slot + i) * BLOCK + inside  # as numbered by _partial_backward
+            key_sum += load_rows(extra_key, place, live, 0, 1, D)
+            value_sum += load_rows(extra_value, place, live, 0, 1, D)
+        store_rows(grad_key, key_sum, token, live, kv_head, HK, D)
+        store_rows(grad_value, value_sum, token, live, kv_head, HK, D)
 
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks", "words"])
@@ -249,7 +250,7 @@ def forward_chunk(
     heads, size = query.shape[1:]
     kv_heads = index.shape[1]
     tile = tiling.selection_forward()
-    lists = invert(index, plan, chunk, tile.columns)
+    lists = invert(index, plan, chunk, tiling.LIST_RUN)
     partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
     partial_lse = torch.empty(partial.shape[:2], dtype=torch.float32, device=query.device)
     _partial_forward[(len(lists.items),)](
@@ -288,7 +289,7 @@ def backward_chunk(
     heads, size = query.shape[1:]
     kv_heads = key.shape[1]
     tile = tiling.selection_gradient(plan.block_size)
-    lists = invert(index, plan, chunk, tile.columns)
+    lists = invert(index, plan, chunk, tiling.LIST_RUN)
     partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
     extra_key = torch.empty(lists.extra * plan.block_size, size, dtype=torch.float32, device=key.device)
     extra_value = torch.empty_like(extra_key)

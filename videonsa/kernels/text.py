@@ -46,7 +46,8 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, positions: Tensor, scale: 
 
 @torch.compiler.disable
 def _on_device(query: Tensor, key: Tensor, value: Tensor, positions: Tensor, scale: float) -> Tensor:
-    return _Text.apply(query, key, value, positions.to(torch.int32), scale)
+    with torch.cuda.device_of(query):  # kernels run on the current device
+        return _Text.apply(query, key, value, positions.to(torch.int32), scale)
 
 
 class _Text(torch.autograd.Function):
@@ -69,13 +70,12 @@ class _Text(torch.autograd.Function):
 
         query, key, value, positions, out, lse = ctx.saved_tensors
         grad = grad.contiguous()
-        size = query.shape[2]
         share = (grad.float() * out.float()).sum(-1)
         shared = (query, key, value, grad, rowstats.pack(lse, torch.ones_like(share), share, positions))
         grad_query = torch.empty_like(query)
-        tiles = _query_tiles(len(query), len(key), tiling.flash_query_gradient(size).rows, query.device)
+        tiles = _query_tiles(len(query), len(key), tiling.flash_query_gradient().rows, query.device)
         flash.query_gradient(*shared, positions, tiles, ctx.scale, grad_query=grad_query, add=False)
-        tiles = _key_tiles(len(query), len(key), tiling.flash_key_gradient(size).columns, query.device)
+        tiles = _key_tiles(len(query), len(key), tiling.flash_key_gradient().columns, query.device)
         grad_key, grad_value = flash.key_gradient(
             *shared, tiles, ctx.scale, splits=1, split_rows=len(query), ordered=False
         )

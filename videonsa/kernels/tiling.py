@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 WORKSPACE_BYTES = 4 << 30  # of one temporary buffer that grows with queries x blocks; longer inputs go in chunks
 
+MOST_ELEMENTS = 1 << 20  # of a tensor in a kernel; a query's partial results of one head are one
+
 HEAD_SIZES = (16, 32, 64, 128)
 BLOCK_SIZES = (16, 32, 64, 128)
 
@@ -18,18 +20,16 @@ def serves(head_size: int, block_size: int) -> bool:
 
 @dataclass(frozen=True)
 class Tile:
-    """Queries and keys of a tile; warps and pipeline stages as Triton counts them; the most registers of a thread."""
+    """Queries and keys of a tile; warps and pipeline stages as Triton counts them."""
 
     rows: int
     columns: int
     warps: int
     stages: int
-    registers: int | None = None
 
     @property
     def options(self) -> dict[str, int]:
-        options = {"num_warps": self.warps, "num_stages": self.stages}
-        return options if self.registers is None else {**options, "maxnreg": self.registers}
+        return {"num_warps": self.warps, "num_stages": self.stages}
 
 
 def power_of_two(number: int) -> int:
@@ -44,11 +44,11 @@ def flash_forward(head_size: int, window: int = 0) -> Tile:
     return Tile(64, 64, 4, 3) if head_size > 64 else Tile(128, 64, 4, 3)
 
 
-def flash_query_gradient(head_size: int) -> Tile:
+def flash_query_gradient() -> Tile:
     return Tile(64, 64, 4, 2)
 
 
-def flash_key_gradient(head_size: int) -> Tile:
+def flash_key_gradient() -> Tile:
     return Tile(32, 64, 4, 3)
 
 
@@ -56,14 +56,17 @@ def importance() -> Tile:
     return Tile(64, 128, 4, 3)
 
 
+LIST_RUN = 512  # entries of a block's list that one program takes at most
+
+
 def selection_forward() -> Tile:
-    """columns, here and in selection_gradient: the longest run of a block's list that one program takes."""
-    return Tile(64, 512, 4, 5)
+    """columns is unused here and in selection_gradient: a tile of keys is one block."""
+    return Tile(64, 0, 4, 5)
 
 
 def selection_gradient(block_size: int) -> Tile:
     """A block of 128 has sums that fill the registers of 8 warps."""
-    return Tile(32, 512, 8 if block_size > 64 else 4, 3)
+    return Tile(32, 0, 8 if block_size > 64 else 4, 3)
 
 
 def rows_per_split(queries: int) -> int:
@@ -74,19 +77,20 @@ def rows_per_split(queries: int) -> int:
 FORWARD_CHUNK = 16384  # queries; each list pays once for its block's keys and values
 
 
+def backward_chunk(tokens: int) -> int:
+    """As FORWARD_CHUNK; there the partial results come on top of everything saved, in all 10 GiB for 128K tokens."""
+    return 16384 if tokens <= 65536 else 11264
+
+
 def prefix_splits(programs: int) -> int:
     """Runs of queries that a block of keys is given to, where all its queries are in one short piece of a sequence: so
     many that the machine is full."""
     return min(8, max(1, 1024 // programs))
 
 
-def backward_chunk(tokens: int) -> int:
-    """As above; there the partial results come on top of everything saved, in all 10 GiB for 128K tokens."""
-    return 16384 if tokens <= 65536 else 11264
-
-
 def chunk_tokens(most: int, heads_size: Sequence[int], kv_heads: int, block_count: int, blocks: int, item: int) -> int:
-    """Queries handled at a time: at most `most`, and so few that each temporary buffer stays below WORKSPACE_BYTES.
+    """Queries handled at a time: at most `most`, and so few that each temporary buffer stays below WORKSPACE_BYTES, but
+    1,024 at the least.
 
     heads_size: query heads and head size; blocks: of the longest sequence; item: bytes of a number.
     """
@@ -109,4 +113,4 @@ def choice_warps(columns: int) -> int:
 
 def merge_warps(elements: int) -> int:
     """For the partial results of one query and head, all in registers: about 128 a thread at most."""
-    return max(1, elements // 4096)
+    return min(32, max(1, elements // 4096))

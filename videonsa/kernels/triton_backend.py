@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 from videonsa.kernels import combine, compress, prefix, rowstats, select, selected, tiling, window
 from videonsa.kernels.plan import Chunk, Plan, make_plan
 
-BRANCHES = ("cmp", "slc", "swa")
+BRANCHES = ("cmp", "slc", "swa")  # the order of the gates
+LONGEST = 1 << 30  # a window that sees everything, and to which a position can be added in 32 bits
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -55,13 +56,20 @@ def nsa_attention_triton(
 ) -> Tensor:
     """`nsa_attention` without its argument checks, on CUDA (or anywhere in Triton's interpreter).
 
-    Reading cu_seqlens waits for the device once per tensor. torch.compile leaves this call as it is.
+    Reading cu_seqlens waits for the device, once per tensor and once after each change in place (inference tensors tell
+    of no change, and are read at every call). torch.compile leaves this call as it is.
     """
     _check(query, key, value, block_size, scale)
     if query.numel() == 0:
         return torch.zeros_like(query)
-    settings = Settings(make_plan(query, cu_seqlens, block_size), block_count, window, tuple(branches), scale)
-    out = _Attention.apply(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), gates.flatten(0, 1), settings)
+    plan = make_plan(query, cu_seqlens, block_size)
+    block_count = min(block_count, plan.most_blocks)
+    if block_count < plan.most_blocks and tiling.power_of_two(block_count) * query.shape[3] > tiling.MOST_ELEMENTS:
+        most = tiling.MOST_ELEMENTS // query.shape[3]
+        raise ValueError(f"block_count={block_count} is not served by backend='triton': at most {most}, or 'reference'")
+    settings = Settings(plan, block_count, min(window, LONGEST), tuple(branches), scale)
+    with torch.cuda.device_of(query):  # kernels run on the current device
+        out = _Attention.apply(*(tensor.flatten(0, 1) for tensor in (query, key, value, gates)), settings)
     return out.view(query.shape)
 
 
@@ -72,6 +80,10 @@ def _check(query: Tensor, key: Tensor, value: Tensor, block_size: int, scale: fl
     if size not in tiling.HEAD_SIZES:
         raise ValueError(
             f"head size {size} is not served by backend='triton': one of {tiling.HEAD_SIZES}, or 'reference'"
+        )
+    if query.is_cuda and query.dtype == torch.float32 and size == block_size == 128:
+        raise ValueError(
+            "float32 with heads and blocks of 128 is not served by backend='triton': bfloat16, or 'reference'"
         )
     if block_size not in tiling.BLOCK_SIZES:
         raise ValueError(f"block_size={block_size} is not served by backend='triton': one of {tiling.BLOCK_SIZES}")
@@ -119,7 +131,10 @@ def attend(
             outputs["cmp"], lses["cmp"] = out, lse
     if "slc" in branches:
         index = torch.empty(len(query), key.shape[1], settings.block_count, dtype=torch.int32, device=query.device)
-        outputs["slc"], lses["slc"] = torch.empty_like(query), torch.empty(query.shape[:2], device=query.device)
+        outputs["slc"], lses["slc"] = (
+            torch.empty_like(query),
+            torch.empty(query.shape[:2], dtype=torch.float32, device=query.device),
+        )
         prefix.forward(query, key, value, plan, settings.chooses_from, scale, out=outputs["slc"], lse=lses["slc"])
         for chunk in chunks(query, key, settings, tiling.FORWARD_CHUNK):
             importance, peaks = select.importances(
@@ -174,7 +189,7 @@ def gradients(
     if "slc" in outputs:
         assert index is not None
         if token_key is None or token_value is None:
-            token_key, token_value = (torch.zeros(key.shape, device=key.device) for _ in range(2))
+            token_key, token_value = (torch.zeros_like(key, dtype=torch.float32) for _ in range(2))
         row_statistics = statistics("slc")
         prefix.backward(
             query, key, value, grad, row_statistics, plan, settings.chooses_from, scale,

@@ -29,10 +29,9 @@ def backward(
     grad_query: Tensor,
     add: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Adds to grad_query; returns the gradients of key and value, [T, HK, D] float32."""
-    size = query.shape[2]
+    """Writes (add: adds to) grad_query; returns the gradients of key and value, [T, HK, D] float32."""
     shared = (query, key, value, grad, statistics)
-    rows, columns = tiling.flash_query_gradient(size).rows, tiling.flash_key_gradient(size).columns
+    rows, columns = tiling.flash_query_gradient().rows, tiling.flash_key_gradient().columns
     flash.query_gradient(
         *shared, plan.position(), plan.query_tiles(rows, False), scale, grad_query=grad_query, add=add, window=window
     )
