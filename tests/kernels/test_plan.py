@@ -31,15 +31,27 @@ def test_tiles_cover_everything_once_and_cross_no_border(lengths, size, tile, co
     ends = (0, *torch.tensor(lengths).cumsum(0).tolist())
     plan = Plan(ends, size, CPU)
     sequence = {token: i for i, (a, b) in enumerate(plan.sequences) for token in range(a, b)}
-    queries = [q for first, end, _, _ in plan.query_tiles(tile, compressed).tolist() for q in range(first, end)]
+    queries = [q for first, end, _ in plan.query_tiles(tile, compressed).tolist() for q in range(first, end)]
     assert queries == list(range(plan.tokens))
-    for first, end, first_key, keys in plan.query_tiles(tile, compressed).tolist():
+    for first, end, first_key in plan.query_tiles(tile, compressed).tolist():
         start, stop = plan.sequences[sequence[first]]
         assert start <= first < end <= stop
-        assert keys == ((stop - start) // size if compressed else stop - start)
         assert first_key == (plan.block_ends[sequence[first]] if compressed else start)
     covered = [k for first, end, *_ in plan.key_tiles(tile, compressed).tolist() for k in range(first, end)]
     assert len(covered) == len(set(covered)) == sum((b - a) // size if compressed else b - a for a, b in plan.sequences)
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths, st.integers(1, 80), st.sampled_from([8, 64]))
+def test_prefix_tiles_cover_the_first_tokens_of_each_sequence(lengths, tokens, tile):
+    plan = Plan((0, *torch.tensor(lengths).cumsum(0).tolist()), 16, CPU)
+    prefix = [token for a, b in plan.sequences for token in range(a, min(b, a + tokens))]
+    assert plan.prefix(tokens).tolist() == prefix
+    assert [q for first, end, _ in plan.prefix_query_tiles(tile, tokens).tolist() for q in range(first, end)] == prefix
+    for first, end, base, first_query, end_query, row in plan.prefix_key_tiles(tile, tokens).tolist():
+        assert prefix[row : row + end - first] == list(range(first, end))
+        start, stop = next((a, b) for a, b in plan.sequences if a <= first < b)
+        assert (base, first_query, end_query) == (start, start, min(stop, start + tokens))
 
 
 @settings(max_examples=40, deadline=None)

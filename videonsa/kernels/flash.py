@@ -63,10 +63,10 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: t
              WITH_OUT: tl.constexpr, BY_QUERY: tl.constexpr):  # fmt: skip
     head = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)  # later queries see more keys: longest first
-    first = tl.load(tiles + tile * 4)
+    first = tl.load(tiles + tile * 3)
     rows = first + tl.arange(0, ROWS)
-    live = rows < tl.load(tiles + tile * 4 + 1)
-    first_key = tl.load(tiles + tile * 4 + 2)
+    live = rows < tl.load(tiles + tile * 3 + 1)
+    first_key = tl.load(tiles + tile * 3 + 2)
     at = tl.load(position + rows, mask=live, other=-1)
     query_tile = load_tile(query, first, head, D)
     kv_head = head // (HQ // HK)
@@ -131,10 +131,10 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, position, t
     """grad_query (+)= gate * scale * (P * (grad V^T - share)) K."""
     head = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)
-    first = tl.load(tiles + tile * 4)
+    first = tl.load(tiles + tile * 3)
     rows = first + tl.arange(0, ROWS)
-    live = rows < tl.load(tiles + tile * 4 + 1)
-    first_key = tl.load(tiles + tile * 4 + 2)
+    live = rows < tl.load(tiles + tile * 3 + 1)
+    first_key = tl.load(tiles + tile * 3 + 2)
     query_tile = load_tile(query, first, head, D)
     grad_tile = load_tile(grad, first, head, D)
     at = tl.load(position + rows, mask=live, other=-1)

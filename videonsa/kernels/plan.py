@@ -81,7 +81,7 @@ class Plan:
         return _block_range(self)
 
     def query_tiles(self, rows: int, compressed: bool, chunk: Chunk | None = None) -> Tensor:
-        """[tiles, 4]: first query, end of the queries, first key of the sequence, keys of the sequence."""
+        """[tiles, 3]: first query, end of the queries, first key of the sequence."""
         return _query_tiles(self, rows, compressed, chunk)
 
     def key_tiles(self, columns: int, compressed: bool) -> Tensor:
@@ -177,12 +177,11 @@ def _query_tiles(plan: Plan, rows: int, compressed: bool, chunk: Chunk | None) -
         if first_query >= last_query:
             continue
         first = torch.arange(first_query, last_query, rows)
-        table = torch.empty(len(first), 4, dtype=torch.int64)
+        table = torch.empty(len(first), 3, dtype=torch.int64)
         table[:, 0], table[:, 1] = first, (first + rows).clamp_max(last_query)
         table[:, 2] = plan.block_ends[i] if compressed else start
-        table[:, 3] = (end - start) // plan.block_size if compressed else end - start
         tables.append(table)
-    return _table(tables, plan, 4)
+    return _table(tables, plan, 3)
 
 
 @lru_cache(maxsize=64)
@@ -205,10 +204,10 @@ def _prefix_query_tiles(plan: Plan, rows: int, tokens: int) -> Tensor:
     for start, end in plan.sequences:
         end = min(end, start + tokens)
         first = torch.arange(start, end, rows)
-        table = torch.empty(len(first), 4, dtype=torch.int64)
-        table[:, 0], table[:, 1], table[:, 2], table[:, 3] = first, (first + rows).clamp_max(end), start, end - start
+        table = torch.empty(len(first), 3, dtype=torch.int64)
+        table[:, 0], table[:, 1], table[:, 2] = first, (first + rows).clamp_max(end), start
         tables.append(table)
-    return _table(tables, plan, 4)
+    return _table(tables, plan, 3)
 
 
 @lru_cache(maxsize=64)

@@ -38,13 +38,13 @@ def _importance(query, key_high, key_low, lse, importance, peaks, position, tile
     tile = tl.program_id(0)
     first_column = tl.program_id(1) * COLUMNS
     kv_head = tl.program_id(2)
-    first = tl.load(tiles + tile * 4)
+    first = tl.load(tiles + tile * 3)
     rows = first + tl.arange(0, ROWS)
-    live = rows < tl.load(tiles + tile * 4 + 1)
+    live = rows < tl.load(tiles + tile * 3 + 1)
     own = tl.load(position + rows, mask=live, other=0) // BLOCK
     last = tl.max(own, 0)
     if (first_column < last) & (last >= COUNT):  # else no candidate for any query of the tile, or no choice
-        first_key = tl.load(tiles + tile * 4 + 2) + first_column
+        first_key = tl.load(tiles + tile * 3 + 2) + first_column
         high = tl.trans(load_tile(key_high, first_key, kv_head, D))
         low = tl.trans(load_tile(key_low, first_key, kv_head, D))
         total = tl.zeros([ROWS, COLUMNS], tl.float32)

@@ -56,7 +56,7 @@ class _Text(torch.autograd.Function):
         from videonsa.kernels import flash  # needs triton
 
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-        tiles = _query_tiles(len(query), len(key), tiling.flash_forward(query.shape[2]).rows, query.device)
+        tiles = _query_tiles(len(query), tiling.flash_forward(query.shape[2]).rows, query.device)
         out, lse = flash.forward(query, key, value, positions, tiles, scale)
         assert out is not None
         ctx.scale = scale
@@ -73,7 +73,7 @@ class _Text(torch.autograd.Function):
         share = (grad.float() * out.float()).sum(-1)
         shared = (query, key, value, grad, rowstats.pack(lse, torch.ones_like(share), share, positions))
         grad_query = torch.empty_like(query)
-        tiles = _query_tiles(len(query), len(key), tiling.flash_query_gradient().rows, query.device)
+        tiles = _query_tiles(len(query), tiling.flash_query_gradient().rows, query.device)
         flash.query_gradient(*shared, positions, tiles, ctx.scale, grad_query=grad_query, add=False)
         tiles = _key_tiles(len(query), len(key), tiling.flash_key_gradient().columns, query.device)
         grad_key, grad_value = flash.key_gradient(
@@ -82,10 +82,10 @@ class _Text(torch.autograd.Function):
         return grad_query, grad_key[0].to(key.dtype), grad_value[0].to(value.dtype), None, None
 
 
-def _query_tiles(queries: int, keys: int, rows: int, device: torch.device) -> Tensor:
-    """plan.py's table of query tiles, for one sequence with fewer queries than keys."""
+def _query_tiles(queries: int, rows: int, device: torch.device) -> Tensor:
+    """plan.py's table of query tiles, for one sequence."""
     first = torch.arange(0, queries, rows, dtype=torch.int32, device=device)
-    return torch.stack([first, (first + rows).clamp_max(queries), first * 0, first * 0 + keys], 1)
+    return torch.stack([first, (first + rows).clamp_max(queries), first * 0], 1)
 
 
 def _key_tiles(queries: int, keys: int, columns: int, device: torch.device) -> Tensor:
