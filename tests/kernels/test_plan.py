@@ -47,8 +47,10 @@ def test_prefix_tiles_cover_the_first_tokens_of_each_sequence(lengths, tokens, t
     plan = Plan((0, *torch.tensor(lengths).cumsum(0).tolist()), 16, CPU)
     prefix = [token for a, b in plan.sequences for token in range(a, min(b, a + tokens))]
     assert plan.prefix(tokens).tolist() == prefix
-    assert [q for first, end, _ in plan.prefix_query_tiles(tile, tokens).tolist() for q in range(first, end)] == prefix
-    for first, end, base, first_query, end_query, row in plan.prefix_key_tiles(tile, tokens).tolist():
+    assert [
+        q for first, end, _ in plan.query_tiles(tile, False, prefix=tokens).tolist() for q in range(first, end)
+    ] == prefix
+    for first, end, base, first_query, end_query, row in plan.key_tiles(tile, False, prefix=tokens).tolist():
         assert prefix[row : row + end - first] == list(range(first, end))
         start, stop = next((a, b) for a, b in plan.sequences if a <= first < b)
         assert (base, first_query, end_query) == (start, start, min(stop, start + tokens))

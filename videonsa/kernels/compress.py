@@ -81,11 +81,10 @@ def backward(
         add=add,
         stride=plan.block_size,
     )
-    longest = max(end - start for start, end in plan.sequences)
-    split_rows = tiling.rows_per_split(longest)
+    split_rows = tiling.rows_per_split(plan.longest)
     columns = tiling.flash_key_gradient().columns
     grad_key, grad_value = flash.key_gradient(
         *shared, plan.key_tiles(columns, True), scale,
-        splits=-(-longest // split_rows), split_rows=split_rows, stride=plan.block_size,
+        splits=-(-plan.longest // split_rows), split_rows=split_rows, stride=plan.block_size,
     )  # fmt: skip
     return grad_key.sum(0), grad_value.sum(0)

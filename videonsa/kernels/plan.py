@@ -56,6 +56,11 @@ class Plan:
         return self.block_ends[-1]
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(end - start for start, end in self.sequences)
+
+    @property
     def most_blocks(self) -> int:
         """Blocks of the longest sequence, the partial one included."""
         return max(b - a for a, b in itertools.pairwise(self.block_ends))
@@ -80,22 +85,20 @@ class Plan:
         """Tokens [start, end) of each block, [blocks, 2]."""
         return _block_range(self)
 
-    def query_tiles(self, rows: int, compressed: bool, chunk: Chunk | None = None) -> Tensor:
-        """[tiles, 3]: first query, end of the queries, first key of the sequence."""
-        return _query_tiles(self, rows, compressed, chunk)
+    def query_tiles(self, rows: int, compressed: bool, chunk: Chunk | None = None, prefix: int | None = None) -> Tensor:
+        """[tiles, 3]: first query, end of the queries, first key of the sequence.
 
-    def key_tiles(self, columns: int, compressed: bool) -> Tensor:
+        chunk: of its queries alone; prefix: of the first so many tokens of each sequence alone.
+        """
+        return _query_tiles(self, rows, compressed, chunk, prefix)
+
+    def key_tiles(self, columns: int, compressed: bool, prefix: int | None = None) -> Tensor:
         """[tiles, 6]: first key, end of the keys, first key of the sequence, its first query, its end of queries, row
-        of the first key in the result."""
-        return _key_tiles(self, columns, compressed)
+        of the first key in the result.
 
-    def prefix_query_tiles(self, rows: int, tokens: int) -> Tensor:
-        """As `query_tiles`, of the first `tokens` tokens of each sequence."""
-        return _prefix_query_tiles(self, rows, tokens)
-
-    def prefix_key_tiles(self, columns: int, tokens: int) -> Tensor:
-        """As `key_tiles`, of the first `tokens` tokens of each sequence; the result has a row for those alone."""
-        return _prefix_key_tiles(self, columns, tokens)
+        prefix: of the first so many tokens of each sequence alone; the result has rows for no others.
+        """
+        return _key_tiles(self, columns, compressed, prefix)
 
     def prefix(self, tokens: int) -> Tensor:
         """Packed index of the first `tokens` tokens of each sequence."""
@@ -170,10 +173,12 @@ def _block_range(plan: Plan) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
-def _query_tiles(plan: Plan, rows: int, compressed: bool, chunk: Chunk | None) -> Tensor:
+def _query_tiles(plan: Plan, rows: int, compressed: bool, chunk: Chunk | None, prefix: int | None) -> Tensor:
     tables = []
     for i, (start, end) in enumerate(plan.sequences):
         first_query, last_query = (start, end) if chunk is None else (max(start, chunk.start), min(end, chunk.end))
+        if prefix is not None:
+            last_query = min(last_query, start + prefix)
         if first_query >= last_query:
             continue
         first = torch.arange(first_query, last_query, rows)
@@ -185,42 +190,20 @@ def _query_tiles(plan: Plan, rows: int, compressed: bool, chunk: Chunk | None) -
 
 
 @lru_cache(maxsize=64)
-def _key_tiles(plan: Plan, columns: int, compressed: bool) -> Tensor:
-    tables = []
+def _key_tiles(plan: Plan, columns: int, compressed: bool, prefix: int | None) -> Tensor:
+    tables, taken = [], 0
     for i, (start, end) in enumerate(plan.sequences):
+        if prefix is not None:
+            end = min(end, start + prefix)
         base = plan.block_ends[i] if compressed else start
         keys = (end - start) // plan.block_size if compressed else end - start
         first = torch.arange(base, base + keys, columns)
         table = torch.empty(len(first), 6, dtype=torch.int64)
         table[:, 0], table[:, 1], table[:, 2] = first, (first + columns).clamp_max(base + keys), base
-        table[:, 3], table[:, 4], table[:, 5] = start, end, first
+        table[:, 3], table[:, 4] = start, end
+        table[:, 5] = first if prefix is None else first - base + taken
         tables.append(table)
-    return _table(tables, plan, 6)
-
-
-@lru_cache(maxsize=64)
-def _prefix_query_tiles(plan: Plan, rows: int, tokens: int) -> Tensor:
-    tables = []
-    for start, end in plan.sequences:
-        end = min(end, start + tokens)
-        first = torch.arange(start, end, rows)
-        table = torch.empty(len(first), 3, dtype=torch.int64)
-        table[:, 0], table[:, 1], table[:, 2] = first, (first + rows).clamp_max(end), start
-        tables.append(table)
-    return _table(tables, plan, 3)
-
-
-@lru_cache(maxsize=64)
-def _prefix_key_tiles(plan: Plan, columns: int, tokens: int) -> Tensor:
-    tables, row = [], 0
-    for start, end in plan.sequences:
-        end = min(end, start + tokens)
-        first = torch.arange(start, end, columns)
-        table = torch.empty(len(first), 6, dtype=torch.int64)
-        table[:, 0], table[:, 1], table[:, 2] = first, (first + columns).clamp_max(end), start
-        table[:, 3], table[:, 4], table[:, 5] = start, end, first - start + row
-        tables.append(table)
-        row += end - start
+        taken += keys
     return _table(tables, plan, 6)
 
 

@@ -15,7 +15,7 @@ def forward(
     query: Tensor, key: Tensor, value: Tensor, plan: Plan, tokens: int, scale: float, *, out: Tensor, lse: Tensor
 ) -> None:
     """Write the rows of out [T, HQ, D] and of lse [T, HQ] (base 2) of each sequence's first `tokens` tokens."""
-    tiles = plan.prefix_query_tiles(tiling.flash_forward(query.shape[2]).rows, tokens)
+    tiles = plan.query_tiles(tiling.flash_forward(query.shape[2]).rows, False, prefix=tokens)
     flash.forward(query, key, value, plan.position(), tiles, scale, into=(out, lse))
 
 
@@ -39,14 +39,19 @@ def backward(
     statistics [T, HQ, 4], of rowstats.pack by query with positions on the packed token axis.
     """
     shared = (query, key, value, grad, statistics)
-    tiles = plan.prefix_query_tiles(tiling.flash_query_gradient().rows, tokens)
+    tiles = plan.query_tiles(tiling.flash_query_gradient().rows, False, prefix=tokens)
     flash.query_gradient(*shared, plan.position(), tiles, scale, grad_query=grad_query, add=add, by_query=True)
-    tiles = plan.prefix_key_tiles(tiling.flash_key_gradient().columns, tokens)
+    tiles = plan.key_tiles(tiling.flash_key_gradient().columns, False, prefix=tokens)
     rows = plan.prefix(tokens)
     splits = tiling.prefix_splits(len(tiles) * key.shape[1])
-    longest = min(tokens, max(end - start for start, end in plan.sequences))
     key_sums, value_sums = flash.key_gradient(
-        *shared, tiles, scale, splits=splits, split_rows=-(-longest // splits), by_query=True, rows=len(rows)
+        *shared,
+        tiles,
+        scale,
+        splits=splits,
+        split_rows=-(-min(tokens, plan.longest) // splits),
+        by_query=True,
+        rows=len(rows),
     )
     grad_key[rows] += key_sums.sum(0)
     grad_value[rows] += value_sums.sum(0)

@@ -70,13 +70,13 @@ def _importance(query, key_high, key_low, lse, importance, peaks, position, tile
 
 
 @triton.jit
-def _largest(value, keep, candidates, least):
-    """Mask of the `keep` largest of the values that are not negative, of which there are `candidates`; the earlier of
-    equal ones; all of them where there are fewer. `least`: a number that `keep` of them are known to reach, or 0."""
+def _largest(value, keep, least):
+    """Mask of the `keep` largest of the values that are not negative; the earlier of equal ones; all of them where
+    there are fewer. `least`: a number that `keep` of them are known to reach, or 0."""
     key = value.to(tl.int32, bitcast=True)
     threshold = least.to(tl.int32, bitcast=True)  # at least `keep` keys reach it,
     above = tl.max(key, 0) + 1  # and fewer reach this
-    at_least = candidates
+    at_least = tl.sum((key >= threshold).to(tl.int32), 0)
     while (above - threshold > 1) & (at_least > keep):
         trial = threshold + (above - threshold) // 2
         count = tl.sum((key >= trial).to(tl.int32), 0)
@@ -112,9 +112,8 @@ def _choose(importance, peaks, index, position, first_block, chunk_start, column
             peaks += (head * chunk_rows + row).to(tl.int64) * (columns // RUN)
             run = tl.arange(0, COLUMNS_2 // RUN)
             peak = tl.load(peaks + run, mask=run * RUN < own, other=-1.0)
-            runs = tl.cdiv(own, RUN)
-            chosen = _largest(peak, keep, runs, least)
-            if runs >= keep:
+            chosen = _largest(peak, keep, least)
+            if tl.cdiv(own, RUN) >= keep:
                 least = tl.min(tl.where(chosen, peak, float("inf")), 0)
             # the i-th chosen run follows all those that have at most i chosen ones up to and with themselves
             before = tl.cumsum(chosen.to(tl.int32), 0)
@@ -127,7 +126,7 @@ def _choose(importance, peaks, index, position, first_block, chunk_start, column
             block = tl.arange(0, COLUMNS_2)
             value = tl.load(importance + block, mask=block < columns, other=-1.0)  # a mask by 16: whole words
         value = tl.where(block < own, value, -1.0)
-        chosen = _largest(value, keep, tl.sum((block < own).to(tl.int32), 0), least)
+        chosen = _largest(value, keep, least)
         rank = tl.cumsum(chosen.to(tl.int32), 0) - 1
         tl.store(out + rank, base + block, mask=chosen)
         tl.store(out + keep, base + own)

@@ -117,7 +117,6 @@ def attend(
     """Each branch's output [T, HQ, D], its lse, and the chosen blocks [T, HK, block_count] (global numbers).
 
     The chosen blocks are undefined for queries that see no more than block_count of them, and so choose all.
-
     The lse is [T, HQ] for slc, which reads it by query, and [HQ, T] for cmp and swa, which read it by head.
     """
     plan, scale, branches = settings.plan, settings.scale, settings.branches
@@ -131,10 +130,8 @@ def attend(
             outputs["cmp"], lses["cmp"] = out, lse
     if "slc" in branches:
         index = torch.empty(len(query), key.shape[1], settings.block_count, dtype=torch.int32, device=query.device)
-        outputs["slc"], lses["slc"] = (
-            torch.empty_like(query),
-            torch.empty(query.shape[:2], dtype=torch.float32, device=query.device),
-        )
+        outputs["slc"] = torch.empty_like(query)
+        lses["slc"] = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
         prefix.forward(query, key, value, plan, settings.chooses_from, scale, out=outputs["slc"], lse=lses["slc"])
         for chunk in chunks(query, key, settings, tiling.FORWARD_CHUNK):
             importance, peaks = select.importances(
