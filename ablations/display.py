@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable
@@ -16,17 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ablations.estimate import duration, seconds_a_cell
 from ablations.plan import Sweep, cell_folder
+from ablations.progress import read_progress
 from videonsa.record import read_record
 
 LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
-
-
-def read_progress(folder: Path) -> dict[str, Any]:
-    """A job's own account of itself; empty before it has one."""
-    try:
-        return json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}
 
 
 class Display:

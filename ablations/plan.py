@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cell import Cell, Code, Probe, Training, make_cells, make_probe
+from ablations.failures import INTERRUPTIONS
 from ablations.grid import Grid, find_grid, grid_names
 from ablations.profile import Profile
 from videonsa.config import code_version, identity
@@ -21,7 +22,6 @@ from videonsa.record import SCHEMA, read_record, write_text
 
 DONE, FAILED, INTERRUPTED, WAITING = "done", "failed", "interrupted", "waiting"
 AMENDED = "amended.json"  # of a sweep's folder: ablations/amend.py
-INTERRUPTIONS = ("WorkerDied", "Cancelled")  # types of failure that are nobody's fault: tried again without being asked
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ablations.cell import Cell
-from ablations.display import describe, read_progress
+from ablations.display import describe
 from ablations.estimate import estimate
 from ablations.grid import FOLDER, grid_names, load_grid
 from ablations.lock import describe as owner_of
 from ablations.lock import is_held, read_owner
 from ablations.plan import DONE, FAILED, INTERRUPTED, WAITING, Job, State, Sweep, fingerprint
 from ablations.profile import profile_names
+from ablations.progress import read_progress
 from videonsa.config import SettingsError
 from videonsa.record import write_text
 

@@ -19,15 +19,17 @@ from typing import Any
 
 from ablations.amend import amended_sweep, planned_changes, write_amended
 from ablations.cell import Cell
-from ablations.cluster import cancel_sweep
-from ablations.follow import NO_JOBS, follow, queue_lines, queued, settle_ended, submit
 from ablations.grid import load_grid, parse_changes
+from ablations.local import Resources, local_resources, run_debug, run_local
 from ablations.lock import Lock, LockHeld
 from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, planned_code, read_state, write_plan
 from ablations.profile import Profile, load_profile, load_yaml, profile_names
+from ablations.records import fail_untrained
 from ablations.results import dry_run_text, list_text, problems, show, status_text
+from ablations.slurm_follow import NO_JOBS, follow, queue_lines
+from ablations.slurm_jobs import cancel_sweep, queued, settle_ended
+from ablations.slurm_submit import submit
 from ablations.stages import Stages
-from ablations.submit import Resources, fail_untrained, local_resources, run_debug, run_local
 from slurm.executor import CLUSTERS
 from slurm.profile import ClusterError, SlurmProfile, changed, load_slurm_profile, slurm_profile_names
 from slurm.queue import QueueAway

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ablations.cluster import read_submitted
+from ablations.slurm_jobs import read_submitted
 from ablations.snapshot import take_snapshot
 from tests.ablations.conftest import ROOT, results
 

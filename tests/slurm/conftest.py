@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ablations.cluster import Submitted, read_submitted
+from ablations.slurm_jobs import Submitted, read_submitted
 from tests.ablations import fakes
 from tests.ablations.conftest import GRID, ROOT, records, set_faults
 

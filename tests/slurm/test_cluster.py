@@ -45,7 +45,7 @@ def test_jobs_run_the_code_of_their_submission(slurm: SlurmSweep, monkeypatch: p
     assert slurm.run().returncode == 0
     (snapshot,) = (slurm.out / "sweeps" / "tiny-pair" / "code").iterdir()
     assert (snapshot / "COMMIT").is_file()
-    (snapshot / "ablations" / "stages.py").write_text("raise RuntimeError('the snapshot was run')")
+    (snapshot / "ablations" / "worker.py").write_text("raise RuntimeError('the snapshot was run')")
     monkeypatch.setenv("FAKE_CODE", "changed")
     refused = slurm.run()
     assert refused.returncode == 2

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ablations.cluster import Submitted, batches, error_of, latest, state_of
 from ablations.plan import Job
+from ablations.slurm_jobs import Submitted, error_of, latest, state_of
+from ablations.slurm_submit import batches
 from slurm import queue
 from slurm.queue import JobState, QueueAway, expand, job_states, kilobytes, parse_sacct
 

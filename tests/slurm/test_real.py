@@ -16,7 +16,8 @@ from ablations.cell import Code, Training
 from ablations.plan import Job
 from ablations.profile import load_profile
 from ablations.snapshot import take_snapshot
-from ablations.stages import Stages, Work
+from ablations.stages import Stages
+from ablations.worker import Work
 from slurm.executor import Request, slurm_executor
 from slurm.profile import make_slurm_profile
 from tests.ablations import fakes

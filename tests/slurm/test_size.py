@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ablations.cluster import batches, read_submitted
 from ablations.plan import Job
+from ablations.slurm_jobs import read_submitted
+from ablations.slurm_submit import batches
 from tests.ablations.conftest import ROOT, cpu_seconds
 
 SHARED = "asks: test\naxes: {nsa.window: %s}\nsuites: [synth_needle, synth_order]\n" % list(range(1, 501))  # noqa: UP031

@@ -8,13 +8,15 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from ablations.cell import Cell
-from ablations.display import Display, read_progress
+from ablations.display import Display
+from ablations.failures import NO_RECORD, WORKER_DIED
 from ablations.lock import process_started
-from ablations.plan import DONE, FAILED, WAITING, Job, State, Sweep, cell_folder, training_folder
-from ablations.stages import Parent, Stages, Work, fail_cell, fail_record, training_failure
+from ablations.plan import DONE, Job, Sweep, cell_folder, training_folder
+from ablations.progress import read_progress
+from ablations.records import fail_cell, fail_record, set_aside
+from ablations.stages import Stages
+from ablations.worker import Parent, job_folder, make_work
 from slurm.executor import Running, local_cores, local_gpus, run_here, start_local
 from videonsa.record import read_record
 
@@ -55,7 +57,7 @@ def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resource
             for name, (job, process) in list(running.items()):
                 if process.ended():
                     del running[name]
-                    waiting += settle(sweep, job, process)
+                    waiting += close_job(sweep, job, process)
             for job in next_jobs(sweep, waiting, running, resources.workers):
                 waiting.remove(job)
                 running[job.name] = (job, start(sweep, job, stages, waiting, running, resources))
@@ -88,19 +90,6 @@ def start(sweep: Sweep, job: Job, stages: Stages, waiting: list[Job], running: d
     return start_local(work, work.folder, job.name, threads, tuple(free[:1]))
 
 
-def make_work(sweep: Sweep, job: Job, stages: Stages) -> Work:
-    """The picklable thing that a job runs; its folder is made, its earlier progress forgotten."""
-    folder = job_folder(sweep, job)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "progress.json").unlink(missing_ok=True)
-    return Work(job, sweep.out.resolve(), folder.resolve(), sweep.name, stages)
-
-
-def job_folder(sweep: Sweep, job: Job) -> Path:
-    """Where a job's logs and progress lie."""
-    return sweep.folder / "jobs" / job.name
-
-
 def is_trained(sweep: Sweep, job: Job) -> bool:
     """The weights that the job needs are there."""
     if job.training.checkpoint is not None:
@@ -109,44 +98,20 @@ def is_trained(sweep: Sweep, job: Job) -> bool:
     return record is not None and record["status"] == DONE
 
 
-def fail_untrained(sweep: Sweep, state: State, cells: Iterable[Cell]) -> None:
-    """Cells whose training has failed before get a record that says so."""
-    for cell in cells:
-        key = cell.training.id
-        if state.trainings[key] == FAILED and state.cells[cell.id] == WAITING:
-            record = read_record(training_folder(sweep.out, key) / "record.json")
-            if record is not None:
-                fail_cell(sweep.out, cell, training_failure(key, record["error"]))
-
-
-def set_aside(sweep: Sweep, jobs: Iterable[Job]) -> None:
-    """Failure records of what runs again are kept as failure.json: a new record then is the new run's."""
-    for job in jobs:
-        folders = [cell_folder(sweep.out, cell.id) for cell in job.cells]
-        if job.kind == "train":
-            folders.append(training_folder(sweep.out, job.training.id))
-        elif job.probe is not None:
-            folders.append(sweep.out / "probes" / job.probe.id)
-        for folder in folders:
-            record = read_record(folder / "record.json")
-            if record is not None and record["status"] != DONE:
-                os.replace(folder / "record.json", folder / "failure.json")
-
-
-def settle(sweep: Sweep, job: Job, process: Running) -> list[Job]:
+def close_job(sweep: Sweep, job: Job, process: Running) -> list[Job]:
     """After a worker's end: what has no record gets one that says why. Returns a job for the cells it had not begun."""
     words = process.last_words()
     if process.succeeded():  # it came to its end, yet could not write a record
-        error = {"type": "JobError", "message": words.splitlines()[-1] if words else "no record was written"}
+        error = {"type": NO_RECORD, "message": words.splitlines()[-1] if words else "no record was written"}
     else:
         reason = f"the worker ended without a word during {job.kind} (killed, or out of memory)"
         error = {
-            "type": "WorkerDied",
+            "type": WORKER_DIED,
             "message": f"{reason}; its log is in {process.folder.relative_to(sweep.out.resolve())}",
         }
     error["traceback"] = words
     if job.kind == "evaluate":
-        return _settle_cells(sweep, job, error, read_progress(process.folder))
+        return _close_cells(sweep, job, error, read_progress(process.folder))
     if job.kind == "train":
         if not is_trained(sweep, job):
             folder = training_folder(sweep.out, job.training.id)
@@ -158,7 +123,7 @@ def settle(sweep: Sweep, job: Job, process: Running) -> list[Job]:
     return []
 
 
-def _settle_cells(sweep: Sweep, job: Job, error: dict[str, str], progress: dict) -> list[Job]:
+def _close_cells(sweep: Sweep, job: Job, error: dict[str, str], progress: dict) -> list[Job]:
     """The cell that was being evaluated has failed, the others go on; before the first cell, all have failed."""
     left = [cell for cell in job.cells if read_record(cell_folder(sweep.out, cell.id) / "record.json") is None]
     begun = left if "cells" not in progress else [cell for cell in left if cell.id == progress.get("cell")]

@@ -1,0 +1,32 @@
+"""What failures are called: the `type` of an error that a record keeps. Imports no torch.
+
+What an exception ended has the exception's own name; the names below are found out from outside the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class TrainingFailed(RuntimeError):
+    """The training that a cell needs has failed."""
+
+
+class JobFailed(RuntimeError):
+    """Something in a job failed; its records say what. Raised last, so that Slurm sees a failed job."""
+
+
+CANCELLED = "Cancelled"  # by somebody, before or while it ran
+WORKER_DIED = "WorkerDied"  # killed, preempted, its node lost: it left no word
+OUT_OF_MEMORY = "OutOfMemory"  # as Slurm says
+NOT_SHARED = "NotShared"  # its node does not see the out folder
+NO_RECORD = "JobError"  # it came to its end, yet wrote no record
+TRAINING_FAILED = TrainingFailed.__name__
+
+INTERRUPTIONS = (WORKER_DIED, CANCELLED)  # nobody's fault: tried again without being asked
+
+
+def training_failure(training: str, error: Mapping[str, str]) -> dict[str, str]:
+    """The error of a cell whose training failed; an interrupted training interrupts it too."""
+    kind = error["type"] if error["type"] in INTERRUPTIONS else TRAINING_FAILED
+    return {"type": kind, "message": f"training {training} failed: {error['message']}", "traceback": error["traceback"]}

@@ -1,0 +1,235 @@
+"""What a job runs: a training, the cells of one checkpoint, or a probe; each leaves a record. No torch at first."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ablations.cell import Cell
+from ablations.failures import JobFailed, TrainingFailed, training_failure
+from ablations.lock import claimed, is_alive
+from ablations.mirror import mirror
+from ablations.plan import DONE, FAILED, Job, Sweep, cell_folder, is_of, training_folder
+from ablations.progress import Progress
+from ablations.records import cell_record, fail_cell, fail_record
+from ablations.stages import Stages
+from slurm.executor import delayed, distributed_environment, leave_when_told, told_to_leave
+from videonsa.config import to_dict
+from videonsa.record import SCHEMA, failure, provenance, read_record, write_record
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The process that a local worker must not outlive."""
+
+    pid: int
+    started: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job with all that it needs; submitit pickles it. A requeued job simply starts again: its stages resume."""
+
+    job: Job
+    out: Path
+    folder: Path  # of the job: progress.json
+    sweep: str
+    stages: Stages = field(default_factory=Stages)
+    parent: Parent | None = None
+    mirror: bool = True  # to W&B
+    origin: Mapping[str, Any] = field(default_factory=dict)  # commit and state of the checkout that a snapshot is of
+
+    def __call__(self) -> None:
+        """Run the job; raises JobFailed at the end when anything in it failed."""
+        if self.parent is not None:
+            _die_with(self.parent)
+        leave_when_told()
+        if self.job.kind == "train" and distributed_environment()[0] > 0:
+            return train_along(self)
+        progress = Progress(self.folder)
+        run = {"train": run_training, "evaluate": run_cells, "probe": run_probe}[self.job.kind]
+        problems = run(self, progress)
+        progress.write(phase="end", force=True)
+        if problems:
+            raise JobFailed("; ".join(problems))
+
+    def checkpoint(self, *_: Any, **__: Any) -> Any:
+        """Called by submitit before a preempted or timed-out job is requeued."""
+        return delayed(self)
+
+
+def make_work(sweep: Sweep, job: Job, stages: Stages) -> Work:
+    """The picklable thing that a job runs; its folder is made, its earlier progress forgotten."""
+    folder = job_folder(sweep, job)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "progress.json").unlink(missing_ok=True)
+    return Work(job, sweep.out.resolve(), folder.resolve(), sweep.name, stages)
+
+
+def job_folder(sweep: Sweep, job: Job) -> Path:
+    """Where a job's logs and progress lie."""
+    return sweep.folder / "jobs" / job.name
+
+
+def run_training(work: Work, progress: Progress) -> list[str]:
+    """Train into trainings/<id>/final and leave its record; returns what failed."""
+    training, folder = work.job.training, training_folder(work.out, work.job.training.id)
+    report = progress.begin("wait", "training")
+    with claimed(folder):
+        record = read_record(folder / "record.json")
+        if record is not None and record["status"] == DONE:
+            return []
+        report = progress.begin("train", "training")
+        base: dict[str, Any] = {"schema": SCHEMA, "kind": "training", "status": FAILED, "id": training.id}
+        base |= {"settings": training.record_settings, "identities": {"training": training.id}}
+        started = time.time()
+        try:
+            work.stages.get("train")(training.settings, folder, on_progress=report)
+            summary = _training_summary(folder) | {"seconds": round(time.time() - started, 3)}
+            record = base | {"status": DONE, "summary": summary, "error": None}
+        except Exception as error:
+            record = base | {"summary": {}, "error": failure(error)}
+        write_record(folder / "record.json", record | {"provenance": _provenance(work)})
+    if record["status"] == DONE:
+        return []
+    reason = record["error"]
+    for cell in work.job.cells:
+        fail_cell(work.out, cell, training_failure(training.id, reason))
+    return [f"training {training.id}: {reason['message']}"]
+
+
+def train_along(work: Work) -> None:
+    """The part of every process but the first in a training on several GPUs.
+
+    The first one keeps the record; but where another fails, it is ended with it and leaves none.
+    """
+    training, folder = work.job.training, training_folder(work.out, work.job.training.id)
+    record = read_record(folder / "record.json")
+    if record is not None and record["status"] == DONE:
+        return
+    try:
+        work.stages.get("train")(training.settings, folder)
+    except Exception as error:
+        if not told_to_leave():
+            fail_record(folder, "training", training.id, training.record_settings, failure(error))
+        raise
+
+
+def run_cells(work: Work, progress: Progress) -> list[str]:
+    """Evaluate the cells one after another, each with its record and its W&B run; returns what failed."""
+    problems = []
+    weights: dict[str, Any] = {}
+    for number, cell in enumerate(work.job.cells):
+        progress.write(force=True, cells_done=number, cells=len(work.job.cells))
+        report = progress.begin("evaluate", str(cell), cell.id)
+        with claimed(cell_folder(work.out, cell.id)):
+            record = read_record(cell_folder(work.out, cell.id) / "record.json")
+            if record is None or not is_of(record, cell) or record["status"] != DONE:
+                record = evaluate_cell(work, cell, weights, report)
+        if record["status"] != DONE:
+            problems.append(f"{cell}: {record['error']['message']}")
+        if work.mirror:
+            progress.write(force=True, phase="mirror", cell="")
+            mirror(record, work.out, work.sweep, cell.label)
+    return problems
+
+
+def evaluate_cell(work: Work, cell: Cell, weights: dict[str, Any], report: Callable[..., None]) -> dict[str, Any]:
+    """One cell's record, written. `weights` keeps the loaded checkpoint from cell to cell."""
+    folder = cell_folder(work.out, cell.id)
+    started = time.time()
+    record = cell_record(cell)
+    try:
+        if "loaded" not in weights:
+            weights["loaded"] = work.stages.get("load")(_checkpoint(work.out, cell))
+        evaluate = work.stages.get("evaluate")
+        data = work.out / "data"
+        result = evaluate(weights["loaded"], to_dict(cell.nsa), cell.suite, folder, on_progress=report, data=data)
+        record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
+        record["summary"] = dict(result.get("summary") or {}) | {"seconds": round(time.time() - started, 3)}
+        if (result.get("scores") or {}).get("accuracy") is None:
+            raise RuntimeError("no question could be scored")
+        record |= {"status": DONE, "error": None}
+    except Exception as error:
+        record |= {"status": FAILED, "error": failure(error)}
+    write_record(folder / "record.json", record | {"provenance": _provenance(work)})
+    return record
+
+
+def run_probe(work: Work, progress: Progress) -> list[str]:
+    """Measure gates and sinks into probes/<id>/record.json; returns what failed."""
+    probe = work.job.probe
+    assert probe is not None
+    folder = work.out / "probes" / probe.id
+    report = progress.begin("wait", "probe")
+    with claimed(folder):
+        record = read_record(folder / "record.json")
+        if record is not None and record["status"] == DONE:
+            return []
+        progress.begin("probe", "gates and sinks")
+        record = {"schema": SCHEMA, "kind": "probe", "id": probe.id, "settings": probe.settings}
+        record["identities"] = {"probe": probe.id, "training": probe.training.id}
+        started = time.time()
+        try:
+            checkpoint = _checkpoint(work.out, work.job)
+            measure, nsa = work.stages.get("probe"), to_dict(probe.training.nsa)
+            result = measure(checkpoint, nsa, probe.suite, videos=probe.videos, data=work.out / "data")
+            report(1, 1)
+            record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
+            record |= {"status": DONE, "summary": {"seconds": round(time.time() - started, 3)}, "error": None}
+        except Exception as error:
+            record |= {"status": FAILED, "error": failure(error)}
+        write_record(folder / "record.json", record | {"provenance": _provenance(work)})
+    return [] if record["status"] == DONE else [f"probe {probe.id}: {record['error']['message']}"]
+
+
+def _provenance(work: Work) -> dict[str, Any]:
+    """Where and when; the commit is that of the checkout when the job runs from a snapshot of it."""
+    return provenance() | dict(work.origin) | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _checkpoint(out: Path, of: Cell | Job) -> str | Path:
+    """The weights of a cell or job: its training's final folder, or the checkpoint that was given."""
+    training = of.training
+    if training.checkpoint is not None:
+        return training.checkpoint
+    folder = training_folder(out, training.id)
+    record = read_record(folder / "record.json")
+    if record is None or record["status"] != DONE:
+        reason = (record or {}).get("error", {}).get("message", "it has no record")
+        raise TrainingFailed(f"training {training.id} is not done: {reason}")
+    return folder / "final"
+
+
+def _training_summary(folder: Path) -> dict[str, Any]:
+    """Steps, last loss and tokens of a training, from its metrics."""
+    try:
+        lines = [
+            json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if line
+        ]
+    except (OSError, json.JSONDecodeError):
+        return {}
+    last: dict[str, Any] = {}
+    for line in lines:
+        last |= line
+    wanted = {"step": "steps", "loss": "final_loss", "tokens": "tokens"}
+    return {name: last[key] for key, name in wanted.items() if key in last}
+
+
+def _die_with(parent: Parent) -> None:
+    """End this process within a second of the end of run.py, or of submitit's controller between the two."""
+    controller = os.getppid()
+
+    def watch() -> None:
+        while is_alive(parent.pid, parent.started) and os.getppid() == controller:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent watch").start()
