@@ -10,7 +10,7 @@ import torch
 
 from tests.fidelity.oracle import ranked, release_layer
 from tests.helpers import attention_inputs, relative_error
-from videonsa import config, fidelity
+from videonsa import fidelity
 from videonsa.kernels import nsa_attention, release
 from videonsa.kernels.bitonic import network_topk
 
@@ -110,7 +110,7 @@ def test_no_difference_is_the_papers_method(spans):
         assert relative_error(output[:, ~is_vision], dense[:, ~is_vision]) < 1e-12
 
 
-def outputs(differences, branches=release.GATE_ORDER, block_count=3, seed=0, spans="several spans"):
+def outputs(differences, branches=release.BRANCHES, block_count=3, seed=0, spans="several spans"):
     is_vision = runs(spans)
     inputs = attention_inputs(len(is_vision), heads=6, kv_heads=2, seed=seed)
     sizes = {"block_size": 8, "block_count": block_count, "window": 5, "branches": branches}
@@ -132,9 +132,7 @@ def outputs(differences, branches=release.GATE_ORDER, block_count=3, seed=0, spa
 )
 def test_each_difference_alone_changes_its_branches(difference, branches):
     changed = {
-        name
-        for name in release.GATE_ORDER
-        if relative_error(outputs({difference}, (name,)), outputs((), (name,))) > 1e-9
+        name for name in release.BRANCHES if relative_error(outputs({difference}, (name,)), outputs((), (name,))) > 1e-9
     }
     assert changed == branches
 
@@ -171,10 +169,6 @@ def test_own_block_can_lose_once_the_lse_is_misread():
 def test_vision_by_position():
     positions = torch.tensor([[0, 1, 1, 1, 1, 3], [0, 1, 1, 2, 2, 3], [0, 1, 2, 1, 2, 3]])[:, None]
     assert release.vision_by_position(positions).tolist() == [[False, False, True, True, True, False]]
-
-
-def test_names_are_the_same_in_the_settings():
-    assert tuple(config.DIFFERENCES) == release.DIFFERENCES
 
 
 def test_chunks_change_neither_outputs_nor_gradients(monkeypatch):

@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from videonsa.bench.case import Case, Inputs
 from videonsa.kernels import nsa_attention
+from videonsa.names import BRANCHES
 
 PROVIDERS = ("triton", "reference", "sdpa_cudnn", "sdpa_flash")
 STAGES = ("all", "cmp", "topk", "slc", "swa", "combine")
@@ -52,7 +53,7 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
 
     query, key, value, gates, grad = (tensor.detach().flatten(0, 1) for tensor in inputs)
     plan = make_plan(inputs.query, None, case.block_size)
-    settings = triton_backend.Settings(plan, case.block_count, case.window, triton_backend.BRANCHES, case.scale)
+    settings = triton_backend.Settings(plan, case.block_count, case.window, BRANCHES, case.scale)
     outputs, lses, index = triton_backend.attend(query, key, value, settings)
     assert index is not None
     shares = combine.shares(outputs, grad)
@@ -62,7 +63,7 @@ def stages(inputs: Inputs, case: Case) -> Iterator[dict[tuple[str, str], Callabl
     key_high, key_low, value_mean = compress.mean_blocks(key, value, plan)
 
     def statistics(name: str) -> Tensor:
-        branch = triton_backend.BRANCHES.index(name)
+        branch = BRANCHES.index(name)
         by_query = name == "slc"
         position = plan.token() if by_query else plan.position()
         return rowstats.pack(lses[name], gates[:, :, branch], shares[:, :, branch], position, by_query=by_query)

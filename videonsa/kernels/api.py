@@ -10,9 +10,7 @@ from torch import Tensor
 
 from videonsa.kernels import tiling
 from videonsa.kernels.reference import nsa_reference
-
-BRANCHES = ("cmp", "slc", "swa")
-BACKENDS = ("auto", "reference", "triton")
+from videonsa.names import BACKENDS, BRANCHES
 
 
 def nsa_attention(

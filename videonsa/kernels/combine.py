@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from videonsa.kernels.plan import Plan
+from videonsa.names import BRANCHES
 
 ROWS = 16  # (query, head) pairs of a program
 
@@ -68,7 +69,7 @@ def _spread(token_sum, block_sum, out, whole_block, rows, HK: tl.constexpr, D: t
 
 
 def _branches(outputs: dict[str, Tensor]) -> dict[str, bool]:
-    return {name.upper(): name in outputs for name in ("cmp", "slc", "swa")}
+    return {name.upper(): name in outputs for name in BRANCHES}
 
 
 def combine(outputs: dict[str, Tensor], gates: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ def combine(outputs: dict[str, Tensor], gates: Tensor) -> Tensor:
     some = next(iter(outputs.values()))
     out = torch.empty_like(some)
     rows = some.shape[0] * some.shape[1]
-    cmp, slc, swa = (outputs.get(name, some) for name in ("cmp", "slc", "swa"))
+    cmp, slc, swa = (outputs.get(name, some) for name in BRANCHES)
     _combine[(triton.cdiv(rows, ROWS),)](
         cmp, slc, swa, gates, out, rows, D=some.shape[2], ROWS=ROWS, **_branches(outputs)
     )
@@ -87,7 +88,7 @@ def shares(outputs: dict[str, Tensor], grad: Tensor) -> Tensor:
     """[T, HQ, 3] float32: dot products of each branch's output with grad. They are the gates' gradients."""
     result = torch.empty(*grad.shape[:2], 3, dtype=torch.float32, device=grad.device)
     rows = grad.shape[0] * grad.shape[1]
-    cmp, slc, swa = (outputs.get(name, grad) for name in ("cmp", "slc", "swa"))
+    cmp, slc, swa = (outputs.get(name, grad) for name in BRANCHES)
     _shares[(triton.cdiv(rows, ROWS),)](
         cmp, slc, swa, grad, result, rows, D=grad.shape[2], ROWS=ROWS, **_branches(outputs)
     )

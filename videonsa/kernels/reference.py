@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from videonsa.names import BRANCHES
+
 CHUNK_ELEMENTS = 1 << 26  # scores held at once: 256 MiB in float32; a few such tensors live at a time
 
 
@@ -62,7 +64,7 @@ def nsa_reference(
         scale=scale,
     ):
         end = start + next(iter(probabilities.values())).shape[3]
-        gate = {name: gates_BHGL3[:, :, :, start:end, i, None] for i, name in enumerate(("cmp", "slc", "swa"))}
+        gate = {name: gates_BHGL3[:, :, :, start:end, i, None] for i, name in enumerate(BRANCHES)}
         output = torch.zeros((), dtype=dtype, device=query.device)
         if "cmp" in probabilities:
             output = output + weigh(gate["cmp"] * probabilities["cmp"], value_BHJD[:, :, : end // block_size])

@@ -24,19 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from videonsa.kernels.bitonic import is_power_of_two, network_topk, next_power_of_two
 from videonsa.kernels.reference import score
+from videonsa.names import BRANCHES, DIFFERENCES
 
-DIFFERENCES = (
-    "cmp_mask",
-    "head_layout",
-    "vision_packing",
-    "gate_leak",
-    "modality_by_position",
-    "importance_lse",
-    "importance_own_block",
-    "importance_round_up",
-    "dense_decode",
-)
-GATE_ORDER = ("cmp", "slc", "swa")  # of the gates' last axis
 CHUNK_ELEMENTS = 1 << 26  # scores held at once: 256 MiB in float32; a few such tensors live at a time
 
 
@@ -88,7 +77,7 @@ def mixed_attention(
     block_size: int,
     block_count: int,
     window: int,
-    branches: tuple[str, ...] = GATE_ORDER,
+    branches: tuple[str, ...] = BRANCHES,
     differences: Set[str] = frozenset(DIFFERENCES),
     scale: float | None = None,
     rounding: torch.dtype | None = None,
@@ -113,7 +102,7 @@ def mixed_attention(
     if sizes.has("vision_packing"):
         gates_N = torch.where(is_vision[:, None, None], gates_N, 0.5 if sizes.has("gate_leak") else 0.0)
     for name, branch in sparse_branches(query_N, key_N, value_N, branches, sizes).items():
-        output = output.index_add(1, rows, gates_N[..., GATE_ORDER.index(name), None] * branch)
+        output = output.index_add(1, rows, gates_N[..., BRANCHES.index(name), None] * branch)
     return output.to(query.dtype)
 
 

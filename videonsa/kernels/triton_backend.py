@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from videonsa.kernels import combine, compress, prefix, rowstats, select, selected, tiling, window
 from videonsa.kernels.plan import Chunk, Plan, make_plan
+from videonsa.names import BRANCHES
 
-BRANCHES = ("cmp", "slc", "swa")  # the order of the gates
 LONGEST = 1 << 30  # a window that sees everything, and to which a position can be added in 32 bits
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
