@@ -14,6 +14,7 @@ from loguru import logger
 from torch import OutOfMemoryError
 from tqdm import tqdm
 
+from evals import decord
 from evals.answer import answer
 from evals.checkpoint import Checkpoint, load
 from evals.question import Sampling, prepare
@@ -25,6 +26,8 @@ MAX_FRAMES = 32  # when neither max_frames nor fps is given
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")  # of a file's path: records are shared between people
 MAX_NEW_TOKENS = 128  # when the task names no length
 KNOWN = ("pretrained", "max_frames", "fps", "tokens_per_frame", "dtype", "device", "batch_size", "max_batch_size")
+
+decord.importable()  # before lmms-eval loads the tasks
 
 Row = dict[str, Any]  # one question as it stands in a record
 

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from evals import decord
 from evals.checkpoint import Checkpoint, load
 from evals.data import SyntheticData, data_folder, make_data
 from evals.journal import Journal
 from evals.question import Sampling
-from evals.scores import guessing, question_score, summarize_costs, summarize_scores
+from evals.scores import summarize_costs
+from evals.scoring import kept_apart, rows, scores
 from evals.suites import Suite, get_suite
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, code_version, identity, to_dict
 
 TASKS = Path(__file__).parent / "tasks"
 MORE_TASKS = "VIDEONSA_TASKS"  # environment variable: a folder of task YAML files beside lmms-eval's own
+JUDGES = 4  # questions to a judge at a time, as lmms-eval does
 TOKEN = 28  # px of a vision token's side
 CODE = ("evals", "videonsa/config.py", "videonsa/kernels", "videonsa/modeling", "videonsa/synth")
 
@@ -72,16 +75,13 @@ def evaluate(
 
     if on_progress is not None:
         on_progress(len(journal.rows), total)
-    samples = _ask(loaded, suite, task, dict(journal.rows), on_row, content)
-    questions = [_row(journal.rows[sample["doc_id"]], sample, kind.metric) for sample in samples]
-    questions.sort(key=lambda row: row["doc_id"])
+    samples = _ask(loaded, kind, suite, task, dict(journal.rows), on_row, content)
+    questions = rows(kind, journal.rows, samples)
     if all(row["error"] for row in questions):
         first = questions[0]["error"]
         raise NothingAnswered(f"none of the {len(questions)} questions could be answered; the first: {first}")
-    docs = (task.eval_docs[row["doc_id"]] for row in questions)
-    chance = guessing(docs) if isinstance(kind.chance, str) else kind.chance
     return {
-        "scores": summarize_scores(questions, kind.metric, chance),
+        "scores": scores(kind, task, questions, samples),
         "questions": questions,
         "summary": summarize_costs(questions, settings),
     }
@@ -108,6 +108,7 @@ def load_task(suite: SuiteSettings, data: Path | str | None = None) -> Any:
     """
     from lmms_eval.utils import load_yaml_config
 
+    decord.importable()
     synthetic = synthetic_data(suite)
     if synthetic is None:
         return _shipped_task(suite.task, os.environ.get(MORE_TASKS))
@@ -157,6 +158,7 @@ def _sampling(suite: SuiteSettings) -> Sampling:
 
 def _ask(
     loaded: Checkpoint,
+    kind: Suite,
     suite: SuiteSettings,
     task: Any,
     known: dict[int, dict[str, Any]],
@@ -172,7 +174,7 @@ def _ask(
 
     model = VideoNSA.of(loaded, _sampling(suite), known, on_row, content)
     task.set_config("generation_kwargs", {"max_new_tokens": suite.max_new_tokens}, update=True)
-    with _without_bars(evaluator), _without_bars(task_module):
+    with _without_bars(evaluator), _without_bars(task_module), kept_apart(kind, task):
         results = evaluator.simple_evaluate(
             model=model,
             tasks=[task],
@@ -180,7 +182,7 @@ def _ask(
             limit=suite.limit,
             bootstrap_iters=0,
             log_samples=True,
-            process_docs_parallel=1,
+            process_docs_parallel=JUDGES if kind.judged else 1,
         )
     return results["samples"][task.config.task]
 
@@ -191,13 +193,3 @@ def _without_bars(module: Any) -> Iterator[None]:
     bar = module.tqdm
     with patch.object(module, "tqdm", lambda *args, **kwargs: bar(*args, **{**kwargs, "disable": True})):
         yield
-
-
-def _row(row: dict[str, Any], sample: dict[str, Any], metric: str) -> dict[str, Any]:
-    answer = sample["target"] if isinstance(sample["target"], str | int | float) else str(sample["target"])
-    score = None if row["error"] else question_score(sample[metric])
-    if score is None and row["error"] is None:
-        row = {**row, "error": f"no number in the task's {metric}: {str(sample[metric])[:200]}"}
-    order = ("doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms", "prefill_tokens")
-    full = {**row, "answer": answer, "score": score}
-    return {name: full[name] for name in (*order, "vision_tokens", "peak_memory_mib", "error")}

@@ -1,41 +1,15 @@
-"""From lmms-eval's per-question metric values to numbers between 0 and 1. Imports no torch."""
+"""The scores of a record: the benchmark's number, its parts, what guessing reaches, what it took. Imports no torch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from statistics import mean, median
 from typing import Any
 
+from evals.aggregates import Aggregate
 from videonsa.config import NSASettings
 
 MOST_OPTIONS = 26
-FRACTIONS = ("score", "accuracy", "MRA:.5:.95:.05")  # TOMATO; VSI-Bench's choices and numbers
-VERDICTS = ("correct", "judge_result")  # VideoEval-Pro
-PREDICTIONS = ("pred_answer", "parsed_pred")  # beside "answer": MLVU, TimeScope, LSDBench; LongVideoBench
-
-
-def question_score(value: Any) -> float | None:
-    """A question's score in [0, 1], of what the task's process_results gave for its metric; None: not recognised.
-
-    Many shipped tasks hand their aggregation a dictionary; the keys differ from task to task.
-    """
-    if isinstance(value, Mapping):
-        for name in FRACTIONS:
-            if isinstance(value.get(name), int | float):
-                return question_score(value[name])
-        for name in VERDICTS:
-            if name in value:
-                return float(value[name] is True)
-        for name in PREDICTIONS:
-            if name in value and "answer" in value:
-                return float(str(value[name]).strip().lower() == str(value["answer"]).strip().lower())
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def guessing(docs: Iterable[Mapping[str, Any]]) -> float | None:
@@ -55,21 +29,29 @@ def guessing(docs: Iterable[Mapping[str, Any]]) -> float | None:
     return mean(shares) if shares else None
 
 
-def summarize_scores(questions: list[dict[str, Any]], metric: str, chance: float | None) -> dict[str, Any]:
-    """`scores` of a record: accuracy is the mean score of the questions that were answered; errors count beside it.
+def summarize_scores(
+    questions: list[dict[str, Any]], aggregate: Aggregate, parts: Mapping[str, Collection[Any]]
+) -> dict[str, Any]:
+    """What follows from the rows alone; accuracy is the benchmark's own aggregate over the answered questions.
 
     An error is no wrong answer: it says nothing of the model. With no answered question accuracy is None.
+
+    Args:
+        questions: rows with `doc_id`, `kind` and `score`.
+        parts: of each sub-score the doc_ids that enter it.
     """
-    scores = [row["score"] for row in questions if row["score"] is not None]
-    correct = sum(scores)
+    scored = {row["doc_id"]: (row["kind"], row["score"]) for row in questions if row["score"] is not None}
+    correct = sum(score for _, score in scored.values())
+    kinds = {kind for kind, _ in scored.values()}
+    answered = {name: [scored[doc] for doc in docs if doc in scored] for name, docs in parts.items()}
     return {
-        "metric": metric,
-        "accuracy": correct / len(scores) if scores else None,
+        "accuracy": aggregate.mean(scored.values()),
+        "shares": aggregate.shares(kinds) if kinds and None not in kinds else None,
+        "parts": {name: {"score": aggregate.mean(rows), "questions": len(rows)} for name, rows in answered.items()},
         "correct": int(correct) if correct == int(correct) else correct,
         "questions": len(questions),
-        "answered": len(scores),
-        "errors": len(questions) - len(scores),
-        "chance": chance,
+        "answered": len(scored),
+        "errors": len(questions) - len(scored),
     }
 
 

@@ -6,12 +6,27 @@ The paper's settings are those of its evaluation table (greedy, one beam); what 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
+from evals.aggregates import (
+    LONGVIDEOBENCH,
+    LSDBENCH,
+    MLVU,
+    SYNTHETIC,
+    TIMESCOPE,
+    TOMATO,
+    VIDEOEVALPRO,
+    VSIBENCH,
+    Aggregate,
+    Doc,
+)
 from videonsa.config import SettingsError, SuiteSettings
 
 OPTIONS = "options"  # questions have different numbers of options, which stand in their documents
+MEDIA = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 
 
 @dataclass(frozen=True)
@@ -20,13 +35,36 @@ class Suite:
 
     settings: SuiteSettings
     metric: str  # lmms-eval's name of the metric that is reported
+    aggregate: Aggregate  # what that metric makes of the questions
     chance: float | str | None  # accuracy of guessing; OPTIONS: to be counted; None: free text, or not told by the data
     family: str | None = None  # of our synthetic questions (videonsa/synth); None: a shipped lmms-eval task
     questions: int | None = None  # how many we make; None: as many as the benchmark has
+    video: tuple[str, ...] = ("video",)  # the document's fields that name the video
+    answer: Callable[[Doc], Any] | None = None  # what is right, where the task's own target does not say it
+    judged: bool = False  # answers are judged by a language model
+    notes: tuple[str, ...] = ()  # what the task does oddly; in every record
 
     @property
     def name(self) -> str:
         return self.settings.name
+
+    def video_id(self, doc: Doc) -> str | None:
+        """The name of the video that a question is about; no path: parts are joined by colons."""
+        names = [str(doc[name]) for name in self.video if doc.get(name)]
+        if len(names) < len(self.video):
+            return None
+        path = PurePosixPath(*names)
+        path = path.with_suffix("") if path.suffix.lower() in MEDIA else path
+        return path.name if path.is_absolute() else ":".join(path.parts)
+
+    def right_answer(self, doc: Doc, target: Any) -> str | int | float:
+        """What is right; `target` is what the task says."""
+        right = target if self.answer is None else self.answer(doc)
+        return right if isinstance(right, str | int | float) else str(right)
+
+
+def _letter(field: str) -> Callable[[Doc], str]:
+    return lambda doc: chr(ord("A") + int(doc[field]))
 
 
 def _synthetic(family: str) -> Suite:
@@ -34,11 +72,22 @@ def _synthetic(family: str) -> Suite:
     # points.
     name = f"synth_{family}"
     settings = SuiteSettings(name=name, task=name, frames=32, tokens_per_frame=4, max_new_tokens=4)
-    return Suite(settings, metric="exact_match", chance=0.25, family=family, questions=192)
+    return Suite(settings, "exact_match", SYNTHETIC, chance=0.25, family=family, questions=192)
 
 
-def _shipped(name: str, metric: str, chance: float | str | None, **settings: Any) -> Suite:
-    return Suite(SuiteSettings(name=name, task=name, **settings), metric, chance)
+def _shipped(
+    name: str,
+    metric: str,
+    aggregate: Aggregate,
+    frames: int,
+    tokens_per_frame: int,
+    max_new_tokens: int = 16,
+    chance: str | None = None,
+    **more: Any,
+) -> Suite:
+    """The release's scripts give both caps to each benchmark: at most so many frames, at most 4 a second."""
+    settings = SuiteSettings(name, name, frames, 4.0, tokens_per_frame, max_new_tokens)
+    return Suite(settings, metric, aggregate, chance, **more)
 
 
 SUITES = {
@@ -47,18 +96,30 @@ SUITES = {
         _synthetic("needle"),
         _synthetic("order"),
         _synthetic("layout"),
-        _shipped("longvideobench_val_v", "lvb_acc", OPTIONS, frames=256, tokens_per_frame=512, max_new_tokens=32),
-        _shipped("longtimescope", "timescope_perception_score", None, frames=512, tokens_per_frame=128),
-        _shipped("timescope", "timescope_perception_score", None, frames=2048, tokens_per_frame=64),
         _shipped(
-            "mlvu_test", "mlvu_percetion_score", None, frames=512, tokens_per_frame=128
-        ),  # spelled so in lmms-eval
-        # Tokens a frame are not stated for the table's row; 64 is the training value.
-        _shipped("tomato", "tomato_score", OPTIONS, frames=256, fps=4.0, tokens_per_frame=64, max_new_tokens=1024),
-        _shipped("vsibench", "vsibench_overall", None, frames=128, tokens_per_frame=256),
-        # The next two are not stated at all: our choice, near the recipe of training. LSDBench asks for reasoning.
-        _shipped("lsdbench", "accuracy", OPTIONS, frames=512, tokens_per_frame=64, max_new_tokens=2048),
-        _shipped("videoevalpro", "videoevalpro_score", None, frames=512, tokens_per_frame=64),
+            *("longvideobench_val_v", "lvb_acc", LONGVIDEOBENCH, 256, 512, 32, OPTIONS),
+            video=("video_id",),
+            answer=_letter("correct_choice"),
+            notes=("an answer without a letter gets a random one, drawn from a generator seeded by the question",),
+        ),
+        _shipped("longtimescope", "timescope_perception_score", TIMESCOPE, 512, 128),
+        _shipped("timescope", "timescope_perception_score", TIMESCOPE, 2048, 64),
+        _shipped(
+            *("mlvu_test", "mlvu_percetion_score", MLVU, 512, 128),  # spelled so in lmms-eval
+            video=("video_name",),
+            notes=("the question is asked bare, without a word on how to answer, and only letters A to D are read",),
+        ),
+        _shipped(
+            *("tomato", "tomato_score", TOMATO, 256, 512, 1024, OPTIONS),
+            video=("video_path",),
+            answer=_letter("answer"),
+            notes=("an answer without a letter counts as A",),
+        ),
+        _shipped("vsibench", "vsibench_overall", VSIBENCH, 128, 256, video=("dataset", "scene_name")),
+        # The paper does not state the next two's sampling: our choice, near the recipe of training. LSDBench asks for
+        # reasoning.
+        _shipped("lsdbench", "accuracy", LSDBENCH, 512, 64, 2048, OPTIONS, video=("video_id",)),
+        _shipped("videoevalpro", "videoevalpro_score", VIDEOEVALPRO, 512, 64, judged=True),
     )
 }
 

@@ -34,14 +34,20 @@ def unmeasured(result: dict) -> list[dict]:
 
 def test_what_is_recorded(straight: dict, data: Path) -> None:
     first = straight["questions"][0]
-    names = ("doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms", "prefill_tokens")
-    assert tuple(first) == (*names, "vision_tokens", "peak_memory_mib", "error")
+    names = ("doc_id", "video", "kind", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms")
+    assert tuple(first) == (*names, "prefill_tokens", "vision_tokens", "peak_memory_mib", "error")
     assert [row["doc_id"] for row in straight["questions"]] == list(range(6))
     assert first["vision_tokens"] == 4 * 4
     assert first["error"] is None
     assert 0 < first["prefill_ms"] <= first["latency_ms"]
     assert straight["scores"]["questions"] == 6
     assert straight["scores"]["metric"] == "exact_match"
+    assert straight["scores"]["lmms_eval"] == straight["scores"]["accuracy"]
+    assert (straight["scores"]["shares"], straight["scores"]["notes"]) == (None, [])
+    parts = straight["scores"]["parts"]
+    assert {row["kind"] for row in straight["questions"]} == set(parts)
+    assert sum(part["questions"] for part in parts.values()) == 6
+    assert [row["video"] for row in straight["questions"]] == [f"{number:04d}" for number in range(6)]
     assert straight["summary"]["attention_fraction"] == 1.0  # 16 vision tokens, K_vis = 4 * 4 + 8
     assert str(data) not in json.dumps(straight), "a record must not name this machine's folders"
 

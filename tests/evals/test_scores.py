@@ -2,30 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-from evals.scores import guessing, question_score, summarize_costs, summarize_scores
+from evals.aggregates import MLVU, SYNTHETIC
+from evals.scores import guessing, summarize_costs, summarize_scores
 from videonsa.config import NSASettings
-
-
-@pytest.mark.parametrize(
-    ("value", "score"),
-    [
-        pytest.param(1.0, 1.0, id="exact_match"),
-        pytest.param({"question_id": 3, "score": 0.0}, 0.0, id="tomato"),
-        pytest.param({"pred_answer": "B", "answer": "b", "task_type": "QA"}, 1.0, id="timescope"),
-        pytest.param({"pred_answer": "", "answer": "A"}, 0.0, id="mlvu"),
-        pytest.param({"parsed_pred": "C", "answer": "C", "id": "x"}, 1.0, id="longvideobench"),
-        pytest.param({"question_type": "count", "MRA:.5:.95:.05": 0.4}, 0.4, id="vsibench-number"),
-        pytest.param({"question_type": "route", "accuracy": 1.0}, 1.0, id="vsibench-choice"),
-        pytest.param({"judge_result": True, "task_type": "x"}, 1.0, id="videoevalpro"),
-        pytest.param({"judge_result": None}, 0.0, id="videoevalpro-no-verdict"),
-        pytest.param({"something": "else"}, None, id="unknown"),
-        pytest.param(float("nan"), None, id="nan"),
-    ],
-)
-def test_question_score(value: object, score: float | None) -> None:
-    assert question_score(value) == score
 
 
 def test_guessing_counts_the_options() -> None:
@@ -35,25 +14,26 @@ def test_guessing_counts_the_options() -> None:
     assert guessing([]) is None
 
 
-def rows(*scores: float | None) -> list[dict]:
-    return [{"score": score} for score in scores]
+def rows(*scores: float | None, kind: str | None = None) -> list[dict]:
+    return [{"doc_id": number, "kind": kind, "score": score} for number, score in enumerate(scores)]
 
 
 def test_errors_are_counted_beside_the_accuracy() -> None:
-    summary = summarize_scores(rows(1.0, 0.0, None, 1.0), "exact_match", 0.25)
+    summary = summarize_scores(rows(1.0, 0.0, None, 1.0), SYNTHETIC, {"first": [0, 2], "last": [2]})
     assert summary == {
-        "metric": "exact_match",
         "accuracy": 2 / 3,
+        "shares": None,
+        "parts": {"first": {"score": 1.0, "questions": 1}, "last": {"score": None, "questions": 0}},
         "correct": 2,
         "questions": 4,
         "answered": 3,
         "errors": 1,
-        "chance": 0.25,
     }
 
 
 def test_without_an_answer_there_is_no_accuracy() -> None:
-    assert summarize_scores(rows(None, None), "exact_match", None)["accuracy"] is None
+    assert summarize_scores(rows(None, None), SYNTHETIC, {})["accuracy"] is None
+    assert summarize_scores(rows(None, kind="count"), MLVU, {})["shares"] is None
 
 
 def test_costs() -> None:
