@@ -16,7 +16,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from videonsa.names import ATTENTIONS, BACKENDS, BRANCHES, DIFFERENCE_GROUPS, DIFFERENCES, GATE_MODES, PRECISIONS
+from videonsa.names import (
+    ATTENTIONS,
+    BACKENDS,
+    BRANCHES,
+    DIFFERENCE_GROUPS,
+    DIFFERENCES,
+    GATE_MODES,
+    POSITION_DIFFERENCES,
+    PRECISIONS,
+)
 
 S = TypeVar("S")
 
@@ -58,6 +67,11 @@ def differences(semantics: Any) -> frozenset[str]:
     if parts == ("release",):
         return frozenset(DIFFERENCES)
     return _named_differences(parts)
+
+
+def attention_differences(semantics: Any) -> frozenset[str]:
+    """Those of `differences` that change NSA's computation: without one, it is the paper's."""
+    return differences(semantics) - set(POSITION_DIFFERENCES)
 
 
 def canonical_semantics(semantics: Any) -> str:
@@ -125,8 +139,8 @@ class NSASettings:
             require(self.gate_values is None, "gate_values", self.gate_values, "only with gate_mode=fixed")
 
     def _check_semantics(self) -> None:
-        names = differences(self.semantics)
-        valid = "reference or auto: semantics other than paper have no Triton kernels"
+        names = attention_differences(self.semantics)
+        valid = "reference or auto: attention other than the paper's has no Triton kernels"
         require(not names or self.backend != "triton", "backend", self.backend, valid)
         if "importance_round_up" in names and "slc" in self.branches:
             size = self.block_size

@@ -17,5 +17,7 @@ DIFFERENCES = (
     "importance_own_block",  # the query's own block weighs 1 a head instead of always being chosen
     "importance_round_up",  # the number of blocks rounds up to a power of two, chosen by a sorting network
     "dense_decode",  # a call of vision tokens only skips the dense path, and so that part of gate_leak
+    "grid_seconds",  # each temporal patch lasts 1.0 s whatever the sampling: positions in time step equally
 )
+POSITION_DIFFERENCES = ("grid_seconds",)  # of the tokens' positions, whatever the attention; the rest change NSA
 DIFFERENCE_GROUPS = {"importance": ("importance_lse", "importance_own_block", "importance_round_up")}

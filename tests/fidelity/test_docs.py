@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "videonsa/kernels" / name for name in ("reference.py", "release.py", "bitonic.py")]
-FILES += [ROOT / "videonsa/modeling" / name for name in ("attention.py", "mixed.py", "release.py")]
+FILES += [ROOT / "videonsa/modeling" / name for name in ("attention.py", "mixed.py", "positions.py", "release.py")]
 
 
 def test_equations_name_code_that_exists():

@@ -128,6 +128,7 @@ def outputs(differences, branches=release.BRANCHES, block_count=3, seed=0, spans
         ("importance_round_up", {"slc"}),
         ("modality_by_position", set()),  # acts where the token layout is made
         ("dense_decode", set()),  # the paper does the same
+        ("grid_seconds", set()),  # acts where positions are computed
     ],
 )
 def test_each_difference_alone_changes_its_branches(difference, branches):

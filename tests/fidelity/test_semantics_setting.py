@@ -38,7 +38,10 @@ def logits(model, inputs, semantics):
         (["cmp_mask", "gate_leak"], "cmp_mask+gate_leak"),
         ("importance", "importance_lse+importance_own_block+importance_round_up"),
         ("+".join(DIFFERENCES), "release"),
-        ("release-dense_decode-importance", "cmp_mask+head_layout+vision_packing+gate_leak+modality_by_position"),
+        (
+            "release-dense_decode-importance",
+            "cmp_mask+head_layout+vision_packing+gate_leak+modality_by_position+grid_seconds",
+        ),
     ],
 )
 def test_each_set_has_one_spelling(given, canonical):
@@ -68,6 +71,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(fields, message):
 @pytest.mark.parametrize("name", DIFFERENCES)
 def test_each_difference_alone_runs_and_shows(model, name):
     inputs = batch([sample(*SAMPLE), sample(("text", 2), ("video", 6), ("text", 3), seed=1)], "left")
+    inputs["second_per_grid_ts"] = torch.full((3,), 2.5)
     changed = relative_error(logits(model, inputs, name), logits(model, inputs, "paper"))
     without = relative_error(logits(model, inputs, f"release-{name}"), logits(model, inputs, "release"))
     if name == "dense_decode":  # these samples have text
@@ -108,7 +112,7 @@ def test_modality_by_position_refuses_positions_of_one_axis(model):
     inputs = sample(*SAMPLE)
     inputs["position_ids"] = torch.arange(inputs["input_ids"].shape[1])[None]
     model.set_nsa(semantics="release")
-    with pytest.raises(ValueError, match="mm_token_type_ids"):
+    with pytest.raises(ValueError, match=r"position_ids \[3, B, L\]"):
         model(**inputs)
 
 

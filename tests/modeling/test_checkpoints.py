@@ -56,7 +56,8 @@ def test_stock_weights_load_with_fresh_gates_and_back(folder, tmp_path):
     ours = load_model(tmp_path, nsa={"attention": "dense"})
     inputs = sample(*SAMPLE)
     with torch.no_grad():
-        assert torch.equal(ours(**inputs).logits, stock(**inputs).logits)
+        positions, _ = ours.model.get_rope_index(**inputs)
+        assert torch.equal(ours(**inputs).logits, stock(**inputs, position_ids=positions).logits)
     gate = ours.model.language_model.layers[0].self_attn
     assert gate.g_proj_1.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert not gate.g_proj_1.bias.any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -21,6 +22,9 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
         See `videonsa.config.NSASettings`. All but the weights' shapes may be changed at load or on a live model.
     static_gates (`list`, *optional*):
         Mean gates over training samples, [layers][query heads][3 branches]; gate_mode="static" uses them.
+    whole_seconds (`bool`, *optional*):
+        Positions in time cut the seconds of a temporal patch to whole ones, so that patches of less than a second share
+        one. None: as the transformers did that wrote a stock checkpoint, 4.52 to 5.2 do; all else counts the fraction.
     """
 
     model_type = "videonsa"
@@ -36,9 +40,12 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
     backend: str = "auto"
     semantics: list[str] | tuple[str, ...] | str = "paper"
     static_gates: list | None = None
+    whole_seconds: bool | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.whole_seconds is None:
+            self.whole_seconds = cuts_seconds(self.transformers_version)
         self.set_nsa(self.nsa)
 
     @property
@@ -58,6 +65,12 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
         for name in NSA_FIELDS:
             value = getattr(settings, name)
             setattr(self, name, list(value) if isinstance(value, tuple) else value)
+
+
+def cuts_seconds(transformers_version: str | None) -> bool:
+    """Whether this version of transformers, of those that place text as Qwen2.5-VL does, cuts seconds to whole ones."""
+    numbers = re.match(r"(\d+)\.(\d+)", transformers_version or "")
+    return numbers is not None and (4, 52) <= (int(numbers[1]), int(numbers[2])) < (5, 3)
 
 
 def check_nsa_fields(fields: dict[str, Any]) -> None:

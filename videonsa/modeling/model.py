@@ -20,15 +20,22 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLTextModel,
 )
 
+from videonsa.config import attention_differences
 from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
 from videonsa.modeling.layout import TokenLayout, token_layout
+from videonsa.modeling.positions import GenerationPositions, ModelPositions
 from videonsa.modeling.release import ReleaseLayout, release_layout
 from videonsa.modeling.release_checkpoint import as_text, hub_arguments, is_release, release_settings
 
 log = logging.getLogger(__name__)
 
 GATE_INIT_STD = 0.02  # initial gate weights of the release; biases are 0, so that each gate starts near 0.5
+
+WHOLE_SECONDS = (
+    "%s was written by transformers %s, whose positions in time cut the seconds of a temporal patch to whole ones: "
+    "they do so here too (whole_seconds=True); whole_seconds=False counts the fraction"
+)
 
 
 class VideoNSATextModel(Qwen2_5_VLTextModel):
@@ -63,8 +70,8 @@ class VideoNSATextModel(Qwen2_5_VLTextModel):
             super()._init_weights(module)
 
 
-class VideoNSAModel(Qwen2_5_VLModel):
-    """Vision tower and decoder; finds the vision tokens of each forward."""
+class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
+    """Vision tower and decoder; finds the vision tokens of each forward, and the positions of all."""
 
     config: VideoNSAConfig
     config_class = VideoNSAConfig
@@ -140,7 +147,7 @@ class VideoNSAModel(Qwen2_5_VLModel):
             )
         if attention_mask is not None and attention_mask.dim() != 2:
             raise ValueError(f"NSA takes a padding mask [B, L]; got one of shape {list(attention_mask.shape)}")
-        lay_out = token_layout if nsa.semantics == "paper" else release_layout
+        lay_out = release_layout if attention_differences(nsa.semantics) else token_layout
         return lay_out(is_vision, attention_mask, nsa, self._gates(is_vision.device))
 
     def _gates(self, device: torch.device) -> Tensor | None:
@@ -154,7 +161,7 @@ class VideoNSAModel(Qwen2_5_VLModel):
         return None
 
 
-class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
+class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditionalGeneration):
     """VideoNSA with its language-model head.
 
     `generate` prefills sparsely and decodes densely over the cache. Its greedy output equals that of recomputing the
@@ -183,9 +190,12 @@ class VideoNSAForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         if pretrained_model_name_or_path is not None and not isinstance(kwargs.get("config"), VideoNSAConfig):
             written, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_arguments(kwargs))
             if is_release(written, info["missing_keys"]):
+                model.config.whole_seconds = bool(kwargs.get("whole_seconds"))  # with seconds of 1.0 it never mattered
                 fields = {name: value for name, value in release_settings(written).items() if name not in kwargs}
                 model.set_nsa(**fields)
                 log.warning("%s is the public release: %s", pretrained_model_name_or_path, as_text(model.config.nsa))
+            elif model.config.whole_seconds and "whole_seconds" not in written:
+                log.warning(WHOLE_SECONDS, pretrained_model_name_or_path, written["transformers_version"])
         return (model, info) if wants_info else model
 
     def set_nsa(self, **fields: Any) -> None:

@@ -28,7 +28,7 @@ class ReleaseLayout:
         if position_ids is None or position_ids.dim() != 3 or position_ids.shape[0] < 3:
             raise ValueError(
                 "modality_by_position tells vision from text by positions of three axes, and these have one: "
-                "give mm_token_type_ids (the processor makes them) or position_ids [3, B, L]"
+                "give position_ids [3, B, L], or none, and they are worked out"
             )
         return dataclasses.replace(self, is_vision=vision_by_position(position_ids[-3:]) & self.is_token)
 
