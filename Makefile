@@ -1,9 +1,10 @@
 # make run    set everything up and run the main sweep: train, evaluate nine attention budgets, draw the figures
 # make test   set everything up and pass the tests
+# make test-long   the tests that take minutes
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test setup check format clean
+.PHONY: run test test-long setup check format clean
 
 run: .venv/ready
 	$(BIN)/python ablations/run.py --grid budget
@@ -14,6 +15,9 @@ test: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/slurm/test_cluster.py tests/slurm/test_real.py tests
+
+test-long: .venv/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 setup: .venv/ready
 

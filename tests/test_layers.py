@@ -20,6 +20,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.record": (),
     "videonsa.bootstrap": (),
     "videonsa.torchvision_ops": (),
+    "videonsa.tracking": (),
     "videonsa.kernels": ("videonsa.names",),
     "videonsa.synth": ("videonsa.config",),
     "videonsa.modeling": ("videonsa.config", "videonsa.kernels", "videonsa.torchvision_ops"),
@@ -27,7 +28,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.baselines": ("videonsa.config", "videonsa.modeling"),
     "videonsa.training": (
         *("videonsa.config", "videonsa.record", "videonsa.modeling"),
-        *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops"),
+        *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops", "videonsa.tracking"),
     ),
     "evals": (
         *("videonsa.config", "videonsa.record", "videonsa.modeling", "videonsa.synth", "videonsa.tiny"),
@@ -42,7 +43,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa": (),
 }
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
-LIGHT = ("videonsa.names", "videonsa.config", "videonsa.record", "videonsa.synth", "ablations", "slurm", "evals.suites")
+LIGHT = (
+    *("videonsa.names", "videonsa.config", "videonsa.record", "videonsa.tracking", "videonsa.synth"),
+    *("ablations", "slurm", "evals.suites"),
+)
 
 
 def sources() -> list[Path]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from videonsa.config import identity
+from videonsa.tracking import Tracker
 
 
 class Journal:
@@ -23,18 +23,26 @@ class Journal:
         draft.write_text("".join(line for line in lines if _step(line) <= step), encoding="utf-8")
         draft.replace(self.path)
         self.file = self.path.open("a", encoding="utf-8")
-        self.run = _wandb_run(folder, settings)
+        self.tracker = Tracker(
+            f"training {folder.name}",
+            folder,
+            id=f"training-{folder.name}-{identity(settings)}",
+            job_type="training",
+            config=settings,
+            resume="allow",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.file.close()
+        self.tracker.close(exit_code=0 if kind is None else 1)
 
     def write(self, metrics: dict[str, Any]) -> None:
         self.file.write(json.dumps(metrics) + "\n")
         self.file.flush()
-        if self.run is not None:
-            self.run.log(metrics, step=metrics["step"])
-
-    def close(self) -> None:
-        self.file.close()
-        if self.run is not None:
-            self.run.finish(quiet=True)
+        self.tracker.log(metrics, step=metrics["step"])
 
 
 def _step(line: str) -> float:
@@ -43,26 +51,6 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def _wandb_run(folder: Path, settings: dict[str, Any]) -> Any:
-    """A W&B run, offline unless WANDB_API_KEY is set; None with WANDB_MODE=disabled."""
-    if os.environ.get("WANDB_MODE") == "disabled":
-        return None
-    import wandb
-
-    return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "videonsa"),
-        id=f"training-{folder.name}-{identity(settings)}",
-        name=f"training {folder.name}",
-        job_type="training",
-        group=os.environ.get("WANDB_RUN_GROUP"),
-        config=settings,
-        dir=str(folder),
-        resume="allow",
-        mode=None if "WANDB_MODE" in os.environ else "online" if "WANDB_API_KEY" in os.environ else "offline",
-        settings=wandb.Settings(silent=True, console="off"),
-    )
 
 
 def progress_bar(total: int) -> tuple[Progress, Callable[[int, int, float], None]]:

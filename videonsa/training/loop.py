@@ -59,8 +59,7 @@ class Trainer:
         first, steps = progress["step"], self.source.steps
         tokens, seconds = progress.get("tokens", 0), progress.get("seconds", 0.0)
         log.info("steps %d to %d on %d x %s", first + 1, steps, self.world, self.accelerator.device)
-        journal = Journal(folder, record, first) if self.accelerator.is_main_process else None
-        try:
+        with Journal(folder, record, first) if self.accelerator.is_main_process else nullcontext() as journal:
             batches = self._prefetch(self._numbers(first, steps))
             for step in range(first, steps):
                 started = time.perf_counter()
@@ -75,9 +74,6 @@ class Trainer:
                 if (step + 1) % self.settings.save_every == 0 and step + 1 < steps:
                     state = {"tokens": tokens, "seconds": seconds}
                     save_checkpoint(self.accelerator, folder / "checkpoints", step + 1, state)
-        finally:
-            if journal is not None:
-                journal.close()
 
     def mean_gates(self) -> list[Any] | None:
         """Mean gates over training samples of steps from all of the run, [layers][heads][3]; None for a dense model."""
