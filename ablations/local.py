@@ -135,13 +135,15 @@ def _close_cells(sweep: Sweep, job: Job, error: dict[str, str], progress: dict) 
 
 @contextmanager
 def _workers_ended(running: dict[str, tuple[Job, Running]]) -> Iterator[None]:
-    """No worker outlives the block. SIGTERM and SIGHUP count as Ctrl-C."""
+    """No worker outlives the block. SIGTERM and SIGHUP count as Ctrl-C, unless whoever started us had them ignored:
+    under nohup a sweep outlives its terminal. (Python itself leaves an ignored SIGINT ignored.)"""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     signals = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in signals}
+    heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,11 +48,17 @@ def sweep(monkeypatch: pytest.MonkeyPatch, grid_file: Path, out: Path) -> Callab
     return run
 
 
+def hears_signals() -> None:
+    """As in a terminal. A job in the background has SIGINT ignored, under nohup SIGHUP too, and hands that on."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start_command(*arguments: str, module: str = "tests.ablations.fakes", **options: object) -> subprocess.Popen[str]:
     """The command in a process of its own, with fake stages."""
     environment = os.environ | {"WANDB_MODE": "disabled"}
     command = [sys.executable, "-m", module, *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": hears_signals}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **(pipes | options))  # type: ignore[call-overload]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def local(out: Path, grid_file: Path, *more: str) -> subprocess.Popen[str]:
-    return start_command("--grid", str(grid_file), "--out", str(out), "--cluster", "local", "--workers", "2", *more)
+def local(out: Path, grid_file: Path, *more: str, **options: Any) -> subprocess.Popen[str]:
+    command = ["--grid", str(grid_file), "--out", str(out), "--cluster", "local", "--workers", "2", *more]
+    return start_command(*command, **options)
 
 
 def test_a_sweep_leaves_one_record_a_cell_and_shares_the_training(sweep: Sweep, out: Path):
@@ -218,6 +220,22 @@ def test_a_killed_sweep_leaves_no_worker_and_resumes(number: signal.Signals, out
     assert sweep() == 0
     assert fakes.calls(out).count("synth_needle") == 2
     assert fakes.calls(out).count("train") == 1
+
+
+def test_signals_that_were_ignored_at_the_start_stay_ignored(out: Path, grid_file: Path):
+    """`nohup python ablations/run.py ... &`: the terminal's end, and its Ctrl-C, are not for this sweep."""
+
+    def deaf() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+    set_faults(out, synth_order=2)
+    process = local(out, grid_file, preexec_fn=deaf)
+    wait_for(lambda: "synth_order" in fakes.calls(out))
+    for number in (signal.SIGINT, signal.SIGHUP):
+        process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def test_two_at_once_one_runs_and_the_other_says_so(
