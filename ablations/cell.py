@@ -8,13 +8,13 @@ test time, also of different grids, share one training.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from ablations.checkpoints import Checkpoint, describe
 from ablations.grid import Grid, Variant
 from ablations.profile import Profile, check_suites, suite_settings
 from videonsa.config import (
@@ -27,11 +27,11 @@ from videonsa.config import (
     identity,
     to_dict,
 )
+from videonsa.weights import ask, check_folder
 
 TRAINING_CODE = ("videonsa/kernels", "videonsa/modeling", "videonsa/training", "videonsa/synth", "videonsa/tiny.py")
 EVALUATION_CODE = ("videonsa/kernels", "videonsa/modeling", "videonsa/synth", "videonsa/tiny.py", "evals")
 NO_EFFECT = ("save_every",)  # training settings that change no number: resuming is exact
-MODEL_TYPES = ("videonsa", "qwen2_5_vl")  # of checkpoints: those that videonsa.modeling loads
 _SAMPLE = 1 << 20  # bytes read from each end of a weights file
 
 
@@ -53,9 +53,23 @@ class Training:
     """What a cell's weights are: settings of a training, or a checkpoint that exists."""
 
     settings: TrainSettings | None
-    checkpoint: str | None
-    nsa: NSASettings  # attention that the weights were made for
+    given: Checkpoint | None
     code: Code  # as it was when the sweep was planned
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The folder or hub name of weights that exist."""
+        return self.given.given if self.given else None
+
+    @property
+    def made(self) -> NSASettings | None:
+        """The attention that the weights were made with; None where nothing says."""
+        return self.given.nsa if self.given else self.settings and self.settings.nsa
+
+    @property
+    def nsa(self) -> NSASettings:
+        """The attention that is asked where nothing names another; the paper's of weights that nobody describes."""
+        return self.made or NSASettings()
 
     @cached_property
     def id(self) -> str:
@@ -68,7 +82,7 @@ class Training:
     @property
     def record_settings(self) -> dict[str, Any]:
         """The settings as a record keeps them."""
-        return {"checkpoint": self.checkpoint} if self.settings is None else to_dict(self.settings)
+        return self.given.settings if self.given else to_dict(self.settings)
 
 
 @dataclass(frozen=True)
@@ -116,23 +130,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Probe:
-    """Gates and sinks of one training's model, measured on the videos of one suite."""
+    """Gates and sinks of a model under one cell's attention, on the first videos that the cell is asked about."""
 
     training: Training
+    nsa: NSASettings
     suite: SuiteSettings
     videos: int
 
     @cached_property
     def id(self) -> str:
         """12 hexadecimal digits: the name of the probe's folder."""
-        suite = to_dict(self.suite) | {"limit": None}
-        what = {"training": self.training.id, "nsa": to_dict(self.training.nsa), "suite": suite, "videos": self.videos}
+        nsa, suite = to_dict(self.nsa), to_dict(self.suite)
+        what = {"training": self.training.id, "nsa": nsa, "suite": suite, "videos": self.videos}
         return identity({"probe": what, "code": self.training.code.evaluation})
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings as the record keeps them."""
-        nsa, suite = to_dict(self.training.nsa), to_dict(self.suite)
+        nsa, suite = to_dict(self.nsa), to_dict(self.suite)
         return {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "videos": self.videos}
 
 
@@ -169,7 +184,7 @@ def make_cell(
 ) -> Cell:
     """One variant on one suite."""
     changes = _group(variant.settings, "nsa")
-    nsa = from_dict(NSASettings, to_dict(training.nsa) | changes, f"{grid.name}: {variant.label}: nsa")
+    nsa = ask(training.nsa, changes, f"{grid.name}: {variant.label}: nsa")
     varied = {key: value for key, value in variant.settings.items() if key in grid.axes}
     asked = {**suite_changes, **_group(variant.settings, "suite")}
     suite = suite_settings(suite_name, asked, f"{grid.name}: {suite_name}")
@@ -179,18 +194,27 @@ def make_cell(
 def make_training(
     variant: Variant, grid: Grid, profile: Profile, checkpoint: str | None, seed: int, code: Code
 ) -> Training:
-    """The training that a variant needs. With `asks: train` its nsa.* settings hold while training too."""
+    """The training that a variant needs, or the weights that it gives.
+
+    With `asks: train` its nsa.* settings hold while training too. Of given weights train.nsa.* says what they were made
+    with; the profile's recipe says nothing about them.
+    """
     where = f"{grid.name}: {variant.label}"
     settings = dict(profile.train) | {"seed": seed}
     changes = _group(variant.settings, "train")
     nsa = dict(settings.get("nsa") or {})
     if grid.asks == "train":
         nsa |= _group(variant.settings, "nsa")
-    nsa |= {key[4:]: value for key, value in changes.items() if key.startswith("nsa.")}
+    named = {key[4:]: value for key, value in changes.items() if key.startswith("nsa.")}
+    nsa |= named
     settings |= {key: value for key, value in changes.items() if not key.startswith("nsa.")}
     train = from_dict(TrainSettings, settings | {"nsa": nsa}, f"{where}: train")
     check_families(train, f"{where}: train")
-    return Training(None if checkpoint else train, checkpoint, train.nsa, code)
+    if checkpoint:
+        return Training(None, describe(checkpoint, _said(grid, profile), named, f"{where}: train.nsa"), code)
+    if Path(train.model).expanduser().is_dir():
+        check_folder(Path(train.model).expanduser())
+    return Training(train, None, code)
 
 
 def check_families(train: TrainSettings, where: str) -> None:
@@ -202,12 +226,24 @@ def check_families(train: TrainSettings, where: str) -> None:
         raise SettingsError(f"{where}: families: unknown {unknown[0]!r}; choose from {', '.join(FAMILIES)}")
 
 
-def make_probe(training: Training, profile: Profile) -> Probe | None:
-    """The probe of a training, on the profile's probe suite."""
-    if profile.probe_suite is None:
+def make_probe(cells: Iterable[Cell], profile: Profile, reference: str | None) -> Probe | None:
+    """The probe of one training: of the cell of these that stands for it; None where there are no gates to look at.
+
+    That is a cell of the reference, else one asked as its weights were made; on the profile's probe suite or the first.
+    """
+    asked = [cell for cell in cells if cell.nsa.attention == cell.training.nsa.attention == "nsa"]
+    if profile.probe_suite is None or not asked:
         return None
-    changes = profile.suites.get(profile.probe_suite, {})
-    return Probe(training, suite_settings(profile.probe_suite, changes, f"{profile.name}: probe"), profile.probe_videos)
+    here = [cell for cell in asked if cell.suite.name == profile.probe_suite]
+    chosen = min(here or asked, key=lambda cell: (cell.label != reference, cell.nsa != cell.training.made))
+    videos = min(profile.probe_videos, chosen.suite.limit or profile.probe_videos)
+    return Probe(chosen.training, chosen.nsa, chosen.suite, videos)
+
+
+def _said(grid: Grid, profile: Profile) -> dict[str, dict[str, Any]]:
+    """What grid and profile say of given weights; the grid goes first."""
+    names = {**profile.checkpoints, **grid.checkpoints}
+    return {name: {**profile.checkpoints.get(name, {}), **grid.checkpoints.get(name, {})} for name in names}
 
 
 def _chosen_suites(grid: Grid, profile: Profile) -> dict[str, dict[str, Any]]:
@@ -227,13 +263,8 @@ def _fingerprint(checkpoint: str) -> str:
     """A hub name as it is; a folder by its configuration and by the size and both ends of its weights files."""
     folder = Path(checkpoint).expanduser()
     if not folder.is_dir():
-        if checkpoint.startswith((".", "/", "~")):
-            raise SettingsError(f"checkpoint {checkpoint!r}: there is no such folder")
         return checkpoint
-    _check_model_type(checkpoint, folder / "config.json")
-    weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
-    if not weights:
-        raise SettingsError(f"checkpoint {checkpoint!r}: the folder has no weights (*.safetensors)")
+    weights = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in weights:
         size = path.stat().st_size
@@ -243,13 +274,3 @@ def _fingerprint(checkpoint: str) -> str:
             file.seek(max(0, size - _SAMPLE))
             digest.update(file.read(_SAMPLE))
     return digest.hexdigest()
-
-
-def _check_model_type(checkpoint: str, path: Path) -> None:
-    """Refuse a folder of another model before any job is started for it."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        raise SettingsError(f"checkpoint {checkpoint!r}: no readable config.json; give a model's folder") from None
-    if found not in MODEL_TYPES:
-        raise SettingsError(f"checkpoint {checkpoint!r}: its model_type is {found!r}, not {' or '.join(MODEL_TYPES)}")

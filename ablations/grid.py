@@ -11,6 +11,8 @@
     labels: {nsa.block_count: b}             # short names in tables
     suites: [synth_needle]  # instead of the profile's; or a mapping with settings of each
     seeds: [0, 1]           # instead of the profile's
+    reference: b=4          # the variant that the others are compared with; else the one asked as its model was made
+    checkpoints: {me/model: {semantics: release}}   # what given weights were made with, over the profile's
 
 Settings are dotted: nsa.* (attention at test time; with `asks: train` also while training), train.* (also train.nsa.*),
 suite.* (frames, fps, tokens_per_frame, limit, ...), checkpoint (a hub name or folder: nothing is trained).
@@ -27,11 +29,15 @@ from typing import Any
 
 import yaml
 
+from ablations.checkpoints import check_checkpoints
 from ablations.profile import check_keys, load_yaml, numbers, whole_numbers
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, one_of
 
 FOLDER = Path(__file__).parent / "grids"
-KEYS = ("question", "asks", "base", "axes", "combine", "exclude", "labels", "suites", "seeds")
+KEYS = (
+    *("question", "asks", "base", "axes", "combine", "exclude", "labels", "suites", "seeds"),
+    *("reference", "checkpoints"),
+)
 SHORT = {
     "nsa.block_count": "b",
     "nsa.window": "w",
@@ -68,6 +74,9 @@ class Grid:
     suites: Mapping[str, Mapping[str, Any]] | None = None  # None: the profile's
     seeds: tuple[int, ...] | None = None
     axes: tuple[str, ...] = field(default=())  # settings that vary
+    base: Mapping[str, Any] = field(default_factory=dict)  # settings of every variant, where it has no others
+    reference: str | None = None  # label of the variant that the others are compared with; None: ablations/reference.py
+    checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what given weights were made with
 
 
 def grid_names(profile: str) -> list[str]:
@@ -85,7 +94,11 @@ def find_grid(name: str, profile: str) -> Path:
 
 
 def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None) -> Grid:
-    """Read and check a grid; `changes` (of --set) go over its base, and may not touch what it varies."""
+    """Read and check a grid; `changes` (of --set) go over its base, and may not touch what it varies.
+
+    A setting that only some rows name, all alike, is not varied: a change goes over it there too. But a row's own
+    checkpoint is its model, and stays.
+    """
     path = find_grid(name, profile)
     content = load_yaml(path)
     where = path.name
@@ -93,25 +106,31 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     one_of(f"{where}: asks", content.get("asks", "test"), ("test", "train"))
     one_of(f"{where}: combine", content.get("combine", "product"), ("product", "zip"))
     axes = [_axis(key, values, where) for key, values in _mapping(content, "axes", where).items()]
-    varied = tuple(dict.fromkeys(key for axis in axes for row in axis for key in row if key != "label"))
     changes = dict(changes or {})
     suites, seeds = changes.pop("suites", content.get("suites")), changes.pop("seeds", content.get("seeds"))
     for key in changes:
-        if key in varied:
+        if any(_varies(axis, key) for axis in axes):
             raise SettingsError(f"--set {key}: grid {path.stem} varies it; choose among its values with --only")
+    common = [key for key in changes if key != "checkpoint"]
+    axes = [[{key: value for key, value in row.items() if key not in common} for row in axis] for axis in axes]
+    varied = tuple(dict.fromkeys(key for axis in axes for row in axis for key in row if key != "label"))
     base = flatten(_mapping(content, "base", where), f"{where}: base") | changes
     labels = SHORT | _mapping(content, "labels", where)
     points = _combine(axes, content.get("combine", "product"), where)
     excluded = [flatten(rule, f"{where}: exclude") for rule in content.get("exclude") or []]
     kept = [point for point in points if not any(_matches(base | _merge(point), rule) for rule in excluded)]
+    variants = _variants(kept, base, labels, where)
     return Grid(
         name=path.stem,
         question=str(content.get("question", "")),
         asks=content.get("asks", "test"),
-        variants=_variants(kept, base, labels, where),
+        variants=variants,
         suites=_suites(suites, where),
         seeds=None if seeds is None else whole_numbers(seeds, f"{where}: seeds"),
         axes=varied,
+        base=base,
+        reference=_reference(content.get("reference"), variants, where),
+        checkpoints=check_checkpoints(content.get("checkpoints"), where),
     )
 
 
@@ -196,6 +215,13 @@ def _axis(name: str, values: Any, where: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _varies(axis: list[dict[str, Any]], key: str) -> bool:
+    """Whether the rows of an axis differ in this setting by their own values, not only by having one."""
+    own = [row[key] for row in axis if key in row]
+    alike = all(value == own[0] for value in own)
+    return len(own) == len(axis) or (bool(own) and key != "checkpoint" and not alike)
+
+
 def _combine(axes: list[list[dict[str, Any]]], how: str, where: str) -> list[tuple[dict[str, Any], ...]]:
     if how == "product":
         return list(itertools.product(*axes))
@@ -232,6 +258,13 @@ def _variants(
             raise SettingsError(f"{where}: two variants are called {variant.label!r}; give rows a label")
         seen.add(variant.label)
     return tuple(variants)
+
+
+def _reference(label: Any, variants: tuple[Variant, ...], where: str) -> str | None:
+    labels = [variant.label for variant in variants]
+    if label is not None and str(label) not in labels:
+        raise SettingsError(f"{where}: reference: no variant is called {label!r}; variants: {', '.join(labels)}")
+    return None if label is None else str(label)
 
 
 def _row_label(row: Mapping[str, Any], labels: Mapping[str, str]) -> str:

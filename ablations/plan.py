@@ -17,6 +17,7 @@ from ablations.cell import Cell, Code, Probe, Training, make_cells, make_probe
 from ablations.failures import INTERRUPTIONS
 from ablations.grid import Grid, find_grid, grid_names
 from ablations.profile import Profile
+from ablations.reference import find_reference
 from videonsa.config import code_version, identity
 from videonsa.record import SCHEMA, read_record, write_text
 
@@ -51,9 +52,15 @@ class Sweep:
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
-        """The probe of each training, by training id."""
-        made = {key: make_probe(training, self.profile) for key, training in self.trainings.items()}
+        """The probe of each training that has gates and is asked with them, by training id."""
+        of = {key: [cell for cell in self.cells if cell.training.id == key] for key in self.trainings}
+        made = {key: make_probe(cells, self.profile, self.reference) for key, cells in of.items()}
         return {key: probe for key, probe in made.items() if probe is not None}
+
+    @cached_property
+    def reference(self) -> str | None:
+        """The label of the variant that the others are compared with."""
+        return find_reference(self.grid, self.profile, self.cells)
 
 
 @dataclass
@@ -200,7 +207,8 @@ def make_jobs(
         training, mine = sweep.trainings[key], [cell for cell in todo.values() if cell.training.id == key]
         status = state.trainings[key]
         probe = sweep.probes.get(key)
-        probe_wanted = probe is not None and state.probes[key] in again and probe.id not in busy.probes
+        looked_at = any(cell.training.id == key and cell.nsa.attention == "nsa" for cell in chosen.values())
+        probe_wanted = looked_at and probe is not None and state.probes[key] in again and probe.id not in busy.probes
         if status == FAILED and not retry:
             continue
         after = None
@@ -233,6 +241,7 @@ def write_plan(sweep: Sweep) -> None:
         "profile": sweep.profile.name,
         "question": sweep.grid.question,
         "asks": sweep.grid.asks,
+        "reference": sweep.reference,
         "axes": list(sweep.grid.axes),
         "code": asdict(sweep.code),
         "trainings": {key: training.record_settings for key, training in sweep.trainings.items()},
@@ -243,7 +252,7 @@ def write_plan(sweep: Sweep) -> None:
                 "suite": cell.suite.name,
                 "seed": cell.seed,
                 "training": cell.training.id,
-                "probe": probes.get(cell.training.id),
+                "probe": probes.get(cell.training.id) if cell.nsa.attention == "nsa" else None,
                 "variant": {key.rpartition(".")[2]: value for key, value in cell.varied.items()},
             }
             for cell in sweep.cells

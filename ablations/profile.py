@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ablations.checkpoints import check_checkpoints
 from videonsa.config import SettingsError, SuiteSettings, TrainSettings, from_dict
 
 FOLDER = Path(__file__).parent / "profiles"
-KEYS = ("description", "train", "checkpoint", "suites", "seeds", "probe")
+KEYS = ("description", "train", "checkpoint", "checkpoints", "suites", "seeds", "probe")
 PROBE_KEYS = ("suite", "videos")
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
@@ -30,6 +31,7 @@ class Profile:
     seeds: tuple[int, ...]  # of trainings
     probe_suite: str | None  # whose videos the gates and sinks are measured on; None: no probes
     probe_videos: int
+    checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what given weights were made with
 
 
 def load_profile(name: str) -> Profile:
@@ -53,6 +55,7 @@ def load_profile(name: str) -> Profile:
         seeds=whole_numbers(content.get("seeds", [0]), f"{path.name}: seeds"),
         probe_suite=probe.get("suite"),
         probe_videos=probe.get("videos", 8),
+        checkpoints=check_checkpoints(content.get("checkpoints"), path.name),
     )
 
 

@@ -179,7 +179,7 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
         started = time.time()
         try:
             checkpoint = _checkpoint(work.out, work.job)
-            measure, nsa = work.stages.get("probe"), to_dict(probe.training.nsa)
+            measure, nsa = work.stages.get("probe"), to_dict(probe.nsa)
             result = measure(checkpoint, nsa, probe.suite, videos=probe.videos, data=work.out / "data")
             report(1, 1)
             record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}

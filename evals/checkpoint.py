@@ -15,6 +15,7 @@ from evals.question import QuestionStore
 from videonsa.config import NSASettings, SettingsError, identity, one_of, require, to_dict
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.vision import speed_up_vision
+from videonsa.weights import ask
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 SAMPLE = 1 << 20  # bytes of a weight file that are hashed at its begin, middle and end
@@ -27,19 +28,23 @@ class Checkpoint:
     model: VideoNSAForConditionalGeneration
     processor: Qwen2_5_VLProcessor
     identity: str  # 12 digits for configuration and weights
-    saved: NSASettings  # the attention that the checkpoint was saved with
+    saved: NSASettings  # the attention that the model was made with
     questions: QuestionStore = field(default_factory=QuestionStore)
     warm: bool = False  # a question was answered under the present settings
     peaks: dict[tuple[int, int], float] = field(default_factory=dict)  # MiB by length, under the present settings; CPU
 
     def use(self, nsa: dict[str, Any]) -> NSASettings:
-        """Attend with the saved settings but for the given ones. Raises SettingsError for a bad name or value."""
-        fields = {f.name: getattr(self.saved, f.name) for f in dataclasses.fields(NSASettings)}
+        """Attend as the model was made, but for the given settings.
+
+        Raises SettingsError for a bad name or value, and for NSA with gates that the model does not have.
+        """
+        fields = [f.name for f in dataclasses.fields(NSASettings)]
         unknown = [name for name in nsa if name not in fields]
         if unknown:
             raise SettingsError(f"unknown NSA setting {unknown[0]!r}; known settings: {', '.join(fields)}")
         before = self.model.config.nsa
-        self.model.set_nsa(**{**fields, **nsa})
+        asked = ask(self.saved, nsa)
+        self.model.set_nsa(**{name: getattr(asked, name) for name in fields})
         if self.model.config.nsa != before:
             self.warm, self.peaks = False, {}
         return self.model.config.nsa
@@ -58,7 +63,7 @@ class Checkpoint:
 def load(
     checkpoint: str | Path, nsa: dict[str, Any] | None = None, device: str | None = None, dtype: str | None = None
 ) -> Checkpoint:
-    """Load a folder or a hub name; a stock Qwen2.5-VL gets fresh gates, so ask for attention="dense" there.
+    """Load a folder or a hub name. What nothing names stays as saved; a stock Qwen2.5-VL was made for dense attention.
 
     Args:
         nsa: fields of NSASettings to change.
@@ -73,7 +78,8 @@ def load(
     kind = DTYPES[dtype] if dtype else torch.bfloat16 if place.type == "cuda" else torch.float32
     model = load_model(checkpoint, dtype=kind)
     speed_up_vision(model)
-    loaded = Checkpoint(model.to(place), _processor(checkpoint), fingerprint(checkpoint, model), model.config.nsa)
+    saved = dataclasses.replace(model.config.nsa, attention="dense") if model.has_fresh_gates else model.config.nsa
+    loaded = Checkpoint(model.to(place), _processor(checkpoint), fingerprint(checkpoint, model), saved)
     loaded.use(nsa or {})
     return loaded
 

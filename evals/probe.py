@@ -90,7 +90,9 @@ def probe(
     *,
     data: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Gates and sinks on the suite's first `videos` questions, prefill only. Arguments as of `evals.run.evaluate`.
+    """Gates and sinks on the suite's first `videos` questions, at most its limit; prefill only.
+
+    Arguments as of `evals.run.evaluate`.
 
     Returns:
         {"layers", "points", "videos"} of a probe record; `gates` of each branch; `sinks` of each branch, of the
@@ -122,7 +124,7 @@ def _prefills(
     """What NSA was given in each layer, for one video after the other; videos that cannot be read are left out."""
     task = load_task(suite, data)
     sampling = Sampling(suite.frames, suite.fps, suite.tokens_per_frame)
-    for number in range(min(videos, len(task.eval_docs))):
+    for number in range(min(videos, len(task.eval_docs), suite.limit or videos)):
         try:
             question = prepare(loaded.processor, task.doc_to_messages(task.eval_docs[number]), sampling)
         except VideoError:

@@ -17,13 +17,14 @@ PACKAGES = ("videonsa", "ablations", "evals", "slurm", "analysis")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.names": (),
     "videonsa.config": ("videonsa.names",),
+    "videonsa.weights": ("videonsa.config",),
     "videonsa.record": (),
     "videonsa.bootstrap": (),
     "videonsa.torchvision_ops": (),
     "videonsa.tracking": (),
     "videonsa.kernels": ("videonsa.names",),
     "videonsa.synth": ("videonsa.config",),
-    "videonsa.modeling": ("videonsa.config", "videonsa.kernels", "videonsa.torchvision_ops"),
+    "videonsa.modeling": ("videonsa.config", "videonsa.weights", "videonsa.kernels", "videonsa.torchvision_ops"),
     "videonsa.tiny": ("videonsa.config", "videonsa.modeling", "videonsa.torchvision_ops", "videonsa.synth"),
     "videonsa.baselines": ("videonsa.config", "videonsa.modeling"),
     "videonsa.training": (
@@ -32,7 +33,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "evals": (
         *("videonsa.config", "videonsa.record", "videonsa.modeling", "videonsa.synth", "videonsa.tiny"),
-        *("videonsa.baselines", "videonsa.torchvision_ops", "videonsa.kernels"),  # kernels: probes look inside
+        *("videonsa.baselines", "videonsa.torchvision_ops", "videonsa.weights"),
+        "videonsa.kernels",  # probes look inside
     ),
     "ablations": PACKAGES,
     "slurm": (),
@@ -44,7 +46,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
-    *("videonsa.names", "videonsa.config", "videonsa.record", "videonsa.tracking", "videonsa.synth"),
+    *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.record", "videonsa.tracking"),
+    "videonsa.synth",
     *("ablations", "slurm", "evals.suites"),
 )
 

@@ -83,7 +83,7 @@ def test_folders_that_hold_no_such_model_are_refused_in_one_line(folder, tmp_pat
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"model_type": model_type}))
     cases["its model_type is 'llama'"] = tmp_path / "llama"
-    cases["no weights in it"] = tmp_path / "bare"
+    cases["the folder has no weights"] = tmp_path / "bare"
     for message, path in cases.items():
         with pytest.raises(SettingsError, match=message) as caught:
             load_model(path)

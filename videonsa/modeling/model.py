@@ -26,7 +26,8 @@ from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
 from videonsa.modeling.layout import TokenLayout, token_layout
 from videonsa.modeling.positions import GenerationPositions, ModelPositions
 from videonsa.modeling.release import ReleaseLayout, release_layout
-from videonsa.modeling.release_checkpoint import as_text, hub_arguments, is_release, release_settings
+from videonsa.modeling.release_checkpoint import as_text, has_all_gates, hub_arguments, is_release
+from videonsa.weights import release_settings
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +172,7 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
 
     config: VideoNSAConfig
     config_class = VideoNSAConfig
+    has_fresh_gates = False  # drawn at loading, because the checkpoint has none: to be trained, not to be asked
 
     def __init__(self, config: VideoNSAConfig) -> None:
         super().__init__(config)
@@ -187,6 +189,7 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model.has_fresh_gates = not has_all_gates(info["missing_keys"])
         if pretrained_model_name_or_path is not None and not isinstance(kwargs.get("config"), VideoNSAConfig):
             written, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_arguments(kwargs))
             if is_release(written, info["missing_keys"]):

@@ -1,0 +1,50 @@
+"""A probe is of weights that have gates, as a cell of the grid asks them: its attention, its limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablations.grid import grid_names, load_grid
+from ablations.plan import Sweep, make_jobs, make_sweep, read_state
+from ablations.profile import load_profile
+from ablations.run import choose
+
+
+def sweep(grid: str, tmp_path: Path, profile: str = "paper", **changes: object) -> Sweep:
+    named = {key.replace("__", "."): value for key, value in changes.items()}
+    return make_sweep(load_grid(grid, profile, named), load_profile(profile), tmp_path, grid, named)
+
+
+@pytest.mark.parametrize("profile", ["tiny", "paper"])
+def test_every_probe_is_as_large_as_a_cell_and_asks_as_it_does(profile: str, tmp_path: Path):
+    for name in grid_names(profile):
+        made = sweep(name, tmp_path, profile)
+        for key, probe in made.probes.items():
+            cells = [cell for cell in made.cells if cell.training.id == key]
+            assert (probe.nsa, probe.suite) in [(cell.nsa, cell.suite) for cell in cells], name
+            assert probe.videos <= (probe.suite.limit or made.profile.probe_videos)
+            assert probe.nsa.attention == probe.training.nsa.attention == "nsa"
+
+
+def test_limits_of_the_grid_hold_for_its_probe(tmp_path: Path):
+    (probe,) = sweep("smoke", tmp_path).probes.values()
+    assert (probe.suite.frames, probe.videos) == (32, 4)
+    (probe,) = sweep("branches", tmp_path, suite__limit=7, suite__frames=64).probes.values()
+    assert (probe.suite.frames, probe.videos, probe.suite.name) == (64, 7, "timescope")
+
+
+def test_a_grid_that_does_not_ask_the_probes_suite_is_probed_on_its_own(tmp_path: Path):
+    (probe,) = sweep("tomato", tmp_path).probes.values()
+    assert probe.suite.name == "tomato"
+
+
+def test_dense_rows_and_weights_without_gates_have_no_probe(tmp_path: Path):
+    made = sweep("transfer", tmp_path)
+    assert [probe.training.checkpoint for probe in made.probes.values()] == ["Enxin/VideoNSA"]
+    wanted = {}
+    for label in ("dense", "dense_sft", "dense_nsa", "videonsa"):
+        jobs = make_jobs(made, read_state(made), choose(made, f"{label} · timescope"), False, 1)
+        wanted[label] = sum(job.kind == "probe" for job in jobs)
+    assert wanted == {"dense": 0, "dense_sft": 0, "dense_nsa": 0, "videonsa": 1}

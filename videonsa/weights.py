@@ -1,0 +1,134 @@
+"""What a checkpoint's folder says about itself, read without torch: planning and loading go by these rules.
+
+Which folders can be loaded, which attention their model was made with, and what may be asked of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from videonsa.config import NSASettings, SettingsError, from_dict
+
+OURS, QWEN = "videonsa", "qwen2_5_vl"
+MODEL_TYPES = (OURS, QWEN)
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+GATE = ".g_proj_"  # in the names of gate weights: two layers with weight and bias in each layer of the decoder
+GATES_A_LAYER = 4
+LFS_POINTER = b"version https://git-lfs"
+
+# The release's names of its settings; its code reads them from the text part of config.json, where transformers 4.5x
+# and 5.x write them, or from its top level. Absent ones have its code's defaults, which are NSASettings'.
+RELEASE_NAMES = {"block_counts": "block_count", "window_size": "window"}
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises SettingsError, in one line, for a folder that cannot be loaded, and says why."""
+    where = f"checkpoint {str(folder)!r}"
+    config = _read_json(folder / "config.json")
+    if config is None:
+        raise SettingsError(f"{where}: no readable config.json in it; give a model's folder")
+    if config.get("model_type") not in MODEL_TYPES:
+        raise SettingsError(f"{where}: its model_type is {config.get('model_type')!r}, not {' or '.join(MODEL_TYPES)}")
+    if config.get("quantization_config"):
+        raise SettingsError(f"{where}: its weights are quantized; give bfloat16, float16 or float32 weights")
+    for file in _weight_files(folder, where):
+        if not file.is_file():
+            raise SettingsError(f"{where}: {file.name}, which {INDEX} names, is not there")
+        with open(file, "rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise SettingsError(f"{where}: {file.name} is a pointer of Git LFS, not weights; run git lfs pull")
+    return config
+
+
+def saved_settings(folder: Path) -> NSASettings:
+    """The attention that a folder's model was made with. Raises SettingsError as `check_folder`."""
+    config = check_folder(folder)
+    try:
+        if config["model_type"] == OURS:
+            names = [field.name for field in dataclasses.fields(NSASettings)]
+            return from_dict(NSASettings, {name: config[name] for name in names if name in config})
+        return qwen_settings(config, _has_all_gates(config, _tensor_names(folder)))
+    except SettingsError as error:
+        raise SettingsError(f"checkpoint {str(folder)!r}: {error}") from None
+
+
+def qwen_settings(config: Mapping[str, Any], has_gates: bool) -> NSASettings:
+    """Of a checkpoint that calls itself Qwen2.5-VL: with gates it is the public release, without it is made densely."""
+    return NSASettings(**release_settings(config)) if has_gates else NSASettings(attention="dense")
+
+
+def release_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of NSASettings for the release's config.json."""
+    written = {**config, **(config.get("text_config") or {})}
+    sizes = {ours: written[theirs] for theirs, ours in RELEASE_NAMES.items() if written.get(theirs) is not None}
+    return {"semantics": "release", **sizes}
+
+
+def over(made: NSASettings, changes: Mapping[str, Any], where: str = "") -> NSASettings:
+    """The settings with some changed. Raises SettingsError for a field that is not valid."""
+    fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(NSASettings)}
+    if changes.get("gate_mode", made.gate_mode) != "fixed":
+        fields["gate_values"] = None  # they belong to the mode that is left
+    return from_dict(NSASettings, {**fields, **changes}, where)
+
+
+def ask(made: NSASettings, changes: Mapping[str, Any], where: str = "") -> NSASettings:
+    """The attention that is asked: as the model was made, but for the given fields.
+
+    Raises SettingsError for a field that is not valid, and for NSA with gates that the model does not have.
+    """
+    asked = over(made, changes, where)
+    if made.attention == "dense" and asked.attention == "nsa" and asked.gate_mode != "fixed":
+        prefix = f"{where}: " if where else ""
+        raise SettingsError(
+            f"{prefix}attention='nsa' is not valid: the weights were made for dense attention and have no gates; "
+            "ask attention=dense, or nsa with gate_mode=fixed and gate_values"
+        )
+    return asked
+
+
+def _weight_files(folder: Path, where: str) -> list[Path]:
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    index = _read_json(folder / INDEX)
+    names = index.get("weight_map") if index else None
+    if isinstance(names, dict) and names:
+        return [folder / str(name) for name in sorted(set(names.values()))]
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf", ".h5"))
+    others += sorted(path.name for path in folder.glob("*.safetensors"))
+    found = f", only {', '.join(others[:3])}" if others else ""
+    raise SettingsError(f"{where}: the folder has no weights ({WHOLE}, or {INDEX} with its files){found}")
+
+
+def _has_all_gates(config: Mapping[str, Any], names: Collection[str]) -> bool:
+    text = config.get("text_config") or {}
+    layers = text.get("num_hidden_layers") or config.get("num_hidden_layers") or 1
+    return sum(GATE in name for name in names) >= GATES_A_LAYER * layers
+
+
+def _tensor_names(folder: Path) -> list[str]:
+    """Names of the weights: from the header of the one file, which comes first in it, or from the index of several."""
+    if not (folder / WHOLE).is_file():
+        return list((_read_json(folder / INDEX) or {}).get("weight_map") or {})
+    try:
+        with open(folder / WHOLE, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = (folder / WHOLE).stat().st_size
+            header = json.loads(file.read(length)) if length <= size else None
+    except (OSError, ValueError):
+        header = None
+    if not isinstance(header, dict):
+        raise SettingsError(f"{WHOLE} is no safetensors file, or only a part of one")
+    return [name for name in header if name != "__metadata__"]
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
