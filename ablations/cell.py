@@ -64,7 +64,9 @@ class Training:
     @property
     def made(self) -> NSASettings | None:
         """The attention that the weights were made with; None where nothing says."""
-        return self.given.nsa if self.given else self.settings and self.settings.nsa
+        if self.given:
+            return self.given.nsa
+        return self.settings.nsa if self.settings else None
 
     @property
     def nsa(self) -> NSASettings:

@@ -75,11 +75,11 @@ def test_a_second_run_runs_nothing(sweep: Sweep, out: Path, capsys: pytest.Captu
     assert "b=2 · synth_order: done" in capsys.readouterr().out
 
 
-def test_another_grid_reuses_training_and_cells(sweep: Sweep, out: Path, grid_file: Path):
+def test_another_grid_reuses_training_cells_and_probe(sweep: Sweep, out: Path, grid_file: Path):
     assert sweep() == 0
-    grid_file.write_text("axes: {nsa.block_count: [2, 3]}\nsuites: [synth_order]")
+    grid_file.write_text("axes: {nsa.block_count: [1, 3]}\nsuites: [synth_needle]")
     assert sweep() == 0
-    assert fakes.calls(out)[6:] == ["synth_order"]
+    assert fakes.calls(out)[6:] == ["synth_needle"]
 
 
 def test_a_failing_suite_leaves_a_traceback_and_the_others_go_on(
@@ -258,7 +258,7 @@ def test_two_at_once_one_runs_and_the_other_says_so(
 def test_two_sweeps_that_share_a_training_train_once(out: Path, grid_file: Path, tmp_path: Path):
     set_faults(out, train=2)
     other = tmp_path / "other.yaml"
-    other.write_text("axes: {nsa.block_count: [2, 7]}\nsuites: [synth_order]")
+    other.write_text("axes: {nsa.block_count: [1, 7]}\nsuites: [synth_needle, synth_order]")
     processes = [local(out, grid_file), local(out, other)]
     for process in processes:
         _, said = process.communicate(timeout=120)

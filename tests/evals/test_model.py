@@ -90,7 +90,7 @@ def test_checkpoints_that_cannot_serve(folder: Path, tmp_path: Path) -> None:
         build(f"pretrained={tmp_path / 'nowhere'}")
     empty = copy("empty")
     (empty / "model.safetensors").unlink()
-    with pytest.raises(SettingsError, match="no weights in it"):
+    with pytest.raises(SettingsError, match="the folder has no weights"):
         build(f"pretrained={empty}")
     other = copy("other")
     config = json.loads((other / "config.json").read_text())
