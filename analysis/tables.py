@@ -172,7 +172,10 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
     elif _reference(rows):
         lines.append(f"no comparison: {_reference(rows)} and another variant have no finished questions in common")
     lines += _other_questions(rows) + _over_seeds(rows) + _chance(rows)
-    lines.append("attention: key/value pairs of a vision query as a share of causal dense attention; - is not measured")
+    lines.append(
+        "attention: keys that a vision query reads by selection and window (by compression alone: block means), "
+        "as a share of causal dense attention; - is not measured"
+    )
     for row in each(rows[rows["unanswered"].fillna(0) > 0]):
         total = int(row.answered + row.unanswered)
         lines.append(

@@ -64,7 +64,7 @@ def summarize_costs(questions: list[dict[str, Any]], nsa: NSASettings) -> dict[s
     def of(statistic: Any, name: str) -> float | None:
         return round(statistic(values(name)), 3) if values(name) else None
 
-    fractions = [nsa.attention_fraction(int(tokens)) for tokens in values("vision_tokens")]
+    fractions = [nsa.attention_fraction(int(tokens)) for tokens in values("vision_tokens") if tokens]
     return {
         "prefill_ms_p50": of(median, "prefill_ms"),
         "latency_ms_p50": of(median, "latency_ms"),

@@ -26,6 +26,7 @@ from videonsa.config import (
         ({"window": 0}, "window=0 is not valid: 1 or more while swa"),
         ({"branches": "cmp+foo"}, "subset of cmp, slc, swa"),
         ({"branches": []}, "non-empty"),
+        ({"branches": "cmp+cmp+swa"}, "branches='cmp+cmp+swa' is not valid: a subset of cmp, slc, swa, each once"),
         ({"block_count": 0}, "block_count=0 is not valid: a whole number of at least 1"),
         ({"block_size": 2.5}, "block_size=2.5"),
         ({"block_size": True}, "block_size=True"),
@@ -104,6 +105,41 @@ def test_budget_and_fraction_are_the_papers():
     assert nsa.attention_fraction(128_000) == pytest.approx(0.036, abs=5e-4)
     assert nsa.attention_fraction(100) == 1.0
     assert dataclasses.replace(nsa, attention="dense").attention_fraction(128_000) == 1.0
+
+
+SMALL = {"block_size": 4, "block_count": 3, "window": 8}
+
+
+@pytest.mark.parametrize(
+    ("fields", "keys"),
+    [
+        ({}, 3 * 4 + 8),
+        ({"branches": "slc"}, 3 * 4),
+        ({"branches": "swa"}, 8),
+        ({"branches": "slc+swa"}, 3 * 4 + 8),
+        ({"branches": "cmp+swa"}, 8),  # the paper's K leaves the block means out
+        ({"branches": "cmp+slc"}, 3 * 4),
+        ({"semantics": "release"}, 4 * 4 + 8),  # 3 blocks round up to 4
+        ({"semantics": "release-importance_round_up"}, 3 * 4 + 8),
+        ({"semantics": "release", "branches": "cmp+swa"}, 8),  # no choice, nothing rounds up
+        ({"branches": "slc", "block_count": 100}, 63 / 2),  # as many as there are
+        ({"branches": "swa", "window": 100}, 63 / 2),
+        ({"branches": "swa", "attention": "dense"}, 63 / 2),
+    ],
+    ids=str,
+)
+def test_the_fraction_counts_the_keys_that_are_read(fields, keys):
+    assert NSASettings(**SMALL | fields).attention_fraction(64) == pytest.approx(2 * keys / 63)
+
+
+@given(st.integers(2, 60), st.integers(1, 20))
+def test_compression_alone_reads_block_means(length, size):
+    nsa = NSASettings(block_size=size, branches="cmp")
+    seen = [(t + 1) // size for t in range(length)]
+    assert nsa.attention_fraction(length) == pytest.approx(min(1, 2 * sum(seen) / length / (length - 1)))
+    ahead = dataclasses.replace(nsa, semantics="cmp_mask")
+    seen = [-(-length // size) - t // size for t in range(length)]  # its own block and all later ones
+    assert ahead.attention_fraction(length) == pytest.approx(min(1, 2 * sum(seen) / length / (length - 1)))
 
 
 @pytest.mark.parametrize(

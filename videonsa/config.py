@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from videonsa import limits
 from videonsa.names import (
     ATTENTIONS,
     BACKENDS,
@@ -113,18 +114,14 @@ class NSASettings:
         object.__setattr__(self, "branches", split_list(self.branches))
         if self.gate_values is not None:
             object.__setattr__(self, "gate_values", _floats("gate_values", split_list(self.gate_values)))
-        for name in ("block_size", "block_count", "window"):
-            _integer(name, getattr(self, name), minimum=0 if name == "window" else 1)
-        unknown = [name for name in self.branches if name not in BRANCHES]
-        valid = f"give a non-empty subset of {', '.join(BRANCHES)} (joined with + on a command line)"
-        require(bool(self.branches) and not unknown, "branches", "+".join(map(str, self.branches)), valid)
-        object.__setattr__(self, "branches", tuple(name for name in BRANCHES if name in self.branches))
-        require(self.window > 0 or "swa" not in self.branches, "window", self.window, "1 or more while swa is a branch")
+        valid = f"give a non-empty subset of {', '.join(BRANCHES)}, joined with + on a command line"
+        require(isinstance(self.branches, tuple) and bool(self.branches), "branches", self.branches, valid)
         one_of("gate_mode", self.gate_mode, GATE_MODES)
         one_of("attention", self.attention, ATTENTIONS)
         one_of("backend", self.backend, BACKENDS)
         object.__setattr__(self, "semantics", canonical_semantics(self.semantics))
-        self._check_semantics()
+        self._check_limits()
+        object.__setattr__(self, "branches", tuple(name for name in BRANCHES if name in self.branches))
         require(
             _is_number(self.gate_temperature) and self.gate_temperature > 0,
             "gate_temperature",
@@ -138,27 +135,45 @@ class NSASettings:
         else:
             require(self.gate_values is None, "gate_values", self.gate_values, "only with gate_mode=fixed")
 
-    def _check_semantics(self) -> None:
-        names = attention_differences(self.semantics)
-        valid = "reference or auto: attention other than the paper's has no Triton kernels"
-        require(not names or self.backend != "triton", "backend", self.backend, valid)
-        if "importance_round_up" in names and "slc" in self.branches:
-            size = self.block_size
-            valid = "a power of two under importance_round_up, whose sorting network takes block_size columns at once"
-            require(size & (size - 1) == 0, "block_size", size, valid)
-            valid = f"at most block_size={size} under importance_round_up, whose sorting network keeps no more"
-            require(self.block_count <= size, "block_count", self.block_count, valid)
+    def _check_limits(self) -> None:
+        """The kernels' own limits. Dense attention runs none of them, so only the sizes themselves must make sense."""
+        sizes = {name: getattr(self, name) for name in ("block_size", "block_count", "window", "branches")}
+        if self.attention == "nsa":
+            sizes |= {"differences": attention_differences(self.semantics), "backend": self.backend}
+        refused = limits.refusal(**sizes)
+        if refused is not None:
+            raise SettingsError(str(refused))
 
     @property
     def budget(self) -> int:
-        """K_vis = b*s + w: key/value pairs that a vision query attends to (paper, section 3.3)."""
+        """K_vis = b*s + w, as the paper counts it: all branches, b as it is set (section 3.3)."""
         return self.block_count * self.block_size + self.window
 
+    def keys_read(self, length: int) -> float:
+        """K: tokens that a vision query reads by the branches that are computed: b*s by selection, w by the window.
+
+        Under importance_round_up b is the power of two that is chosen. Compression reads no tokens but block means,
+        which the paper's K leaves out; where it is the only branch they are what is read, on average over `length`.
+        """
+        names = differences(self.semantics)
+        if self.branches == ("cmp",):
+            return self._block_means_read(length, "cmp_mask" in names)
+        blocks = limits.next_power_of_two(self.block_count) if "importance_round_up" in names else self.block_count
+        selected = blocks * self.block_size if "slc" in self.branches else 0
+        return selected + (self.window if "swa" in self.branches else 0)
+
+    def _block_means_read(self, length: int, of_later_blocks: bool) -> float:
+        """Mean over `length` queries of the block means that one sees: of earlier blocks, or of its own and later."""
+        whole, rest = divmod(length, self.block_size)
+        earlier = self.block_size * whole * (whole - 1) / 2 + whole * rest  # blocks that end before a query's begins
+        pairs = length * (whole + (rest > 0)) - earlier if of_later_blocks else earlier + whole
+        return pairs / length
+
     def attention_fraction(self, length: int) -> float:
-        """Gamma = 2*K_vis/(L-1): share of causal dense attention over `length` vision tokens, at most 1."""
+        """Gamma = 2*K/(L-1): `keys_read` as a share of causal dense attention over L vision tokens, at most 1."""
         if self.attention == "dense" or length <= 1:
             return 1.0
-        return min(1.0, 2 * self.budget / (length - 1))
+        return min(1.0, 2 * self.keys_read(length) / (length - 1))
 
 
 @dataclass(frozen=True)
@@ -257,8 +272,7 @@ class SuiteSettings:
 
 
 def _integer(name: str, value: Any, minimum: int) -> None:
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-    require(good, name, value, f"a whole number of at least {minimum}")
+    require(limits.is_whole(value, minimum), name, value, f"a whole number of at least {minimum}")
 
 
 def _text(name: str, value: Any) -> None:

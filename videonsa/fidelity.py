@@ -86,7 +86,7 @@ def compare(vectors: dict[str, Tensor], semantics: str = "release", rounding: to
     names = differences(semantics)
     block_size, block_count, window = (int(vectors[name]) for name in SIZES)
     window = window or len(is_vision)  # the release hands window - 1 to flash-attention, where -1 is no bound
-    check(names, block_size, block_count)
+    check(names, block_size, block_count, window)
     output = mixed_attention(
         query,
         key,

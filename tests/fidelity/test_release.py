@@ -232,13 +232,14 @@ def test_rounding_moves_near_ties_of_vision_only(length):
 
 
 def test_what_the_sorting_network_cannot_do_is_refused():
-    with pytest.raises(ValueError, match="no power of two"):
-        release.check({"importance_round_up"}, 48, 4)
-    with pytest.raises(ValueError, match="rounds up to 128"):
-        release.check({"importance_round_up"}, 64, 65)
+    with pytest.raises(ValueError, match="block_size=48 is not valid: a power of two"):
+        release.check({"importance_round_up"}, 48, 4, 1)
+    with pytest.raises(ValueError, match="block_count=65 is not valid: at most block_size=64"):
+        release.check({"importance_round_up"}, 64, 65, 1)
     with pytest.raises(ValueError, match="choose among"):
-        release.check({"cmp"}, 64, 4)
-    release.check({"importance_lse"}, 48, 65)
+        release.check({"cmp"}, 64, 4, 1)
+    release.check({"importance_lse"}, 48, 65, 1)
+    release.check({"importance_round_up"}, 48, 65, 1, ("cmp", "swa"))  # nothing is chosen
 
 
 def test_a_window_of_0_has_no_bound():

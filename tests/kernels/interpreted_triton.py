@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import TOLERANCE, relative_error
-from tests.kernels.triton_cases import Shape, errors, poisoned, run, tensors
+from tests.kernels.triton_cases import Shape, errors, poisoned, run, same_choice, tensors
 
 SHAPES = [
     Shape(40, 7, 1, 16, 16, 2, 7),
@@ -85,6 +85,22 @@ def test_the_choice_by_peaks_equals_the_choice_from_the_whole_row(count, levels)
     chosen = index[chunk.start : chunk.end, 0]
     assert torch.equal(chosen[:, :-1].long(), best)
     assert (chosen[:, -1] == blocks).all()
+
+
+def test_the_choice_is_that_of_float64():
+    shape = Shape(120, 2, 1, 16, 16, 3, 7, branches=("slc",), ends=(0, 36, 36, 120))
+    assert same_choice(shape, tensors(shape, torch.float32, "cpu")).all()
+
+
+def test_a_choice_of_a_worse_block_is_no_tie(monkeypatch):
+    from videonsa.kernels import triton_backend
+
+    shape = Shape(80, 2, 1, 16, 16, 2, 7, branches=("slc",))
+    index = torch.tensor([0, 0, 1, 2, 3])[torch.arange(80) // 16]  # the block before a query's own, and its own
+    index = torch.stack([index, torch.arange(80) // 16], 1)[:, None]
+    monkeypatch.setattr(triton_backend, "attend", lambda *arguments: ({}, {}, index.int()))
+    with pytest.raises(AssertionError, match="a block was chosen that is worse by"):
+        same_choice(shape, tensors(shape, torch.float32, "cpu"))
 
 
 def test_a_nan_among_the_keys_leaves_the_choice_in_order():

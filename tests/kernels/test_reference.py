@@ -166,15 +166,50 @@ def test_precision(dtype):
     [
         ({"branches": ("cmp", "foo")}, "subset of cmp, slc, swa"),
         ({"branches": ()}, "non-empty"),
-        ({"window": 0}, "at least 1 while swa"),
+        ({"window": 0}, "window=0 is not valid: 1 or more while swa"),
         ({"block_size": 0}, "block_size=0"),
         ({"block_count": 0}, "block_count=0"),
         ({"backend": "cuda"}, "auto, reference, triton"),
         ({"gates": torch.zeros(1, 8, 4)}, "gates must be"),
         ({"key": torch.zeros(1, 8, 3, 8)}, "multiple of the 3"),
         ({"cu_seqlens": torch.tensor([0, 5, 9])}, "rise from 0 to 8"),
+        ({"cu_seqlens": torch.tensor([1, 8])}, r"rise from 0 to 8, the packed length; got \[1, 8\]"),
+        ({"cu_seqlens": torch.tensor([0, 5, 3, 8])}, "rise from 0 to 8"),
+        ({"cu_seqlens": torch.arange(20)}, r"got \[0, 1, 2, 3, 4, 5, 6, 7, \.\.\. 19\]"),
+        ({"cu_seqlens": torch.tensor([0.0, 8.0])}, r"must be int32 \[N \+ 1\]; got torch.float32 \[2\]"),
+        ({"cu_seqlens": torch.tensor([[0, 8]])}, r"must be int32 \[N \+ 1\]"),
+        ({"cu_seqlens": torch.tensor([], dtype=torch.int32)}, r"must be int32 \[N \+ 1\]"),
+        ({"branches": ("cmp", "cmp")}, "branches='cmp\\+cmp' is not valid: a subset of cmp, slc, swa, each once"),
+        ({"branches": "cmp+slc"}, "a subset of cmp, slc, swa"),
+        ({"window": -1, "branches": ("cmp",)}, "window=-1 is not valid: a whole number of at least 0"),
+        ({"window": 2.0}, "window=2.0 is not valid: a whole number"),
+        ({"block_size": -4}, "block_size=-4 is not valid: a whole number of at least 1"),
+        ({"block_count": True}, "block_count=True is not valid: a whole number"),
+        (
+            {"value": torch.zeros(1, 8, 2, 8)},
+            "share one floating type; got torch.float64, torch.float64, torch.float32",
+        ),
+        ({name: torch.zeros(1, 8, 4, 8).int() for name in ("query", "key", "value")}, "one floating type"),
+        ({"gates": torch.ones(1, 8, 4, 3).long()}, "gates must be of a floating type; got torch.int64"),
+        ({"gates": torch.ones(1, 8, 4, 3, device="meta")}, "on one device; got cpu, cpu, cpu, meta"),
+        ({"key": torch.zeros(1, 8, 0, 8)}, "at least 1"),
+        ({"query": torch.zeros(8, 4, 8)}, r"must be \[B, L, heads, D\]"),
     ],
 )
 def test_bad_arguments_are_refused_with_what_is_right(change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         nsa_attention(**{**attention_inputs(8), **SIZES, **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_what_looks_odd_and_makes_sense_is_computed():
+    """Blocks and windows wider than the sequence, more blocks than there are, no window, gates of another type."""
+    inputs = attention_inputs(8, dtype=torch.bfloat16)
+    wide = nsa_attention(**inputs, block_size=100, block_count=100, window=100)
+    assert torch.equal(nsa_attention(**inputs, block_size=8, block_count=1, window=8, branches=["slc", "swa"]), wide)
+    gates = inputs["gates"].float()
+    assert torch.equal(nsa_attention(**inputs | {"gates": gates}, block_size=100, block_count=100, window=100), wide)
+    assert torch.equal(
+        nsa_attention(**inputs, block_size=4, block_count=1, window=0, branches=("slc", "cmp")),
+        nsa_attention(**inputs, block_size=4, block_count=1, window=5, branches=("cmp", "slc")),
+    )

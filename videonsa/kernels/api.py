@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from videonsa.kernels import tiling
 from videonsa.kernels.reference import nsa_reference
+from videonsa.limits import refusal
 from videonsa.names import BACKENDS, BRANCHES
 
 
@@ -36,12 +36,12 @@ def nsa_attention(
     the query heads of a key/value head, no gradient through the choice; swa: the last `window` tokens, t included.
 
     Args:
-        query: [B, L, Hq, D], position encoding applied; Hq is a multiple of Hkv.
+        query: [B, L, Hq, D], position encoding applied; Hq is a multiple of Hkv. B and L may be 0.
         key, value: [B, L, Hkv, D].
         gates: [B, L, Hq, 3], one for each of cmp, slc, swa.
         block_size, block_count, window: in tokens, blocks, tokens.
         branches: non-empty subset of cmp, slc, swa; one left out contributes 0.
-        cu_seqlens: int32 [N + 1], 0 = first < ... < last = L: sequences packed one after the other, with B = 1.
+        cu_seqlens: int32 [N + 1], 0 = first <= ... <= last = L: sequences packed one after the other, with B = 1.
         scale: of the dot products; 1/sqrt(D) when None.
         backend: reference (torch, any device and dtype), triton (CUDA), or auto: triton on CUDA in half precision
             for the head and block sizes that it serves.
@@ -52,8 +52,10 @@ def nsa_attention(
     Raises:
         ValueError: a shape, a name or a size that does not fit; the message says what is right.
     """
+    branches = (branches,) if isinstance(branches, str) else tuple(branches)
     _check_shapes(query, key, value, gates)
-    _check_sizes(block_size, block_count, window, branches)
+    _check_types(query, key, value, gates)
+    _check_settings(block_size, block_count, window, branches, backend)
     if cu_seqlens is not None:
         _check_cu_seqlens(cu_seqlens, query)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -73,8 +75,6 @@ def nsa_attention(
 
 
 def _backend(name: str, query: Tensor, block_size: int):
-    if name not in BACKENDS:
-        raise ValueError(f"backend={name!r} is not valid: choose one of {', '.join(BACKENDS)}")
     if name == "auto":
         half = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
         name = "triton" if half and tiling.serves(query.shape[-1], block_size) else "reference"
@@ -90,7 +90,9 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, gates: Tensor) -> N
         raise ValueError(f"query and key must be [B, L, heads, D]; got {list(query.shape)} and {list(key.shape)}")
     batch, length, heads, size = query.shape
     kv_heads = key.shape[2]
-    if kv_heads == 0 or heads % kv_heads:
+    if min(heads, kv_heads, size) < 1:
+        raise ValueError(f"heads and D must be at least 1; got query {list(query.shape)} and key {list(key.shape)}")
+    if heads % kv_heads:
         raise ValueError(f"the {heads} query heads must be a multiple of the {kv_heads} key/value heads")
     expected = {"key": [batch, length, kv_heads, size], "value": [batch, length, kv_heads, size]}
     expected["gates"] = [batch, length, heads, 3]
@@ -101,24 +103,32 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, gates: Tensor) -> N
             )
 
 
-def _check_sizes(block_size: int, block_count: int, window: int, branches: Sequence[str]) -> None:
-    unknown = [name for name in branches if name not in BRANCHES]
-    if isinstance(branches, str) or unknown or not branches:
-        raise ValueError(f"branches={branches!r} is not valid: give a non-empty subset of {', '.join(BRANCHES)}")
-    for name, size in (("block_size", block_size), ("block_count", block_count)):
-        if size < 1:
-            raise ValueError(f"{name}={size} is not valid: at least 1")
-    if window < (1 if "swa" in branches else 0):
-        raise ValueError(f"window={window} is not valid: at least 1 while swa is a branch")
+def _check_types(query: Tensor, key: Tensor, value: Tensor, gates: Tensor) -> None:
+    """Gates may have a type of their own: a gate network kept in float32 serves attention in bfloat16."""
+    types = [tensor.dtype for tensor in (query, key, value)]
+    if len(set(types)) > 1 or not query.is_floating_point():
+        raise ValueError(f"query, key and value must share one floating type; got {', '.join(map(str, types))}")
+    if not gates.is_floating_point():
+        raise ValueError(f"gates must be of a floating type; got {gates.dtype}")
+    devices = [str(tensor.device) for tensor in (query, key, value, gates)]
+    if len(set(devices)) > 1:
+        raise ValueError(f"query, key, value and gates must be on one device; got {', '.join(devices)}")
+
+
+def _check_settings(block_size: int, block_count: int, window: int, branches: tuple[str, ...], backend: str) -> None:
+    if not branches:
+        raise ValueError(f"branches=() is not valid: give a non-empty subset of {', '.join(BRANCHES)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is not valid: choose one of {', '.join(BACKENDS)}")
+    refused = refusal(block_size=block_size, block_count=block_count, window=window, branches=branches, backend=backend)
+    if refused is not None:
+        raise ValueError(str(refused))
 
 
 def _check_cu_seqlens(cu_seqlens: Tensor, query: Tensor) -> None:
+    """What can be told without its values, for which one may have to wait; the backends look at those."""
     if query.shape[0] != 1:
         raise ValueError(f"cu_seqlens packs sequences into one row: B must be 1, got {query.shape[0]}")
-    if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 2:
-        raise ValueError(f"cu_seqlens must be [N + 1] with N of at least 1; got {list(cu_seqlens.shape)}")
-    if cu_seqlens.is_cuda:
-        return  # a look at the values would wait for the device at each call
-    ends = cu_seqlens.tolist()
-    if ends[0] != 0 or ends[-1] != query.shape[1] or any(a > b for a, b in itertools.pairwise(ends)):
-        raise ValueError(f"cu_seqlens must rise from 0 to {query.shape[1]}, the packed length; got {ends}")
+    whole = cu_seqlens.dtype in (torch.int32, torch.int64)
+    if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1 or not whole:
+        raise ValueError(f"cu_seqlens must be int32 [N + 1]; got {cu_seqlens.dtype} {list(cu_seqlens.shape)}")

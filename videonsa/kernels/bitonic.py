@@ -14,16 +14,6 @@ import torch
 from torch import Tensor
 
 
-def is_power_of_two(number: int) -> bool:
-    """Whether number is 1, 2, 4, ..."""
-    return number > 0 and number & (number - 1) == 0
-
-
-def next_power_of_two(number: int) -> int:
-    """The smallest power of two that is at least number (number >= 1)."""
-    return 1 << (number - 1).bit_length()
-
-
 def network_topk(importance_RJ: Tensor, own_R: Tensor, count: int, width: int) -> Tensor:
     """The blocks that the network ranks first, int64 [R, count], best first; -1 where a row has fewer.
 

@@ -1,7 +1,7 @@
 """Compression branch: attention over the means of complete blocks (Triton; the attention itself is flash.py's).
 
 A mean is kept as two numbers of the input's type, high + low: attention uses the high part, as any kernel in that type
-would, and the choice of blocks (select.py) both, so that it agrees with a float32 computation.
+would, and the choice of blocks (select.py) both, so that it agrees with a float32 computation but where blocks tie.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from videonsa.kernels import tiling
 from videonsa.kernels.plan import Chunk, Plan
+from videonsa.limits import next_power_of_two
 
 MARK_ROWS = 32
 SPARE = 128  # zeros after the lists: a tile may read past the end of the last one
@@ -129,11 +129,11 @@ def invert(index: Tensor, plan: Plan, chunk: Chunk, limit: int) -> Inverse:
     kv_heads, block_count = index.shape[1:]
     rows, blocks = chunk.end - chunk.start, chunk.last_block - chunk.first_block
     words = -(-rows // 32)
-    words_2 = tiling.power_of_two(words)
+    words_2 = next_power_of_two(words)
     bits = torch.zeros(kv_heads * blocks, words, dtype=torch.int32, device=index.device)
     _mark[(triton.cdiv(rows, MARK_ROWS), kv_heads)](
         index, bits, plan.position(), chunk.start, rows, chunk.first_block, blocks, words,
-        HK=kv_heads, BLOCK=plan.block_size, COUNT=block_count, COUNT_2=tiling.power_of_two(block_count), ROWS=MARK_ROWS,
+        HK=kv_heads, BLOCK=plan.block_size, COUNT=block_count, COUNT_2=next_power_of_two(block_count), ROWS=MARK_ROWS,
     )  # fmt: skip
     count = torch.empty(2, kv_heads * blocks, dtype=torch.int32, device=index.device)  # of pairs, of items
     _count[(count.shape[1],)](bits, count, words, count.shape[1], WORDS_2=words_2, LIMIT=limit, num_warps=1)

@@ -115,15 +115,23 @@ def make_plan(query: Tensor, cu_seqlens: Tensor | None, block_size: int) -> Plan
     if cu_seqlens is None:
         ends = tuple(range(0, batch * length + 1, length)) if length else (0,)
     else:
-        ends = _values(cu_seqlens)
-        if ends[0] != 0 or ends[-1] != length or any(a > b for a, b in itertools.pairwise(ends)):
-            raise ValueError(f"cu_seqlens must rise from 0 to {length}, the packed length; got {list(ends)}")
+        ends = sequence_ends(cu_seqlens, length)
     return Plan(ends, block_size, query.device)
 
 
+@torch.compiler.disable
+def sequence_ends(cu_seqlens: Tensor, length: int) -> tuple[int, ...]:
+    """The values of cu_seqlens; equal neighbours are a sequence of no tokens. ValueError where they do not fit."""
+    ends = _values(cu_seqlens)
+    if ends[:1] != (0,) or ends[-1] != length or any(a > b for a, b in itertools.pairwise(ends)):
+        shown = ", ".join(map(str, ends[:8])) + (f", ... {ends[-1]}" if len(ends) > 8 else "")
+        raise ValueError(f"cu_seqlens must rise from 0 to {length}, the packed length; got [{shown}]")
+    return ends
+
+
 def _values(cu_seqlens: Tensor) -> tuple[int, ...]:
-    """Read cu_seqlens once, not once a layer: reading waits for the device."""
-    if cu_seqlens.is_inference():  # has no version that would tell of a change
+    """Read a device's cu_seqlens once, not once a layer: reading waits for the device."""
+    if not cu_seqlens.is_cuda or cu_seqlens.is_inference():  # the latter has no version that would tell of a change
         return tuple(cu_seqlens.tolist())
     seen = _ends_seen.get(cu_seqlens)
     if seen is None or seen[0] != cu_seqlens._version:

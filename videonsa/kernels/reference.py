@@ -7,11 +7,14 @@ Queries are handled in chunks against the keys up to the chunk's end: memory is 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from videonsa.kernels.empty import empty_output
+from videonsa.kernels.plan import sequence_ends
 from videonsa.names import BRANCHES
 
 CHUNK_ELEMENTS = 1 << 26  # scores held at once: 256 MiB in float32; a few such tensors live at a time
@@ -31,7 +34,10 @@ def nsa_reference(
     scale: float,
 ) -> Tensor:
     """`nsa_attention` without its argument checks; computes in float32, or in float64 for float64 inputs."""
-    if cu_seqlens is not None:
+    ends = None if cu_seqlens is None else sequence_ends(cu_seqlens, query.shape[1])
+    if query.numel() == 0:
+        return empty_output(query, key, value, gates)
+    if ends is not None:
         pieces = [
             nsa_reference(
                 query[:, start:end],
@@ -45,7 +51,7 @@ def nsa_reference(
                 cu_seqlens=None,
                 scale=scale,
             )
-            for start, end in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True)
+            for start, end in itertools.pairwise(ends)
             if end > start
         ]
         return torch.cat(pieces, dim=1)

@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from videonsa.kernels.bitonic import is_power_of_two, network_topk, next_power_of_two
+from videonsa.kernels.bitonic import network_topk
+from videonsa.kernels.empty import empty_output
 from videonsa.kernels.reference import score
+from videonsa.limits import next_power_of_two, refusal
 from videonsa.names import BRANCHES, DIFFERENCES
 
 CHUNK_ELEMENTS = 1 << 26  # scores held at once: 256 MiB in float32; a few such tensors live at a time
@@ -51,20 +53,18 @@ def vision_by_position(position_ids: Tensor) -> Tensor:
     return (time != height) | (height != width)
 
 
-def check(differences: Set[str], block_size: int, block_count: int) -> None:
+def check(
+    differences: Set[str], block_size: int, block_count: int, window: int, branches: tuple[str, ...] = BRANCHES
+) -> None:
     """Raise ValueError for an unknown difference and for sizes that the release's kernel has no answer for."""
     unknown = sorted(set(differences) - set(DIFFERENCES))
     if unknown:
         raise ValueError(f"difference {unknown[0]!r} is not known: choose among {', '.join(DIFFERENCES)}")
-    if "importance_round_up" not in differences:
-        return
-    if not is_power_of_two(block_size):
-        raise ValueError(f"importance_round_up sorts block_size columns at once: {block_size} is no power of two")
-    rounded = next_power_of_two(block_count)
-    if rounded > block_size:
-        raise ValueError(
-            f"importance_round_up keeps block_size={block_size} blocks; {block_count} rounds up to {rounded}"
-        )
+    refused = refusal(
+        block_size=block_size, block_count=block_count, window=window, branches=branches, differences=differences
+    )
+    if refused is not None:
+        raise ValueError(str(refused))
 
 
 def mixed_attention(
@@ -88,7 +88,9 @@ def mixed_attention(
     is_vision bool [L], rounding: query's dtype when None. Returns [B, L, Q, D] in query's dtype; arithmetic is float32
     (float64 for float64). Raises ValueError as `check` does.
     """
-    check(differences, block_size, block_count)
+    check(differences, block_size, block_count, window, branches)
+    if query.numel() == 0:
+        return empty_output(query, key, value, gates)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     sizes = Sizes(block_size, block_count, window, scale, differences, rounding or query.dtype)
     output = dense_part(query, key, value, is_vision, sizes)

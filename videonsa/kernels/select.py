@@ -6,9 +6,10 @@ Importance of block j for query t and a key/value head: the compression probabil
 
 with lse from the compression branch's forward. The probabilities of one head never reach memory; their sum over the
 group does, in float32, for a chunk of queries at a time. The mean key enters as high + low part (compress.py), so the
-sum is exact to float32 rounding. The threshold is found by bisection over the bits of the float (non-negative floats
-order as their bits do): some 12 counts, at most 31, over a row held in registers. Equal importances: the earlier block
-wins.
+score is exact to float32 rounding. The lse is that of the branch, of the high part alone: the heads of a group weigh a
+little otherwise, and blocks that all but tie may change places. The threshold is found by bisection over the bits of
+the float (non-negative floats order as their bits do): some 12 counts, at most 31, over a row held in registers. Equal
+importances: the earlier block wins.
 
 Long rows are chosen from in two steps. The largest importance of each run of 16 blocks, its peak, is kept beside the
 row; the b - 1 largest importances lie in the b - 1 runs with the largest peaks (each of those runs holds a block that
@@ -26,6 +27,7 @@ from videonsa.kernels import tiling
 from videonsa.kernels.flash import LOG2E
 from videonsa.kernels.plan import Chunk, Plan
 from videonsa.kernels.tiles import load_tile, rows_of
+from videonsa.limits import next_power_of_two
 
 RUN = 16  # blocks that share a peak
 
@@ -161,7 +163,7 @@ def choose(importance: Tensor, peaks: Tensor | None, index: Tensor, plan: Plan, 
     """Write the rows of `index` [T, HK, block_count] that belong to the chunk."""
     kv_heads, rows, columns = importance.shape
     count = index.shape[2]
-    count_2, columns_2 = tiling.power_of_two(count), tiling.power_of_two(columns)
+    count_2, columns_2 = next_power_of_two(count), next_power_of_two(columns)
     widest = columns_2 if peaks is None else max(count_2 * RUN, columns_2 // RUN)
     _choose[(rows, kv_heads)](
         importance, importance if peaks is None else peaks, index, plan.position(), plan.first_block(), chunk.start,

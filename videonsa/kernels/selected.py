@@ -28,6 +28,7 @@ from videonsa.kernels.inverse import entries_of, invert, pair_position
 from videonsa.kernels.plan import Chunk, Plan
 from videonsa.kernels.rowstats import load_four
 from videonsa.kernels.tiles import load_rows, load_tile, rows_of, store_rows
+from videonsa.limits import next_power_of_two
 
 
 @triton.jit
@@ -228,7 +229,7 @@ def _sizes(query: Tensor, key: Tensor, plan: Plan) -> dict[str, int]:
 def _merge_sizes(query: Tensor, index: Tensor, plan: Plan) -> dict[str, int]:
     heads, size = query.shape[1:]
     kv_heads, count = index.shape[1:]
-    count_2 = tiling.power_of_two(count)
+    count_2 = next_power_of_two(count)
     return {"HQ": heads, "HK": kv_heads, "D": size, "BLOCK": plan.block_size, "COUNT": count, "COUNT_2": count_2,
             "num_warps": tiling.merge_warps(count_2 * size)}  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Text queries of a mixed sequence: causal attention over every earlier token, without a mask and without copied heads.
 
 Few queries meet a long sequence, so on CUDA each program takes a tile of queries and walks all their keys (flash.py);
-elsewhere plain torch computes the same.
+elsewhere, and where the reference is asked for, plain torch computes the same.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from videonsa.kernels import tiling
+from videonsa.kernels.empty import empty_output
 
 
-def text_attention(query: Tensor, key: Tensor, value: Tensor, positions: Tensor, scale: float | None = None) -> Tensor:
+def text_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> Tensor:
     """Attention of some tokens of a sequence to every token up to themselves.
 
     Args:
@@ -23,14 +31,16 @@ def text_attention(query: Tensor, key: Tensor, value: Tensor, positions: Tensor,
         key, value: [L, Hkv, D], of the whole sequence.
         positions: [N] integers in 0 .. L - 1, in any order; rising order is fastest.
         scale: of the dot products; 1/sqrt(D) when None.
+        backend: as in `nsa_attention`; reference is plain torch on every device.
 
     Returns:
         [N, Hq, D] in the dtype of query; differentiable in query, key and value.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if query.numel() == 0:
-        return torch.zeros_like(query)
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] in tiling.HEAD_SIZES:
+        return empty_output(query, key, value)
+    half = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    if backend != "reference" and half and query.shape[-1] in tiling.HEAD_SIZES:
         return _on_device(query, key, value, positions, scale)
     return _plain(query, key, value, positions, scale)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from videonsa.limits import TRITON_BLOCK_SIZES, next_power_of_two
+
 WORKSPACE_BYTES = 4 << 30  # of one temporary buffer that grows with queries x blocks; longer inputs go in chunks
 
 MOST_ELEMENTS = 1 << 20  # of a tensor in a kernel; a query's partial results of one head are one
 
 HEAD_SIZES = (16, 32, 64, 128)
-BLOCK_SIZES = (16, 32, 64, 128)
 
 
 def serves(head_size: int, block_size: int) -> bool:
     """Whether the Triton backend takes such heads and blocks."""
-    return head_size in HEAD_SIZES and block_size in BLOCK_SIZES
+    return head_size in HEAD_SIZES and block_size in TRITON_BLOCK_SIZES
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,6 @@ class Tile:
     @property
     def options(self) -> dict[str, int]:
         return {"num_warps": self.warps, "num_stages": self.stages}
-
-
-def power_of_two(number: int) -> int:
-    """The smallest power of two that is at least `number`."""
-    return 1 << max(0, number - 1).bit_length()
 
 
 def flash_forward(head_size: int, window: int = 0) -> Tile:
@@ -103,7 +99,7 @@ def chunk_tokens(most: int, heads_size: Sequence[int], kv_heads: int, block_coun
 
 def choose_by_peaks(columns: int, count: int) -> bool:
     """Whether the choice of `count` of `columns` blocks reads the peaks first: where that spares half of the row."""
-    return columns >= 32 * power_of_two(count)
+    return columns >= 32 * next_power_of_two(count)
 
 
 def choice_warps(columns: int) -> int:

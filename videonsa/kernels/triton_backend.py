@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from videonsa.kernels import combine, compress, prefix, rowstats, select, selected, tiling, window
+from videonsa.kernels.empty import empty_output
 from videonsa.kernels.plan import Chunk, Plan, make_plan
+from videonsa.limits import next_power_of_two
 from videonsa.names import BRANCHES
 
 LONGEST = 1 << 30  # a window that sees everything, and to which a position can be added in 32 bits
@@ -59,12 +61,12 @@ def nsa_attention_triton(
     Reading cu_seqlens waits for the device, once per tensor and once after each change in place (inference tensors tell
     of no change, and are read at every call). torch.compile leaves this call as it is.
     """
-    _check(query, key, value, block_size, scale)
-    if query.numel() == 0:
-        return torch.zeros_like(query)
+    _check(query, block_size, scale)
     plan = make_plan(query, cu_seqlens, block_size)
+    if query.numel() == 0:
+        return empty_output(query, key, value, gates)
     block_count = min(block_count, plan.most_blocks)
-    if block_count < plan.most_blocks and tiling.power_of_two(block_count) * query.shape[3] > tiling.MOST_ELEMENTS:
+    if block_count < plan.most_blocks and next_power_of_two(block_count) * query.shape[3] > tiling.MOST_ELEMENTS:
         most = tiling.MOST_ELEMENTS // query.shape[3]
         raise ValueError(f"block_count={block_count} is not served by backend='triton': at most {most}, or 'reference'")
     settings = Settings(plan, block_count, min(window, LONGEST), tuple(branches), scale)
@@ -73,7 +75,7 @@ def nsa_attention_triton(
     return out.view(query.shape)
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, block_size: int, scale: float) -> None:
+def _check(query: Tensor, block_size: int, scale: float) -> None:
     if not scale > 0:
         raise ValueError(f"scale={scale} is not served by backend='triton': above 0, or 'reference'")
     size = query.shape[3]
@@ -85,11 +87,10 @@ def _check(query: Tensor, key: Tensor, value: Tensor, block_size: int, scale: fl
         raise ValueError(
             "float32 with heads and blocks of 128 is not served by backend='triton': bfloat16, or 'reference'"
         )
-    if block_size not in tiling.BLOCK_SIZES:
-        raise ValueError(f"block_size={block_size} is not served by backend='triton': one of {tiling.BLOCK_SIZES}")
-    if query.dtype not in DTYPES or not query.dtype == key.dtype == value.dtype:
-        found = ", ".join(str(tensor.dtype) for tensor in (query, key, value))
-        raise ValueError(f"query, key and value must share float16, bfloat16 or float32; got {found}")
+    if query.dtype not in DTYPES:
+        raise ValueError(
+            f"{query.dtype} is not served by backend='triton': float16, bfloat16 or float32, or 'reference'"
+        )
 
 
 class _Attention(torch.autograd.Function):

@@ -58,5 +58,6 @@ def text_by_sample(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayou
     outputs = []
     for i, start in enumerate(layout.first_token):
         positions = layout.text_index[i] % length
-        outputs.append(text_attention(query[i], key[i, start:], value[i, start:], positions - start, scale))
+        keys, values = key[i, start:], value[i, start:]
+        outputs.append(text_attention(query[i], keys, values, positions - start, scale, layout.nsa.backend))
     return torch.cat(outputs)
