@@ -1,51 +1,25 @@
 """A cell: one variant, one suite, one seed, and the identities that name its files. Imports no torch.
 
-An identity covers everything that can change a number (settings, seed, the code that computes it) and nothing else: not
-the cluster, not the number of workers. The training's identity names the checkpoint, so that cells which differ only at
-test time, also of different grids, share one training.
+An identity covers everything that can change a number, and nothing else (ablations/inputs.py). The training's identity
+names the checkpoint, so that cells which differ only at test time, also of different grids, share one training.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ablations.checkpoints import Checkpoint, describe
+from ablations.facts import Facts, facts_now
 from ablations.grid import Grid, Variant
+from ablations.inputs import cell_inputs, identity_of, probe_inputs, training_inputs
 from ablations.profile import Profile, check_suites, suite_settings
-from videonsa.config import (
-    NSASettings,
-    SettingsError,
-    SuiteSettings,
-    TrainSettings,
-    code_version,
-    from_dict,
-    identity,
-    to_dict,
-)
+from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict, to_dict
+from videonsa.identity import identity
 from videonsa.weights import ask, check_folder
-
-TRAINING_CODE = ("videonsa/kernels", "videonsa/modeling", "videonsa/training", "videonsa/synth", "videonsa/tiny.py")
-EVALUATION_CODE = ("videonsa/kernels", "videonsa/modeling", "videonsa/synth", "videonsa/tiny.py", "evals")
-NO_EFFECT = ("save_every",)  # training settings that change no number: resuming is exact
-_SAMPLE = 1 << 20  # bytes read from each end of a weights file
-
-
-@dataclass(frozen=True)
-class Code:
-    """Versions of the code that trains and of the code that evaluates: parts of identities."""
-
-    training: str
-    evaluation: str
-
-
-def current_code() -> Code:
-    """The versions of the checkout as it is now."""
-    return Code(code_version(*TRAINING_CODE), code_version(*EVALUATION_CODE))
 
 
 @dataclass(frozen=True)
@@ -54,7 +28,7 @@ class Training:
 
     settings: TrainSettings | None
     given: Checkpoint | None
-    code: Code  # as it was when the sweep was planned
+    facts: Facts  # as they were when the sweep was planned
 
     @property
     def checkpoint(self) -> str | None:
@@ -74,17 +48,26 @@ class Training:
         return self.made or NSASettings()
 
     @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """All that the weights depend on, in plain form."""
+        if self.settings is None:
+            return self.facts.weights(str(self.checkpoint))
+        return training_inputs(self.settings, self.facts)
+
+    @cached_property
     def id(self) -> str:
         """12 hexadecimal digits: the name of the training's folder."""
-        if self.settings is None:
-            return identity({"checkpoint": _fingerprint(str(self.checkpoint))})
-        settings = {key: value for key, value in to_dict(self.settings).items() if key not in NO_EFFECT}
-        return identity({"train": settings, "code": self.code.training})
+        return identity_of(self.inputs)
 
     @property
     def record_settings(self) -> dict[str, Any]:
         """The settings as a record keeps them."""
         return self.given.settings if self.given else to_dict(self.settings)
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """The identities as the record keeps them."""
+        return {"training": self.id}
 
 
 @dataclass(frozen=True)
@@ -101,10 +84,14 @@ class Cell:
     planned: str = ""  # its variant's label in the grid, where that is not its own
 
     @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """All that the number depends on, in plain form."""
+        return cell_inputs(self.training.inputs, self.nsa, self.suite, self.training.facts)
+
+    @cached_property
     def id(self) -> str:
         """12 hexadecimal digits: the name of the cell's folder."""
-        what = {"training": self.training.id, "nsa": to_dict(self.nsa), "suite": to_dict(self.suite)}
-        return identity(what | {"code": self.training.code.evaluation})
+        return identity_of(self.inputs)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -115,7 +102,7 @@ class Cell:
     @property
     def identities(self) -> dict[str, str]:
         """The identities as the record keeps them."""
-        return {"cell": self.id, "training": self.training.id, "code": self.training.code.evaluation}
+        return {"cell": self.id, "training": self.training.id, "code": identity(self.inputs["code"])}
 
     @property
     def place(self) -> str:
@@ -140,11 +127,14 @@ class Probe:
     videos: int
 
     @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """All that gates and sinks depend on, in plain form."""
+        return probe_inputs(self.training.inputs, self.nsa, self.suite, self.videos, self.training.facts)
+
+    @cached_property
     def id(self) -> str:
         """12 hexadecimal digits: the name of the probe's folder."""
-        nsa, suite = to_dict(self.nsa), to_dict(self.suite)
-        what = {"training": self.training.id, "nsa": nsa, "suite": suite, "videos": self.videos}
-        return identity({"probe": what, "code": self.training.code.evaluation})
+        return identity_of(self.inputs)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -152,15 +142,20 @@ class Probe:
         nsa, suite = to_dict(self.nsa), to_dict(self.suite)
         return {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "videos": self.videos}
 
+    @property
+    def identities(self) -> dict[str, str]:
+        """The identities as the record keeps them."""
+        return {"probe": self.id, "training": self.training.id}
+
 
 def make_cells(
-    grid: Grid, profile: Profile, code: Code | None = None, amended: Mapping[str, Mapping[str, Any]] | None = None
+    grid: Grid, profile: Profile, facts: Facts | None = None, amended: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Cell]:
     """The grid's variants x suites x seeds, in the order of tables. A given checkpoint has no seed: it counts once.
 
     `amended` gives single cells, by their place in the grid, other settings; their labels then say so.
     """
-    code = code or current_code()
+    facts = facts or facts_now()
     suites = profile.suites if grid.suites is None else _chosen_suites(grid, profile)
     cells = []
     for variant in grid.variants:
@@ -168,13 +163,13 @@ def make_cells(
         checkpoint = variant.settings.get("checkpoint", usual)
         seeds = grid.seeds or profile.seeds
         for seed in seeds[:1] if checkpoint else seeds:
-            training = make_training(variant, grid, profile, checkpoint, seed, code)
+            training = make_training(variant, grid, profile, checkpoint, seed, facts)
             for name, changes in suites.items():
                 cell = make_cell(variant, grid, training, name, changes, seed)
                 if others := (amended or {}).get(cell.place):
                     note = ", ".join(f"{key.partition('.')[2]}={value}" for key, value in others.items())
                     other = Variant(f"{variant.label} ({note})", {**variant.settings, **others})
-                    training_ = make_training(other, grid, profile, checkpoint, seed, code)
+                    training_ = make_training(other, grid, profile, checkpoint, seed, facts)
                     cell = make_cell(other, grid, training_, name, changes, seed)
                     cell = replace(cell, amended=others, planned=variant.label)
                 cells.append(cell)
@@ -194,7 +189,7 @@ def make_cell(
 
 
 def make_training(
-    variant: Variant, grid: Grid, profile: Profile, checkpoint: str | None, seed: int, code: Code
+    variant: Variant, grid: Grid, profile: Profile, checkpoint: str | None, seed: int, facts: Facts
 ) -> Training:
     """The training that a variant needs, or the weights that it gives.
 
@@ -213,10 +208,10 @@ def make_training(
     train = from_dict(TrainSettings, settings | {"nsa": nsa}, f"{where}: train")
     check_families(train, f"{where}: train")
     if checkpoint:
-        return Training(None, describe(checkpoint, _said(grid, profile), named, f"{where}: train.nsa"), code)
+        return Training(None, describe(checkpoint, _said(grid, profile), named, f"{where}: train.nsa"), facts)
     if Path(train.model).expanduser().is_dir():
         check_folder(Path(train.model).expanduser())
-    return Training(train, None, code)
+    return Training(train, None, facts)
 
 
 def check_families(train: TrainSettings, where: str) -> None:
@@ -258,21 +253,3 @@ def _chosen_suites(grid: Grid, profile: Profile) -> dict[str, dict[str, Any]]:
 def _group(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
     """{'nsa.window': 8, 'train.steps': 3}, 'nsa' -> {'window': 8}."""
     return {key[len(group) + 1 :]: value for key, value in settings.items() if key.startswith(f"{group}.")}
-
-
-@lru_cache
-def _fingerprint(checkpoint: str) -> str:
-    """A hub name as it is; a folder by its configuration and by the size and both ends of its weights files."""
-    folder = Path(checkpoint).expanduser()
-    if not folder.is_dir():
-        return checkpoint
-    weights = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in weights:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with open(path, "rb") as file:
-            digest.update(file.read(_SAMPLE))
-            file.seek(max(0, size - _SAMPLE))
-            digest.update(file.read(_SAMPLE))
-    return digest.hexdigest()

@@ -16,6 +16,10 @@ class JobFailed(RuntimeError):
     """Something in a job failed; its records say what. Raised last, so that Slurm sees a failed job."""
 
 
+class PlannedOtherwise(RuntimeError):
+    """This machine would not make the number that was planned; the message says what differs."""
+
+
 CANCELLED = "Cancelled"  # by somebody, before or while it ran
 WORKER_DIED = "WorkerDied"  # killed, preempted, its node lost: it left no word
 OUT_OF_MEMORY = "OutOfMemory"  # as Slurm says

@@ -114,12 +114,11 @@ def close_job(sweep: Sweep, job: Job, process: Running) -> list[Job]:
         return _close_cells(sweep, job, error, read_progress(process.folder))
     if job.kind == "train":
         if not is_trained(sweep, job):
-            folder = training_folder(sweep.out, job.training.id)
-            fail_record(folder, "training", job.training.id, job.training.record_settings, error)
+            fail_record(sweep.out, job.training, error)
             for cell in job.cells:
                 fail_cell(sweep.out, cell, error)
     elif job.probe is not None:
-        fail_record(sweep.out / "probes" / job.probe.id, "probe", job.probe.id, job.probe.settings, error)
+        fail_record(sweep.out, job.probe, error)
     return []
 
 

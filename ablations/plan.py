@@ -8,17 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ablations.cell import Cell, Code, Probe, Training, make_cells, make_probe
+from ablations.cell import Cell, Probe, Training, make_cells, make_probe
+from ablations.facts import Facts, facts_of_plan
 from ablations.failures import INTERRUPTIONS
 from ablations.grid import Grid, find_grid, grid_names
 from ablations.profile import Profile
 from ablations.reference import find_reference
-from videonsa.config import code_version, identity
+from videonsa.identity import code_version, identity
 from videonsa.record import SCHEMA, read_record, write_text
 
 DONE, FAILED, INTERRUPTED, WAITING = "done", "failed", "interrupted", "waiting"
@@ -41,9 +42,9 @@ class Sweep:
         return self.out / "sweeps" / self.name
 
     @property
-    def code(self) -> Code:
-        """The code that its identities name."""
-        return self.cells[0].training.code
+    def facts(self) -> Facts:
+        """What its identities go by besides settings."""
+        return self.cells[0].training.facts
 
     @cached_property
     def trainings(self) -> dict[str, Training]:
@@ -96,18 +97,19 @@ def make_sweep(
     out: Path,
     source: str,
     changes: Mapping[str, Any],
+    facts: Facts | None = None,
     as_planned: bool = False,
     amended: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Sweep:
     """Cells and folder. `amended`: settings of single cells; None: those that its folder lists.
 
-    With `as_planned` the cells are those of its plan.json, if the code has changed since: what its jobs are making.
+    With `as_planned` the cells are those of its plan.json, whatever has changed since: what its jobs are making.
     """
     name = sweep_name(grid.name, source, profile, changes)
     folder = out / "sweeps" / name
-    code = planned_code(folder) if as_planned else None
+    facts = (as_planned and facts_of_plan(folder)) or facts
     amended = read_amended(folder) if amended is None else amended
-    return Sweep(grid, profile, out, name, tuple(make_cells(grid, profile, code, amended)))
+    return Sweep(grid, profile, out, name, tuple(make_cells(grid, profile, facts, amended)))
 
 
 def sweep_name(grid: str, source: str, profile: Profile, changes: Mapping[str, Any]) -> str:
@@ -125,14 +127,6 @@ def read_amended(folder: Path) -> dict[str, dict[str, Any]]:
         return json.loads((folder / AMENDED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def planned_code(folder: Path) -> Code | None:
-    """The versions of the code that a sweep was planned with; None without a plan."""
-    try:
-        return Code(**json.loads((folder / "plan.json").read_text(encoding="utf-8"))["code"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def read_state(sweep: Sweep) -> State:
@@ -159,8 +153,15 @@ def read_state(sweep: Sweep) -> State:
 def is_of(record: Mapping[str, Any], cell: Cell) -> bool:
     """The record answers for this cell: its id and the settings that it was made with."""
     settings = record.get("settings") or {}
-    same = all(settings.get(key) == cell.settings[key] for key in ("nsa", "suite"))
+    same = all(states(settings.get(key), cell.settings[key]) for key in ("nsa", "suite"))
     return same and record.get("kind") == "evaluation" and (record.get("identities") or {}).get("cell") == cell.id
+
+
+def states(recorded: Any, settings: Any) -> bool:
+    """The recorded settings are these; fields that are newer than the record are left to the identity."""
+    if isinstance(recorded, Mapping) and isinstance(settings, Mapping):
+        return all(states(value, settings.get(key)) for key, value in recorded.items())
+    return recorded == settings
 
 
 def _status(record: Mapping[str, Any] | None) -> str:
@@ -243,7 +244,6 @@ def write_plan(sweep: Sweep) -> None:
         "asks": sweep.grid.asks,
         "reference": sweep.reference,
         "axes": list(sweep.grid.axes),
-        "code": asdict(sweep.code),
         "trainings": {key: training.record_settings for key, training in sweep.trainings.items()},
         "cells": [
             {
@@ -258,6 +258,7 @@ def write_plan(sweep: Sweep) -> None:
             for cell in sweep.cells
         ],
     }
+    content["facts"] = sweep.facts.as_dict()  # last: the identities above have asked for all of them
     text = json.dumps(content, indent=1) + "\n"
     path = sweep.folder / "plan.json"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:

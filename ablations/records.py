@@ -1,33 +1,53 @@
-"""Records of cells, trainings and probes that failed. Imports no torch."""
+"""The records of trainings, cells and probes: what is known before they run, and failures. Imports no torch."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations.cell import Cell
+from ablations.cell import Cell, Probe, Training
 from ablations.failures import training_failure
-from ablations.plan import DONE, FAILED, WAITING, Job, State, Sweep, cell_folder, training_folder
+from ablations.inputs import BY_CONTENT, identity_record
+from ablations.plan import DONE, FAILED, WAITING, Job, State, Sweep, cell_folder, states, training_folder
+from videonsa.config import TrainSettings
 from videonsa.record import SCHEMA, provenance, read_record, write_record
 
+KINDS = {Training: "training", Cell: "evaluation", Probe: "probe"}  # of records
+FOLDERS = {"training": "trainings", "evaluation": "cells", "probe": "probes"}  # of an out folder, by kind of record
 
-def cell_record(cell: Cell) -> dict[str, Any]:
-    """The part of a cell's record that is known before it runs."""
-    return {
-        "schema": SCHEMA,
-        "kind": "evaluation",
-        "status": FAILED,
-        "id": cell.id,
-        "label": cell.label,
-        "settings": cell.settings,
-        "identities": cell.identities,
-        "scores": {},
-        "questions": [],
-        "summary": {},
-        "error": None,
-    }
+
+def record_of(what: Training | Cell | Probe) -> dict[str, Any]:
+    """The part of a record that is known before it runs."""
+    record = {"schema": SCHEMA, "kind": KINDS[type(what)], "status": FAILED, "id": what.id}
+    record |= {"label": what.label} if isinstance(what, Cell) else {}
+    settings = what.record_settings if isinstance(what, Training) else what.settings
+    record |= {"settings": settings, "identities": what.identities, "identity": identity_record(what.inputs)}
+    record |= {"scores": {}, "questions": []} if isinstance(what, Cell) else {}
+    return record | {"summary": {}, "error": None}
+
+
+def folder_of(out: Path, what: Training | Cell | Probe) -> Path:
+    """Where its files lie."""
+    return out / FOLDERS[KINDS[type(what)]] / what.id
+
+
+def is_asked(what: Training | Cell | Probe, settings: Mapping[str, Any]) -> bool:
+    """A record's settings are those that are asked, as far as it states them and they change a number."""
+    if isinstance(what, Training):
+        return _is_trained_so(what, settings)
+    same = all(states(settings.get(key), what.settings[key]) for key in what.settings if key not in ("train", "seed"))
+    return same and _is_trained_so(what.training, settings.get("train") or {})
+
+
+def _is_trained_so(training: Training, settings: Mapping[str, Any]) -> bool:
+    if training.settings is None or "checkpoint" in settings:
+        return settings.get("checkpoint") == training.checkpoint
+    aside = [field.name for field in dataclasses.fields(TrainSettings) if field.metadata.get("no_effect")]
+    stated = {key: value for key, value in settings.items() if key not in (*aside, *BY_CONTENT)}
+    return states(stated, training.record_settings)
 
 
 def fail_cell(out: Path, cell: Cell, error: Mapping[str, str]) -> None:
@@ -35,16 +55,14 @@ def fail_cell(out: Path, cell: Cell, error: Mapping[str, str]) -> None:
     path = cell_folder(out, cell.id) / "record.json"
     record = read_record(path)
     if record is None or record["status"] != DONE:
-        write_record(path, cell_record(cell) | {"error": dict(error), "provenance": provenance()})
+        write_record(path, record_of(cell) | {"error": dict(error), "provenance": provenance()})
 
 
-def fail_record(folder: Path, kind: str, key: str, settings: Mapping[str, Any], error: Mapping[str, str]) -> None:
+def fail_record(out: Path, what: Training | Probe, error: Mapping[str, str]) -> None:
     """Leave a failure record of a training or probe where there is no record."""
-    path = folder / "record.json"
+    path = folder_of(out, what) / "record.json"
     if read_record(path) is None:
-        record = {"schema": SCHEMA, "kind": kind, "status": FAILED, "id": key, "settings": dict(settings)}
-        record |= {"identities": {kind: key}, "summary": {}, "error": dict(error), "provenance": provenance()}
-        write_record(path, record)
+        write_record(path, record_of(what) | {"error": dict(error), "provenance": provenance()})
 
 
 def fail_untrained(sweep: Sweep, state: State, cells: Iterable[Cell]) -> None:

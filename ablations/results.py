@@ -36,8 +36,8 @@ def list_text(profile: str) -> str:
     return "\n".join(lines if FOLDER.is_dir() else lines[-1:])
 
 
-def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int) -> str:
-    """Cells, what they share, what is done, how long the rest takes."""
+def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, again: Iterable[str] = ()) -> str:
+    """Cells, what they share, what is done, why some was done otherwise (`again`), how long the rest takes."""
     lines = [_title(sweep), ""]
     width = max(len(cell.label) for cell in sweep.cells)
     suite_width = max(len(cell.suite.name) for cell in sweep.cells)
@@ -53,9 +53,16 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int) -> s
     ]
     counts = {kind: sum(job.kind == kind for job in jobs) for kind in ("train", "evaluate", "probe")}
     lines.append("To run: " + ", ".join(f"{number} {kind} jobs" for kind, number in counts.items()))
+    lines += [*again, *hub_lines(sweep)]
     lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")
     lines.append(f"Records: {sweep.out}; table and figures: {sweep.folder}")
     return "\n".join(lines)
+
+
+def hub_lines(sweep: Sweep) -> list[str]:
+    """A line for each checkpoint of the hub whose revision is not known: its cells go by its name alone."""
+    unknown = [name for name, revision in sweep.facts.hub.items() if revision is None]
+    return [f"Revision of {name}: not known; it is pinned when a sweep runs where the hub answers" for name in unknown]
 
 
 def status_text(sweep: Sweep, state: State, queued: bool = False) -> str:

@@ -17,15 +17,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from ablations.adopt import adopt
 from ablations.amend import amended_sweep, planned_changes, write_amended
 from ablations.cell import Cell
+from ablations.facts import facts_now, pin_revisions
 from ablations.grid import load_grid, parse_changes
+from ablations.history import again_lines, older_records, plan_changes
 from ablations.local import Resources, local_resources, run_debug, run_local
 from ablations.lock import Lock, LockHeld
-from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, planned_code, read_state, write_plan
+from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_state, write_plan
 from ablations.profile import Profile, load_profile, load_yaml, profile_names
 from ablations.records import fail_untrained
-from ablations.results import dry_run_text, list_text, problems, show, status_text
+from ablations.results import dry_run_text, hub_lines, list_text, problems, show, status_text
 from ablations.slurm_follow import NO_JOBS, follow, queue_lines
 from ablations.slurm_jobs import cancel_sweep, queued, settle_ended
 from ablations.slurm_submit import submit
@@ -65,6 +68,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="the grids and what they ask")
     parser.add_argument("--dry-run", action="store_true", help="cells, what is shared and done, time; runs nothing")
     parser.add_argument("--status", action="store_true", help="how far the sweep is")
+    parser.add_argument("--adopt", action="store_true", help="give finished records of an older form their new names")
     parser.add_argument("--retry-failed", action="store_true", help="run failed cells again")
     parser.add_argument("--only", metavar="PATTERN", help="cells whose label, suite or id holds this (* and ? allowed)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting (repeatable)")
@@ -99,7 +103,11 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         given, changes = changes, planned_changes(changes, grid.name, options.grid, profile, options.out)
         others = {key: value for key, value in given.items() if key not in changes}
         grid = load_grid(options.grid, profile.name, changes)
-    make = partial(make_sweep, grid, profile, options.out, options.grid, changes)
+    on_slurm = options.cluster == "slurm" or (options.cluster == "auto" and slurm_profile is not None)
+    device = ("cuda" if slurm_profile.gpus_per_node else "cpu") if on_slurm and slurm_profile else None
+    runs = not (options.status or options.cancel or options.dry_run)
+    facts = facts_now(device, options.out, asks_hub=runs)
+    make = partial(make_sweep, grid, profile, options.out, options.grid, changes, facts)
     if options.status:
         return status(make(as_planned=True))
     if options.cancel:
@@ -108,7 +116,6 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         return 0
     sweep = make()
     chosen = choose(sweep, options.only)
-    on_slurm = options.cluster == "slurm" or (options.cluster == "auto" and slurm_profile is not None)
     if on_slurm and slurm_profile is None:
         raise ClusterError(f"--cluster slurm: say which with --profile: {', '.join(slurm_profile_names())}")
     resources = local_resources(options.workers)
@@ -122,10 +129,18 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         workers = slurm_profile.max_parallel if on_slurm and slurm_profile else resources.workers
         return dry_run(sweep, chosen, options.retry_failed, workers)
     check_out(options.out)
-    if planned_code(sweep.folder) not in (None, sweep.code):
-        print(f"The code of the method has changed since {sweep.name} was planned: what depends on it is made again.")
+    print("\n".join(hub_lines(sweep)), end="\n" if hub_lines(sweep) else "")
+    pin_revisions(facts, options.out)
+    if options.adopt:
+        print(adopt(sweep, chosen))
+        return 0
+    changed = plan_changes(make(as_planned=True), sweep)
+    if changed:
+        print(f"Since {sweep.name} was planned: {'; '.join(changed)}. What depends on that is made again.")
         if on_slurm and queued(make(as_planned=True)):
             raise ClusterError(f"{sweep.name} is in the queue with the code of then: --status, or --cancel it first")
+    if older := older_records(sweep, read_state(sweep), chosen):
+        print(f"{len(older)} finished records of an older form ask the same: --adopt says which can stand, and why not")
     if others:
         with Lock(sweep.folder / "lock"):
             write_amended(sweep)
@@ -137,7 +152,8 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
 def dry_run(sweep: Sweep, chosen: list[Cell], retry: bool, workers: int) -> int:
     """Print what would run."""
     state = read_state(sweep)
-    print(dry_run_text(sweep, state, make_jobs(sweep, state, chosen, retry, workers), workers))
+    jobs = make_jobs(sweep, state, chosen, retry, workers)
+    print(dry_run_text(sweep, state, jobs, workers, again_lines(sweep, state, chosen)))
     return 0
 
 

@@ -129,11 +129,9 @@ def settle_lost(sweep: Sweep, states: Mapping[str, JobState]) -> None:
             continue
         error = error_of(job, state, sweep.folder / "jobs")
         if job.kind == "train" and job.training in sweep.trainings:
-            folder = training_folder(sweep.out, job.training)
-            fail_record(folder, "training", job.training, sweep.trainings[job.training].record_settings, error)
+            fail_record(sweep.out, sweep.trainings[job.training], error)
         if job.kind == "probe" and job.training in sweep.probes:
-            probe = sweep.probes[job.training]
-            fail_record(sweep.out / "probes" / probe.id, "probe", probe.id, probe.settings, error)
+            fail_record(sweep.out, sweep.probes[job.training], error)
         for key in job.cells:
             if key in cells and read_record(cell_folder(sweep.out, key) / "record.json") is None:
                 fail_cell(sweep.out, cells[key], _with_training(sweep, job, error))

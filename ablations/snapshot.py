@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from videonsa.config import code_version
+from videonsa.identity import code_version
 from videonsa.record import ROOT, provenance, write_text
 
 PACKAGES = ("videonsa", "ablations", "evals", "slurm", "analysis")

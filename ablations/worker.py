@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ablations.cell import Cell
+from ablations.cell import Cell, Training
+from ablations.facts import check_here
 from ablations.failures import JobFailed, TrainingFailed, training_failure
+from ablations.inputs import PACKAGES, TRAIN_PACKAGES
 from ablations.lock import claimed, is_alive
 from ablations.mirror import mirror
 from ablations.plan import DONE, FAILED, Job, Sweep, cell_folder, is_of, training_folder
 from ablations.progress import Progress
-from ablations.records import cell_record, fail_cell, fail_record
+from ablations.records import fail_cell, fail_record, record_of
 from ablations.stages import Stages
 from slurm.executor import delayed, distributed_environment, leave_when_told, told_to_leave
-from videonsa.config import to_dict
-from videonsa.record import SCHEMA, failure, provenance, read_record, write_record
+from videonsa.config import TrainSettings, to_dict
+from videonsa.record import failure, provenance, read_record, write_record
 
 
 @dataclass(frozen=True)
@@ -87,15 +90,16 @@ def run_training(work: Work, progress: Progress) -> list[str]:
         if record is not None and record["status"] == DONE:
             return []
         report = progress.begin("train", "training")
-        base: dict[str, Any] = {"schema": SCHEMA, "kind": "training", "status": FAILED, "id": training.id}
-        base |= {"settings": training.record_settings, "identities": {"training": training.id}}
+        record = record_of(training)
         started = time.time()
         try:
-            work.stages.get("train")(training.settings, folder, on_progress=report)
+            train = work.stages.get("train")
+            check_here(training.facts, observed().get("device"), TRAIN_PACKAGES)
+            train(settings_here(training), folder, on_progress=report)
             summary = _training_summary(folder) | {"seconds": round(time.time() - started, 3)}
-            record = base | {"status": DONE, "summary": summary, "error": None}
+            record |= {"status": DONE, "summary": summary}
         except Exception as error:
-            record = base | {"summary": {}, "error": failure(error)}
+            record |= {"error": failure(error)}
         write_record(folder / "record.json", record | {"provenance": _provenance(work)})
     if record["status"] == DONE:
         return []
@@ -115,10 +119,12 @@ def train_along(work: Work) -> None:
     if record is not None and record["status"] == DONE:
         return
     try:
-        work.stages.get("train")(training.settings, folder)
+        train = work.stages.get("train")
+        check_here(training.facts, observed().get("device"), TRAIN_PACKAGES)
+        train(settings_here(training), folder)
     except Exception as error:
         if not told_to_leave():
-            fail_record(folder, "training", training.id, training.record_settings, failure(error))
+            fail_record(work.out, training, failure(error))
         raise
 
 
@@ -145,11 +151,12 @@ def evaluate_cell(work: Work, cell: Cell, weights: dict[str, Any], report: Calla
     """One cell's record, written. `weights` keeps the loaded checkpoint from cell to cell."""
     folder = cell_folder(work.out, cell.id)
     started = time.time()
-    record = cell_record(cell)
+    record = record_of(cell)
     try:
+        load, evaluate = work.stages.get("load"), work.stages.get("evaluate")
+        check_here(cell.training.facts, observed().get("device"), PACKAGES)
         if "loaded" not in weights:
-            weights["loaded"] = work.stages.get("load")(_checkpoint(work.out, cell))
-        evaluate = work.stages.get("evaluate")
+            weights["loaded"] = load(_checkpoint(work.out, cell))
         data = work.out / "data"
         result = evaluate(weights["loaded"], to_dict(cell.nsa), cell.suite, folder, on_progress=report, data=data)
         record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
@@ -159,7 +166,7 @@ def evaluate_cell(work: Work, cell: Cell, weights: dict[str, Any], report: Calla
         record |= {"status": DONE, "error": None}
     except Exception as error:
         record |= {"status": FAILED, "error": failure(error)}
-    write_record(folder / "record.json", record | {"provenance": _provenance(work)})
+    write_record(folder / "record.json", record | {"provenance": _provenance(work, weights.get("loaded"))})
     return record
 
 
@@ -174,12 +181,12 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
         if record is not None and record["status"] == DONE:
             return []
         progress.begin("probe", "gates and sinks")
-        record = {"schema": SCHEMA, "kind": "probe", "id": probe.id, "settings": probe.settings}
-        record["identities"] = {"probe": probe.id, "training": probe.training.id}
+        record = record_of(probe)
         started = time.time()
         try:
-            checkpoint = _checkpoint(work.out, work.job)
             measure, nsa = work.stages.get("probe"), to_dict(probe.nsa)
+            check_here(probe.training.facts, observed().get("device"), PACKAGES)
+            checkpoint = _checkpoint(work.out, work.job)
             result = measure(checkpoint, nsa, probe.suite, videos=probe.videos, data=work.out / "data")
             report(1, 1)
             record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
@@ -190,16 +197,43 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
     return [] if record["status"] == DONE else [f"probe {probe.id}: {record['error']['message']}"]
 
 
-def _provenance(work: Work) -> dict[str, Any]:
+def observed(loaded: Any = None) -> dict[str, Any]:
+    """What computes here, as torch sees it, and the loaded model's dtype and hub revision; empty without torch."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    cuda = torch.cuda.is_available()
+    seen = {"device": "cuda" if cuda else "cpu", "gpu": torch.cuda.get_device_name() if cuda else None}
+    model = getattr(loaded, "model", None)
+    if model is not None:
+        seen |= {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+        seen["hub_revision"] = getattr(model.config, "_commit_hash", None)
+    return seen
+
+
+def settings_here(training: Training) -> TrainSettings:
+    """The settings of a training with its model and data where this job finds them."""
+    settings = training.settings
+    assert settings is not None
+    if settings.model != "tiny":
+        settings = replace(settings, model=training.facts.location(settings.model))
+    if settings.data != "synth":
+        folder = settings.video_folder and str(Path(settings.video_folder).resolve())
+        settings = replace(settings, data=str(Path(settings.data).resolve()), video_folder=folder)
+    return settings
+
+
+def _provenance(work: Work, loaded: Any = None) -> dict[str, Any]:
     """Where and when; the commit is that of the checkout when the job runs from a snapshot of it."""
-    return provenance() | dict(work.origin) | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return provenance() | observed(loaded) | dict(work.origin) | {"time": now}
 
 
 def _checkpoint(out: Path, of: Cell | Job) -> str | Path:
     """The weights of a cell or job: its training's final folder, or the checkpoint that was given."""
     training = of.training
     if training.checkpoint is not None:
-        return training.checkpoint
+        return training.facts.location(training.checkpoint)
     folder = training_folder(out, training.id)
     record = read_record(folder / "record.json")
     if record is None or record["status"] != DONE:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videonsa.config import code_version
+from videonsa.identity import code_version
 from videonsa.record import write_text
 
 if TYPE_CHECKING:

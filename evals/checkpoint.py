@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,15 @@ import torch
 from transformers import Qwen2_5_VLProcessor
 
 from evals.question import QuestionStore
-from videonsa.config import NSASettings, SettingsError, identity, one_of, require, to_dict
+from videonsa.config import NSASettings, SettingsError, one_of, require
+from videonsa.fingerprint import NOT_WEIGHTS, fingerprint
+from videonsa.hub import loading_arguments, split_revision
+from videonsa.identity import identity
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.weights import ask
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-SAMPLE = 1 << 20  # bytes of a weight file that are hashed at its begin, middle and end
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Checkpoint:
 def load(
     checkpoint: str | Path, nsa: dict[str, Any] | None = None, device: str | None = None, dtype: str | None = None
 ) -> Checkpoint:
-    """Load a folder or a hub name. What nothing names stays as saved; a stock Qwen2.5-VL was made for dense attention.
+    """Load a folder, a hub name or name@revision. What nothing names stays as saved; a stock Qwen2.5-VL is dense.
 
     Args:
         nsa: fields of NSASettings to change.
@@ -79,36 +80,26 @@ def load(
     model = load_model(checkpoint, dtype=kind)
     speed_up_vision(model)
     saved = dataclasses.replace(model.config.nsa, attention="dense") if model.has_fresh_gates else model.config.nsa
-    loaded = Checkpoint(model.to(place), _processor(checkpoint), fingerprint(checkpoint, model), saved)
+    loaded = Checkpoint(model.to(place), _processor(checkpoint), identity_of(checkpoint, model), saved)
     loaded.use(nsa or {})
     return loaded
 
 
 def from_memory(model: VideoNSAForConditionalGeneration, processor: Qwen2_5_VLProcessor) -> Checkpoint:
     """A model that was never saved, for tests and probes."""
-    return Checkpoint(model.eval(), processor, fingerprint("", model), model.config.nsa)
+    return Checkpoint(model.eval(), processor, identity_of("", model), model.config.nsa)
 
 
-def fingerprint(checkpoint: str | Path, model: VideoNSAForConditionalGeneration) -> str:
-    """12 digits for what answers: the configuration but for attention settings, and the weights.
-
-    Of weight files only samples are read; weights that lie in no file are summed.
-    """
-    settings = model.config.to_dict()
-    for name in (*to_dict(model.config.nsa), "_name_or_path", "transformers_version"):
-        settings.pop(name, None)
-    digest = hashlib.sha256(identity(settings).encode())
-    files = sorted(Path(checkpoint).glob("*.safetensors")) if checkpoint and Path(checkpoint).is_dir() else []
-    for file in files:
-        size = file.stat().st_size
-        with open(file, "rb") as stream:
-            for start in (0, max(0, size // 2), max(0, size - SAMPLE)):
-                stream.seek(start)
-                digest.update(stream.read(SAMPLE))
-    if not files:
-        sums = [float(parameter.detach().double().sum()) for parameter in model.parameters()]
-        digest.update(repr(sums).encode())
-    return digest.hexdigest()[:12]
+def identity_of(checkpoint: str | Path, model: VideoNSAForConditionalGeneration) -> str:
+    """12 digits for what answers: a folder's content, a hub name and its revision, or the sums of a model in memory."""
+    if checkpoint and Path(checkpoint).is_dir():
+        return fingerprint(Path(checkpoint))
+    revision = getattr(model.config, "_commit_hash", None)
+    if checkpoint and revision:
+        return identity({"hub": split_revision(str(checkpoint))[0], "revision": revision})
+    settings = {key: value for key, value in model.config.to_dict().items() if key not in NOT_WEIGHTS}
+    sums = [float(parameter.detach().double().sum()) for parameter in model.parameters()]
+    return identity({"config": settings, "sums": sums})
 
 
 def _device(name: str | None) -> torch.device:
@@ -124,7 +115,8 @@ def _device(name: str | None) -> torch.device:
 
 def _processor(checkpoint: str | Path) -> Qwen2_5_VLProcessor:
     try:
-        return Qwen2_5_VLProcessor.from_pretrained(str(checkpoint))
+        place, revision = loading_arguments(checkpoint)
+        return Qwen2_5_VLProcessor.from_pretrained(place, **revision)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise SettingsError(

@@ -19,7 +19,8 @@ from typing import Any
 import av
 import numpy as np
 
-from videonsa.config import SettingsError, code_version, identity, require
+from videonsa.config import SettingsError, require
+from videonsa.identity import identity, part_version
 from videonsa.synth import FAMILIES, make_sample, prompt_text
 
 DATA = "VIDEONSA_DATA"  # environment variable: the data folder
@@ -50,8 +51,7 @@ class SyntheticData:
     @property
     def identity(self) -> str:
         """12 digits for the settings and for the code that turns them into files."""
-        code = code_version("videonsa/synth", "evals/data.py")
-        return identity({**asdict(self), "code": code})
+        return identity({**asdict(self), "code": [part_version(part) for part in ("synth", "questions")]})
 
 
 def video_rate(frames: int) -> Fraction:

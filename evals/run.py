@@ -14,19 +14,19 @@ from unittest.mock import patch
 
 from evals import decord
 from evals.checkpoint import Checkpoint, load
+from evals.content import MORE_TASKS
 from evals.data import SyntheticData, data_folder, make_data
 from evals.journal import Journal
 from evals.question import Sampling
 from evals.scores import summarize_costs
 from evals.scoring import kept_apart, rows, scores
 from evals.suites import Suite, get_suite
-from videonsa.config import NSASettings, SettingsError, SuiteSettings, code_version, identity, to_dict
+from videonsa.config import NSASettings, SettingsError, SuiteSettings, to_dict
+from videonsa.identity import evaluation_parts, identity, part_version, settings_inputs
 
 TASKS = Path(__file__).parent / "tasks"
-MORE_TASKS = "VIDEONSA_TASKS"  # environment variable: a folder of task YAML files beside lmms-eval's own
 JUDGES = 4  # questions to a judge at a time, as lmms-eval does
 TOKEN = 28  # px of a vision token's side
-CODE = ("evals", "videonsa/config.py", "videonsa/kernels", "videonsa/modeling", "videonsa/synth")
 
 Progress = Callable[[int, int], None]  # finished questions, all questions
 
@@ -89,14 +89,16 @@ def evaluate(
 
 def _key(loaded: Checkpoint, settings: NSASettings, suite: SuiteSettings, content: str) -> dict[str, Any]:
     """Everything that can change an answer."""
+    ours = get_suite(suite.name).family is not None
     return {
         "checkpoint": loaded.identity,
         "dtype": str(loaded.model.dtype),
-        "nsa": to_dict(settings),
+        "device": loaded.device.type,
+        "nsa": settings_inputs(settings),
         "suite": content,
         "max_new_tokens": suite.max_new_tokens,
         "versions": {name: version(name) for name in ("lmms-eval", "torch", "transformers")},
-        "code": code_version(*CODE),
+        "code": {part: part_version(part) for part in evaluation_parts(settings.attention, settings.semantics, ours)},
     }
 
 

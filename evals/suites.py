@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,6 +24,7 @@ from evals.aggregates import (
     Doc,
 )
 from videonsa.config import SettingsError, SuiteSettings
+from videonsa.identity import NO_EFFECT
 
 OPTIONS = "options"  # questions have different numbers of options, which stand in their documents
 MEDIA = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
@@ -42,7 +43,7 @@ class Suite:
     video: tuple[str, ...] = ("video",)  # the document's fields that name the video
     answer: Callable[[Doc], Any] | None = None  # what is right, where the task's own target does not say it
     judged: bool = False  # answers are judged by a language model
-    notes: tuple[str, ...] = ()  # what the task does oddly; in every record
+    notes: tuple[str, ...] = field(default=(), metadata=NO_EFFECT)  # what the task does oddly; in every record
 
     @property
     def name(self) -> str:

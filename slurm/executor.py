@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,17 @@ def local_gpus() -> tuple[int, ...]:
         return ()
     done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=False)
     return tuple(range(sum(line.startswith("GPU ") for line in done.stdout.splitlines())))
+
+
+def local_device() -> str:
+    """What models run on in this process: cuda where torch is built for it and a GPU may be used, else cpu."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = visible is not None and any(part.strip() not in ("", "-1") for part in visible.split(","))  # also by UUID
+    try:
+        built = not metadata.version("torch").endswith("+cpu")
+    except metadata.PackageNotFoundError:
+        built = False
+    return "cuda" if built and (named if visible is not None else bool(local_gpus())) else "cpu"
 
 
 def local_cores() -> int:

@@ -17,29 +17,35 @@ PACKAGES = ("videonsa", "ablations", "evals", "slurm", "analysis")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.names": (),
     "videonsa.limits": ("videonsa.names",),
-    "videonsa.config": ("videonsa.names", "videonsa.limits"),
-    "videonsa.weights": ("videonsa.config",),
+    "videonsa.identity": (),
+    "videonsa.hub": (),
+    "videonsa.config": ("videonsa.names", "videonsa.limits", "videonsa.identity"),
+    "videonsa.weights": ("videonsa.config", "videonsa.identity"),
+    "videonsa.fingerprint": ("videonsa.config", "videonsa.identity"),
     "videonsa.record": (),
     "videonsa.bootstrap": (),
     "videonsa.torchvision_ops": (),
     "videonsa.tracking": (),
     "videonsa.kernels": ("videonsa.names", "videonsa.limits"),
     "videonsa.synth": ("videonsa.config",),
-    "videonsa.modeling": ("videonsa.config", "videonsa.weights", "videonsa.kernels", "videonsa.torchvision_ops"),
+    "videonsa.modeling": (
+        *("videonsa.config", "videonsa.weights", "videonsa.hub", "videonsa.kernels", "videonsa.torchvision_ops"),
+    ),
     "videonsa.tiny": ("videonsa.config", "videonsa.modeling", "videonsa.torchvision_ops", "videonsa.synth"),
     "videonsa.baselines": ("videonsa.config", "videonsa.modeling"),
     "videonsa.training": (
-        *("videonsa.config", "videonsa.record", "videonsa.modeling"),
+        *("videonsa.config", "videonsa.record", "videonsa.modeling", "videonsa.identity", "videonsa.hub"),
         *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops", "videonsa.tracking"),
     ),
     "evals": (
         *("videonsa.config", "videonsa.record", "videonsa.modeling", "videonsa.synth", "videonsa.tiny"),
+        *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub"),
         *("videonsa.baselines", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
     ),
     "ablations": PACKAGES,
     "slurm": (),
-    "analysis": ("videonsa.config", "videonsa.record", "videonsa.bootstrap"),
+    "analysis": ("videonsa.config", "videonsa.record", "videonsa.bootstrap", "videonsa.identity"),
     "videonsa.bench": ("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling"),
     "videonsa.fidelity": ("videonsa.config", "videonsa.kernels"),
     "videonsa.audit": ("videonsa.config", "videonsa.kernels"),
@@ -48,8 +54,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.record", "videonsa.tracking"),
-    "videonsa.synth",
-    *("ablations", "slurm", "evals.suites"),
+    *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
+    *("evals.suites", "evals.content"),
 )
 
 

@@ -1,22 +1,21 @@
 """Settings: frozen, validated where they are built, with a unit in every field's comment. Imports no torch.
 
-Everything that can change a number lives in one of these classes, so that `identity` of their values names it.
+Everything that a user can ask for lives in one of these classes. How they become part of an identity, and what a new
+field must state, is in identity.py.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from videonsa import limits
+from videonsa.identity import NO_EFFECT
 from videonsa.names import (
     ATTENTIONS,
     BACKENDS,
@@ -108,7 +107,9 @@ class NSASettings:
     gate_temperature: float = 0.3  # gate = sigmoid(logit / temperature)
     attention: str = "nsa"  # nsa, or dense: stock causal attention of the same weights, gates unused
     backend: str = "auto"  # kernels: auto picks triton on CUDA in half precision, else the torch reference
-    semantics: str = "paper"  # paper; release: what the published checkpoint was trained with; or differences by name
+    semantics: str = field(  # paper; release: what the published checkpoint was trained with; or differences by name
+        default="paper", metadata={"input": lambda value: sorted(differences(value))}
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "branches", split_list(self.branches))
@@ -192,7 +193,7 @@ class TrainSettings:
     max_tokens: int = 36_000  # tokens a sample; longer samples lose frames, evenly
     steps: int | None = None  # optimizer steps; None: one epoch
     batch_size: int = 32  # samples a step over all devices
-    micro_batch_size: int = 1  # samples a device holds at once
+    micro_batch_size: int = field(default=1, metadata=NO_EFFECT)  # samples a device holds at once
     learning_rate: float = 1e-6  # peak
     warmup_fraction: float = 0.1  # of the steps, linear
     warmup_start: float = 1e-5  # first learning rate, as a share of the peak
@@ -200,8 +201,8 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
     max_grad_norm: float = 1.0
     precision: str = "bf16"
-    activation_checkpointing: bool = True
-    save_every: int = 100  # steps between checkpoints for resuming
+    activation_checkpointing: bool = field(default=True, metadata=NO_EFFECT)  # saves memory, takes time
+    save_every: int = field(default=100, metadata=NO_EFFECT)  # steps between checkpoints for resuming
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "families", _listed(split_list(self.families)))
@@ -318,37 +319,3 @@ def from_dict(cls: type[S], mapping: Mapping[str, Any], where: str = "") -> S:
 def to_dict(settings: Any) -> dict[str, Any]:
     """The settings as JSON-ready values (tuples become lists)."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
-
-
-def identity(mapping: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits that stand for these values: SHA-256 of their canonical JSON."""
-    text = json.dumps(mapping, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@lru_cache
-def code_version(*folders: str) -> str:
-    """12 hexadecimal digits of what the Python files and YAML below these folders of the repository do.
-
-    Comments, docstrings and layout do not count: an identity changes when the number can, not when a sentence does.
-    """
-    root = Path(__file__).parent.parent
-    digest = hashlib.sha256()
-    for folder in sorted(folders):
-        top = root / folder
-        files = [top] if top.is_file() else sorted([*top.rglob("*.py"), *top.rglob("*.yaml")])
-        for file in files:
-            digest.update(file.relative_to(root).as_posix().encode())
-            text = file.read_text(encoding="utf-8")
-            digest.update((_without_prose(text) if file.suffix == ".py" else text).encode())
-    return digest.hexdigest()[:12]
-
-
-def _without_prose(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)

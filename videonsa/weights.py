@@ -51,7 +51,8 @@ def saved_settings(folder: Path) -> NSASettings:
         if config["model_type"] == OURS:
             names = [field.name for field in dataclasses.fields(NSASettings)]
             return from_dict(NSASettings, {name: config[name] for name in names if name in config})
-        return qwen_settings(config, _has_all_gates(config, _tensor_names(folder)))
+        names = _tensor_names(folder)
+        return NSASettings() if names is None else qwen_settings(config, _has_all_gates(config, names))
     except SettingsError as error:
         raise SettingsError(f"checkpoint {str(folder)!r}: {error}") from None
 
@@ -110,15 +111,21 @@ def _has_all_gates(config: Mapping[str, Any], names: Collection[str]) -> bool:
     return sum(GATE in name for name in names) >= GATES_A_LAYER * layers
 
 
-def _tensor_names(folder: Path) -> list[str]:
-    """Names of the weights: from the header of the one file, which comes first in it, or from the index of several."""
+def _tensor_names(folder: Path) -> list[str] | None:
+    """Names of the weights: from the header of the one file, which comes first in it, or from the index of several.
+
+    None of a file that has no header at all: it says nothing of how it was made, and loading refuses it.
+    """
     if not (folder / WHOLE).is_file():
         return list((_read_json(folder / INDEX) or {}).get("weight_map") or {})
     try:
         with open(folder / WHOLE, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             size = (folder / WHOLE).stat().st_size
-            header = json.loads(file.read(length)) if length <= size else None
+            text = file.read(length if length <= size else 1)
+            if not text.startswith(b"{"):
+                return None
+            header = json.loads(text)
     except (OSError, ValueError):
         header = None
     if not isinstance(header, dict):

@@ -154,7 +154,7 @@ def main(arguments: list[str]) -> int:
     code = os.environ.get("FAKE_CODE", "code")
     # The identity of code is tested apart: here it stays, whoever edits the checkout while tests run.
     stages = replace(STAGES, train="tests.ablations.fakes:paced_train") if "REAL_TRAINING" in os.environ else STAGES
-    with patch.object(results, "summary", summary), patch("ablations.cell.code_version", lambda *folders: code):
+    with patch.object(results, "summary", summary), patch("ablations.facts.part_version", lambda part: code):
         return run.main(arguments, stages)
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from ablations import facts
 from ablations.cell import Cell, make_cells
 from ablations.grid import load_grid
 from ablations.plan import deal, make_jobs, make_sweep, read_state
 from ablations.profile import load_profile
 from videonsa.config import SettingsError
+from videonsa.identity import part_version
 
 
 def cells(text: str, tmp_path: Path, **changes: object) -> list[Cell]:
@@ -71,9 +73,18 @@ def test_how_often_a_training_is_saved_changes_no_identity(tmp_path: Path):
 def test_code_changes_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usual = cells("asks: test", tmp_path)[0]
     before = usual.id, usual.training.id
-    monkeypatch.setattr("ablations.cell.code_version", lambda *folders: "another" if "evals" in folders else "same")
+
+    def change(changed: str) -> None:
+        monkeypatch.setattr(facts, "part_version", lambda part: "another" if part == changed else part_version(part))
+
+    change("evals")
     evaluated = cells("asks: test", tmp_path)[0]
-    assert evaluated.id != before[0]
+    assert (evaluated.id != before[0], evaluated.training.id == before[1]) == (True, True)
+    for unused in ("probe", "release"):  # observers, and the code of methods that the cell does not use
+        change(unused)
+        assert cells("asks: test", tmp_path)[0].id == before[0]
+    change("training")
+    assert cells("asks: test", tmp_path)[0].training.id != before[1]
 
 
 def checkpoint(folder: Path, weights: bytes = b"weights") -> Path:

@@ -290,7 +290,9 @@ def test_changed_code_makes_cells_again_and_status_still_knows_the_old_ones(
     assert "4 cells: 4 done" in printed
     assert "b=2 · synth_order: done" in printed  # the table of then
     assert sweep() == 0
-    assert "The code of the method has changed since tiny-pair was planned" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Since tiny-pair was planned: " in printed
+    assert "; code of evals changed: code -> changed; " in printed
     assert fakes.calls(out).count("synth_order") == 4
     assert len(records(out, "trainings")) == 2
 

@@ -15,7 +15,7 @@ from evals.question import Question, QuestionStore, Sampling, prepare
 from evals.run import load_task
 from evals.suites import suite_settings
 from evals.video import VideoError
-from videonsa.config import identity
+from videonsa.identity import identity
 from videonsa.synth import make_sample
 from videonsa.training.batch import encode
 from videonsa.training.sources import SYNTHETIC_SECONDS, Conversation

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from ablations.cell import Code, Training
+from ablations.cell import Training
+from ablations.facts import facts_now
 from ablations.plan import Job
 from ablations.profile import load_profile
 from ablations.snapshot import take_snapshot
@@ -114,7 +115,7 @@ def two_processes(work: Work, folder: Path) -> None:
 def real_training(out: Path, **changes: Any) -> Work:
     profile = load_profile("tiny")
     settings = from_dict(TrainSettings, {**profile.train, "steps": 24, "save_every": 4, **changes})
-    training = Training(settings, None, settings.nsa, Code("code", "code"))
+    training = Training(settings, None, facts_now())
     out.mkdir()
     return Work(Job("train", "train", training), out, out, "two")
 

@@ -54,7 +54,7 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
 
         Raises SettingsError for a field that is not valid, also for static gates that are asked for and not there.
         """
-        settings = NSASettings(**{name: getattr(self, name) for name in NSA_FIELDS})
+        settings = NSASettings(**{name: getattr(self, name) for name in NSA_FIELDS if hasattr(self, name)})
         missing = settings.attention == "nsa" and settings.gate_mode == "static" and self.static_gates is None
         valid = "this checkpoint holds no static_gates; train one, or use gate_mode=dynamic or fixed"
         require(not missing, "gate_mode", settings.gate_mode, valid)

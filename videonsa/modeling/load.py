@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from videonsa.config import SettingsError
+from videonsa.hub import loading_arguments
 from videonsa.modeling.configuration import check_nsa_fields
 from videonsa.modeling.model import VideoNSAForConditionalGeneration
 from videonsa.weights import check_folder
@@ -25,6 +26,7 @@ def load_model(checkpoint: str | Path, *, nsa: dict[str, Any] | None = None, **k
         raise SettingsError(f"checkpoint {str(checkpoint)!r}: there is no such folder")
     if nsa and "semantics" in nsa:  # known at load, so that the release is not first given its own
         kwargs["semantics"] = nsa["semantics"]
-    model = VideoNSAForConditionalGeneration.from_pretrained(str(checkpoint), **kwargs)
+    place, revision = loading_arguments(checkpoint)
+    model = VideoNSAForConditionalGeneration.from_pretrained(place, **revision, **kwargs)
     model.set_nsa(**(nsa or {}))
     return model.eval()

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from videonsa.config import identity
+from videonsa.identity import identity
 from videonsa.tracking import Tracker
 
 

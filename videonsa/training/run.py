@@ -25,6 +25,8 @@ from torch import Tensor
 from transformers import Qwen2_5_VLProcessor
 
 from videonsa.config import SettingsError, TrainSettings, from_dict, to_dict
+from videonsa.hub import loading_arguments
+from videonsa.identity import settings_inputs
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.record import write_text
@@ -74,11 +76,12 @@ def _train(settings: TrainSettings, folder: Path, on_progress: Progress | None) 
 
 def claim(folder: Path, settings: TrainSettings) -> None:
     """Write the settings into the folder; going on there with others would mix two runs, and is refused."""
-    file, asked = folder / "settings.json", to_dict(settings)
+    file = folder / "settings.json"
     if not file.exists():
-        write_text(file, json.dumps(asked, indent=1) + "\n")
+        write_text(file, json.dumps(to_dict(settings), indent=1) + "\n")
         return
-    there = json.loads(file.read_text(encoding="utf-8"))
+    there = settings_inputs(from_dict(TrainSettings, json.loads(file.read_text(encoding="utf-8")), str(file)))
+    asked = settings_inputs(settings)
     changed = [name for name in asked if there.get(name) != asked[name]]
     if changed:
         raise SettingsError(f"folder {str(folder)!r} holds a run with other {', '.join(changed)}: give another folder")
@@ -121,7 +124,8 @@ def start_model(settings: TrainSettings) -> tuple[VideoNSAForConditionalGenerati
         return build_tiny(settings.nsa, settings.seed)
     torch.manual_seed(settings.seed)  # a stock checkpoint gets fresh gates
     model = load_model(settings.model, nsa=to_dict(settings.nsa), dtype=torch.float32)
-    return model, Qwen2_5_VLProcessor.from_pretrained(settings.model)
+    place, revision = loading_arguments(settings.model)
+    return model, Qwen2_5_VLProcessor.from_pretrained(place, **revision)
 
 
 def make_source(settings: TrainSettings, processor: Qwen2_5_VLProcessor) -> Source:

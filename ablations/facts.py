@@ -1,0 +1,180 @@
+"""What lies outside of the settings and can change a number: versions, device, code, contents. Imports no torch.
+
+Each is looked up once when a sweep is planned, and kept in its plan.json: jobs, --status and --cancel go by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ablations.failures import PlannedOtherwise
+from slurm.executor import local_device
+from videonsa.config import SettingsError, SuiteSettings, TrainSettings
+from videonsa.fingerprint import fingerprint
+from videonsa.hub import cached_revision, hub_revision, split_revision
+from videonsa.identity import part_version
+from videonsa.record import write_text
+from videonsa.weights import check_folder
+
+REVISIONS = "revisions.json"  # of an out folder: the hub revision of each checkpoint, as it was first seen
+SOME_VIDEOS = 256  # of a training's videos, evenly chosen: their sizes tell one set from another
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}  # that evals/checkpoint.py loads a model in
+WEIGHTS = "weights "  # begins the names under which checkpoints are known
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`known` holds what was looked up, by kind and name; as JSON in plan.json."""
+
+    versions: Mapping[str, str | None]  # of packages: see `installed`
+    device: str  # cpu or cuda
+    revisions: Mapping[str, str] = field(default_factory=dict)  # hub name -> revision, pinned
+    known: dict[str, Any] = field(default_factory=dict)
+    asks_hub: bool = False  # for revisions that neither the out folder nor this machine knows
+
+    def look(self, kind: str, name: str, find: Callable[[], Any]) -> Any:
+        """What was found under this kind and name when it was first asked for."""
+        key = f"{kind} {name}"
+        if key not in self.known:
+            self.known[key] = find()
+        return self.known[key]
+
+    def code(self, parts: Iterable[str]) -> dict[str, str]:
+        """The versions of these parts of the code."""
+        return {part: self.look("code", part, lambda part=part: part_version(part)) for part in parts}  # type: ignore[misc]
+
+    def weights(self, checkpoint: str) -> dict[str, Any]:
+        """What a checkpoint is: its folder's content, or its hub name and revision."""
+        return self.look("weights", checkpoint, lambda: self._weights(checkpoint))
+
+    def _weights(self, checkpoint: str) -> dict[str, Any]:
+        folder = Path(checkpoint).expanduser()
+        if folder.is_dir():
+            check_folder(folder)
+            return {"folder": fingerprint(folder)}
+        if checkpoint.startswith((".", "/", "~")):
+            raise SettingsError(f"checkpoint {checkpoint!r}: there is no such folder")
+        name, revision = split_revision(checkpoint)
+        revision = revision or self.revisions.get(name) or cached_revision(name)
+        return {"hub": name, "revision": revision or (hub_revision(name) if self.asks_hub else None)}
+
+    def data(self, settings: TrainSettings) -> dict[str, Any]:
+        """What a training's own data are: its file's content, and sizes of its videos; null for what is not here."""
+        name = f"{settings.data} {settings.video_folder}"
+        return self.look("data", name, lambda: _data(Path(settings.data), Path(settings.video_folder or "")))
+
+    def task(self, suite: SuiteSettings) -> Any:
+        """The content of a local task and of its data; null for a shipped one, which lmms-eval's version names."""
+        from evals.content import task_content
+
+        return self.look("task", suite.task, lambda: task_content(suite))
+
+    @property
+    def dtype(self) -> str:
+        """That models are evaluated in."""
+        return DTYPES[self.device]
+
+    @property
+    def hub(self) -> dict[str, str | None]:
+        """The hub names that were asked for, with their revisions; None where it could not be found out."""
+        found = [value for key, value in self.known.items() if key.startswith(WEIGHTS) and value.get("hub")]
+        return {value["hub"]: value["revision"] for value in found}
+
+    def location(self, checkpoint: str) -> str:
+        """What to load: the folder wherever a job starts, or the hub name at the revision that was planned."""
+        folder = Path(checkpoint).expanduser()
+        if folder.is_dir():
+            return str(folder.resolve())
+        revision = self.weights(checkpoint).get("revision")
+        return f"{split_revision(checkpoint)[0]}@{revision}" if revision else checkpoint
+
+    def as_dict(self) -> dict[str, Any]:
+        """For plan.json."""
+        plain = {"versions": dict(self.versions), "device": self.device, "revisions": dict(self.revisions)}
+        return plain | {"known": dict(sorted(self.known.items()))}
+
+
+def facts_now(device: str | None = None, out: Path | None = None, asks_hub: bool = False) -> Facts:
+    """As it is here now; `device`: of the cluster that jobs will run on, `out`: the folder that pins revisions."""
+    return Facts(installed(), device or local_device(), read_revisions(out) if out else {}, asks_hub=asks_hub)
+
+
+def facts_of_plan(folder: Path) -> Facts | None:
+    """As a sweep was planned; None without a plan of this form."""
+    try:
+        content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["facts"]
+        return Facts(**{name: content[name] for name in ("versions", "device", "revisions", "known")})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def installed() -> dict[str, str | None]:
+    """What counts of the versions of packages: torch and transformers to the minor number, lmms-eval whole."""
+    found = {name: _version(name) for name in ("torch", "transformers", "lmms-eval")}
+    return {name: version if name == "lmms-eval" else minor(version) for name, version in found.items()}
+
+
+def minor(version: str | None) -> str | None:
+    """'2.13.0+cpu' -> '2.13'."""
+    return None if version is None else ".".join(version.partition("+")[0].split(".")[:2])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_here(facts: Facts, device: str | None, packages: Iterable[str]) -> None:
+    """Raise PlannedOtherwise where this process has other versions, or a device of another kind, than was planned."""
+    here, planned = installed(), facts.versions
+    other = [f"{name} {planned.get(name)}, here {here[name]}" for name in packages if here[name] != planned.get(name)]
+    other += [f"{facts.device}, here {device}"] if device not in (None, facts.device) else []
+    if other:
+        raise PlannedOtherwise(f"planned for {'; '.join(other)}: make both alike, or plan where it is as here")
+
+
+def read_revisions(out: Path) -> dict[str, str]:
+    """The revisions that an out folder pins."""
+    try:
+        content = json.loads((out / REVISIONS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(revision) for name, revision in content.items()} if isinstance(content, dict) else {}
+
+
+def pin_revisions(facts: Facts, out: Path) -> None:
+    """Keep the revisions that are new: later sweeps of this out folder use the same."""
+    known = read_revisions(out)
+    new = {name: revision for name, revision in facts.hub.items() if revision and name not in known}
+    if new:
+        write_text(out / REVISIONS, json.dumps(known | new, indent=1, sort_keys=True) + "\n")
+
+
+def _data(file: Path, folder: Path) -> dict[str, Any]:
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return {"file": None, "videos": None}
+    return {"file": hashlib.sha256(content).hexdigest()[:12], "videos": _videos(content, folder)}
+
+
+def _videos(content: bytes, folder: Path) -> str | None:
+    """12 digits for the names and sizes of some of the videos that the data name; null where none is here."""
+    try:
+        text = content.decode()
+        whole = text.lstrip().startswith("[")
+        entries = json.loads(text) if whole else [json.loads(line) for line in text.splitlines() if line]
+        names = sorted({str(entry["video"]) for entry in entries if entry.get("video")})
+    except (ValueError, TypeError, AttributeError):
+        return None  # the training says what is wrong with it
+    chosen = names[:: max(1, len(names) // SOME_VIDEOS)]
+    sizes = [(name, (folder / name).stat().st_size) for name in chosen if (folder / name).is_file()]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:12] if sizes else None

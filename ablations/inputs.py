@@ -1,0 +1,95 @@
+"""What a training, a cell and a probe depend on, in plain form: the inputs of their identities. Imports no torch.
+
+Records carry these inputs beside the identity that they make, so that a later reader sees why two numbers differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ablations.facts import Facts
+from videonsa.config import NSASettings, SuiteSettings, TrainSettings
+from videonsa.identity import (
+    VERSION,
+    evaluation_parts,
+    identity,
+    probe_parts,
+    settings_inputs,
+    training_parts,
+)
+
+TRAIN_PACKAGES = ("torch", "transformers")
+PACKAGES = (*TRAIN_PACKAGES, "lmms-eval")  # of evaluations and probes
+BY_CONTENT = ("model", "data", "video_folder")  # settings of a training that say where something lies
+
+
+def identity_of(inputs: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits for these inputs, in the form of this version."""
+    return identity({"version": VERSION, "inputs": inputs})
+
+
+def identity_record(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """As records keep it."""
+    return {"version": VERSION, "inputs": dict(inputs)}
+
+
+def training_inputs(settings: TrainSettings, facts: Facts) -> dict[str, Any]:
+    """What the weights of a training depend on."""
+    asked = {key: value for key, value in settings_inputs(settings).items() if key not in BY_CONTENT}
+    nsa = settings.nsa
+    return {
+        "train": asked,
+        "model": "tiny" if settings.model == "tiny" else facts.weights(settings.model),
+        "data": "synth" if settings.data == "synth" else facts.data(settings),
+        "versions": {name: facts.versions[name] for name in TRAIN_PACKAGES},
+        "device": facts.device,
+        "code": facts.code(training_parts(nsa.attention, nsa.semantics, settings.model, settings.data)),
+    }
+
+
+def cell_inputs(weights: Mapping[str, Any], nsa: NSASettings, suite: SuiteSettings, facts: Facts) -> dict[str, Any]:
+    """What the number of a cell depends on; `weights`: the inputs of its training or checkpoint."""
+    return _asked(weights, nsa, suite, facts) | {"code": facts.code(evaluation_parts(*_attention(nsa), is_ours(suite)))}
+
+
+def probe_inputs(
+    weights: Mapping[str, Any], nsa: NSASettings, suite: SuiteSettings, videos: int, facts: Facts
+) -> dict[str, Any]:
+    """What the gates and sinks of a probe depend on: the questions' first videos, and no answers."""
+    asked = _asked(weights, nsa, suite, facts) | {"videos": videos}
+    for name in ("limit", "max_new_tokens"):
+        asked["suite"].pop(name, None)
+    return asked | {"code": facts.code(probe_parts(*_attention(nsa), is_ours(suite)))}
+
+
+def suite_row(name: str) -> dict[str, Any]:
+    """What evals/suites.py says of a suite besides its settings, as data: a new suite changes no other's cells."""
+    from evals.suites import get_suite
+
+    row = settings_inputs(get_suite(name))
+    return {key: value for key, value in row.items() if key != "settings"}
+
+
+def is_ours(suite: SuiteSettings) -> bool:
+    """A synthetic suite of ours; else a task of lmms-eval, or of the user."""
+    from evals.suites import get_suite
+
+    return get_suite(suite.name).family is not None
+
+
+def _asked(weights: Mapping[str, Any], nsa: NSASettings, suite: SuiteSettings, facts: Facts) -> dict[str, Any]:
+    return {
+        "weights": dict(weights),
+        "nsa": settings_inputs(nsa),
+        "suite": settings_inputs(suite),
+        "row": facts.look("row", suite.name, lambda: suite_row(suite.name)),
+        "task": facts.task(suite),
+        "versions": {name: facts.versions[name] for name in PACKAGES},
+        "device": facts.device,
+        "dtype": facts.dtype,
+    }
+
+
+def _attention(nsa: NSASettings) -> tuple[str, str]:
+    return nsa.attention, nsa.semantics

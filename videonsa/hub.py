@@ -1,0 +1,43 @@
+"""Checkpoints of the hub: a name, and the revision of it. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """'org/model@1a2b' -> ('org/model', '1a2b'): a hub name, and the revision that is asked for."""
+    name, at, revision = name.partition("@")
+    return name, revision if at and revision else None
+
+
+def loading_arguments(checkpoint: str | Path) -> tuple[str, dict[str, str]]:
+    """(folder or name, keyword arguments) for `from_pretrained` of what may be a hub name at a revision."""
+    if Path(checkpoint).is_dir():
+        return str(checkpoint), {}
+    name, revision = split_revision(str(checkpoint))
+    return name, {"revision": revision} if revision else {}
+
+
+def cached_revision(name: str) -> str | None:
+    """The revision that the hub's `main` was when it was last fetched to this machine; None: never."""
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    try:
+        text = (cache / f"models--{name.replace('/', '--')}" / "refs" / "main").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return text.strip() or None
+
+
+def hub_revision(name: str, seconds: float = 5.0) -> str | None:
+    """The revision that the hub's `main` is now; None where the hub does not answer in time."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return None
+    try:
+        from huggingface_hub import HfApi
+
+        return HfApi().model_info(name, timeout=seconds).sha
+    except Exception:  # away, no such name, no right to see it: loading says which
+        return None

@@ -1,0 +1,252 @@
+"""What a number depends on, and the digits that stand for it: one rule for settings, one list of code. No torch.
+
+An identity is made of plain inputs, and records carry them beside it: `identity` of equal inputs is equal on every
+machine. What can change a number is an input; what cannot (where files lie, how work is spread, who looks on) is none.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+VERSION = 2  # of the form of inputs, below; records of version 1 carry none. ablations/adopt.py knows what came when
+ROOT = Path(__file__).parent.parent
+
+# Metadata of a field of settings that changes no number: placement, prose.
+NO_EFFECT = {"no_effect": True}
+
+# The fields that settings had when this rule began: always inputs. A field that came later states, in its metadata,
+# the value that does what was done before it existed: field(default=..., metadata={"before": ...}). With that value
+# it is no input, so that adding it changes no identity. The value is frozen: tests/test_identity.py holds them all.
+FIRST_FIELDS: dict[str, tuple[str, ...]] = {
+    "NSASettings": (
+        *("block_size", "block_count", "window", "branches", "gate_mode", "gate_values", "gate_temperature"),
+        *("attention", "backend", "semantics"),
+    ),
+    "TrainSettings": (
+        *("model", "nsa", "seed", "data", "video_folder", "families", "frames", "fps", "pixels_per_frame"),
+        *("max_tokens", "steps", "batch_size", "learning_rate", "warmup_fraction", "warmup_start", "weight_decay"),
+        *("betas", "max_grad_norm", "precision"),
+    ),
+    "SuiteSettings": ("name", "task", "frames", "fps", "tokens_per_frame", "max_new_tokens", "limit", "seed"),
+    "Suite": ("metric", "aggregate", "chance", "family", "questions", "video", "answer", "judged"),
+    "Aggregate": ("score", "kind", "parts", "mean_over", "kinds", "figure"),
+}
+
+# The code that numbers depend on, by part: each file counts in the part that names it, or its folder, most closely.
+CODE: dict[str, tuple[str, ...]] = {
+    "settings": ("videonsa/config.py",),
+    "modeling": ("videonsa/modeling", "videonsa/torchvision_ops.py"),
+    "kernels": ("videonsa/kernels", "videonsa/limits.py"),
+    "release": ("videonsa/kernels/release.py", "videonsa/kernels/bitonic.py", "videonsa/modeling/release.py"),
+    "synth": ("videonsa/synth",),
+    "tiny": ("videonsa/tiny.py",),
+    "training": ("videonsa/training",),
+    "evals": ("evals",),
+    "questions": ("evals/data.py", "evals/tasks"),  # ours; their YAML files count by content, each for itself
+    "probe": ("evals/probe.py", "evals/sinks.py"),
+}
+# What the code above imports and what yet counts nowhere, because its effect shows in the inputs, or it has none.
+NOT_COUNTED = (
+    *("videonsa/identity.py", "videonsa/fingerprint.py", "videonsa/hub.py", "videonsa/names.py", "videonsa/record.py"),
+    *("videonsa/__init__.py", "videonsa/weights.py", "videonsa/tracking.py", "evals/plugin.py", "evals/content.py"),
+)
+# Of these files functions count, and declarations do not: the values that they declare are inputs.
+DECLARATIONS = ("videonsa/config.py", "videonsa/modeling/configuration.py", "evals/suites.py", "evals/aggregates.py")
+# Of this one not even checks and readers count: whatever they do shows in the values.
+CHECKS = {"videonsa/config.py": ("require", "one_of", "split_list")}
+
+Files = Callable[[str], Iterable[tuple[str, str]]]  # folder or file -> (path, text) of each file of code in it
+
+
+def identity(mapping: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits that stand for these values: SHA-256 of their canonical JSON."""
+    text = json.dumps(mapping, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def settings_inputs(settings: Any) -> dict[str, Any]:
+    """The fields of settings that can change a number, as inputs: JSON-ready.
+
+    A field that is new since the rule began and does not state its `before` is taken to have its default there.
+    """
+    first = FIRST_FIELDS.get(type(settings).__name__, ())
+    inputs = {}
+    for field in dataclasses.fields(settings):
+        as_input = field.metadata.get("input", plain)
+        value = as_input(getattr(settings, field.name))
+        known_before = field.name not in first or "before" in field.metadata
+        if field.metadata.get("no_effect") or (known_before and value == as_input(before(field))):
+            continue
+        inputs[field.name] = value
+    return inputs
+
+
+def before(field: dataclasses.Field) -> Any:
+    """The value of a field that does what was done before there was such a field."""
+    if "before" in field.metadata:
+        return field.metadata["before"]
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it; a function is its name, or what its one line does, and what it was made with."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return settings_inputs(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if callable(value):
+        held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+        name = _lambda(value) if value.__name__ == "<lambda>" else f"{value.__module__}.{value.__qualname__}"
+        return [name, *plain(held)] if held else name
+    return value
+
+
+def _lambda(function: Any) -> str:
+    """What a lambda does: it has no name, and stands among declarations, which do not count as code."""
+    code = function.__code__
+    nodes = (node for node in _nodes(code.co_filename) if isinstance(node, ast.Lambda))
+    return "; ".join(ast.unparse(node) for node in nodes if node.lineno == code.co_firstlineno)
+
+
+@lru_cache
+def _nodes(file: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))))
+
+
+def attention_parts(attention: str, semantics: str) -> tuple[str, ...]:
+    """The parts of CODE that run a model with this attention: dense layers are stock."""
+    usual = ("settings", "modeling")
+    if attention == "dense":
+        return usual
+    return (*usual, "kernels") if semantics == "paper" else (*usual, "kernels", "release")
+
+
+def training_parts(attention: str, semantics: str, model: str, data: str) -> tuple[str, ...]:
+    """The parts of CODE that make the weights of a training."""
+    more = (("tiny", model == "tiny"), ("synth", data == "synth"))
+    return (*attention_parts(attention, semantics), "training", *(name for name, used in more if used))
+
+
+def evaluation_parts(attention: str, semantics: str, synthetic: bool) -> tuple[str, ...]:
+    """The parts of CODE that make the answers and scores of a cell."""
+    more = ("synth", "questions") if synthetic else ()
+    return (*attention_parts(attention, semantics), "evals", *more)
+
+
+def probe_parts(attention: str, semantics: str, synthetic: bool) -> tuple[str, ...]:
+    """The parts of CODE that make the gates and sinks of a probe."""
+    return (*evaluation_parts(attention, semantics, synthetic), "probe")
+
+
+def part_of(path: str) -> str | None:
+    """The part of CODE in which a file of the repository counts; None: in none."""
+    if path in NOT_COUNTED or (path.startswith("evals/tasks/") and not path.endswith(".py")):
+        return None
+    named = [
+        (len(top), part) for part, tops in CODE.items() for top in tops if path == top or path.startswith(f"{top}/")
+    ]
+    return max(named)[1] if named else None
+
+
+def part_version(part: str, files: Files | None = None) -> str:
+    """12 hexadecimal digits of what a part of CODE does; `files`: of another commit, see `files_at`."""
+    return _part_here(part) if files is None else _digits(_part_files(part, files))
+
+
+def code_version(*folders: str) -> str:
+    """12 hexadecimal digits of what all Python files and YAML below these folders of the repository do."""
+    return _folders_here(*folders)
+
+
+@lru_cache
+def _part_here(part: str) -> str:
+    return _digits(_part_files(part, files_here))
+
+
+@lru_cache
+def _folders_here(*folders: str) -> str:
+    return _digits(file for folder in sorted(folders) for file in files_here(folder))
+
+
+def _part_files(part: str, files: Files) -> list[tuple[str, str]]:
+    found = {path: text for top in CODE[part] for path, text in files(top)}
+    return sorted((path, text) for path, text in found.items() if part_of(path) == part)
+
+
+def files_here(top: str) -> Iterator[tuple[str, str]]:
+    """The files of code below a folder of this checkout."""
+    place = ROOT / top
+    found = [place] if place.is_file() else sorted([*place.rglob("*.py"), *place.rglob("*.yaml")])
+    for file in found:
+        yield file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")
+
+
+def files_at(commit: str) -> Files | None:
+    """The files of code as a commit has them, from git; None where the commit is not at hand."""
+    if not commit or _git("cat-file", "-e", f"{commit}^{{commit}}") is None:
+        return None
+
+    def files(top: str) -> Iterator[tuple[str, str]]:
+        for path in (_git("ls-tree", "-r", "--name-only", commit, "--", top) or "").splitlines():
+            if path.endswith((".py", ".yaml")):
+                yield path, _git("show", f"{commit}:{path}") or ""
+
+    return files
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _digits(files: Iterable[tuple[str, str]]) -> str:
+    digest = hashlib.sha256()
+    for path, text in files:
+        digest.update(path.encode())
+        digest.update((effect(path, text) if path.endswith(".py") else text).encode())
+    return digest.hexdigest()[:12]
+
+
+def effect(path: str, source: str) -> str:
+    """The source of a file without what changes no number: comments, docstrings, layout; of some, declarations."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        scope = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if scope and ast.get_docstring(node):  # type: ignore[arg-type]
+            node.body = node.body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
+    if path in DECLARATIONS:
+        return "\n".join(f"{owner}{ast.unparse(function)}" for owner, function in _functions(tree, path))
+    return ast.unparse(tree)
+
+
+def _functions(tree: ast.Module, path: str) -> Iterator[tuple[str, ast.stmt]]:
+    """(class, function) of a module of declarations, in the order of their names; its checks left out."""
+    owners = [("", tree.body)] + [(f"{node.name}.", node.body) for node in tree.body if isinstance(node, ast.ClassDef)]
+    found = [
+        (owner, node.name, node)
+        for owner, body in owners
+        for node in body
+        if isinstance(node, ast.FunctionDef) and not _is_check(path, node.name)
+    ]
+    yield from ((owner, node) for owner, _, node in sorted(found, key=lambda item: item[:2]))
+
+
+def _is_check(path: str, name: str) -> bool:
+    return path in CHECKS and (name.startswith("_") or name in CHECKS[path])
