@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import TOLERANCE, relative_error
-from tests.kernels.triton_cases import Shape, errors, poisoned, run, same_choice, tensors
+from tests.kernels.triton_cases import Shape, choices, errors, poisoned, run, tensors
 
 SHAPES = [
     Shape(40, 7, 1, 16, 16, 2, 7),
@@ -89,18 +89,21 @@ def test_the_choice_by_peaks_equals_the_choice_from_the_whole_row(count, levels)
 
 def test_the_choice_is_that_of_float64():
     shape = Shape(120, 2, 1, 16, 16, 3, 7, branches=("slc",), ends=(0, 36, 36, 120))
-    assert same_choice(shape, tensors(shape, torch.float32, "cpu")).all()
+    found = choices(shape, tensors(shape, torch.float32, "cpu"))
+    assert found.same.all()
+    assert (found.differ, found.of) == (0, 120 - 36 - 48)
 
 
-def test_a_choice_of_a_worse_block_is_no_tie(monkeypatch):
+@pytest.mark.parametrize("last", ["own", "none"])
+def test_a_choice_of_a_worse_block_is_no_tie(monkeypatch, last):
     from videonsa.kernels import triton_backend
 
-    shape = Shape(80, 2, 1, 16, 16, 2, 7, branches=("slc",))
-    index = torch.tensor([0, 0, 1, 2, 3])[torch.arange(80) // 16]  # the block before a query's own, and its own
-    index = torch.stack([index, torch.arange(80) // 16], 1)[:, None]
+    shape = Shape(80, 2, 1, 16, 16, 2, 7)
+    own = torch.arange(80) // 16
+    index = torch.stack([(own - 1).clamp(min=0), own if last == "own" else own - 2], 1)[:, None]  # [L, Hkv, b]
     monkeypatch.setattr(triton_backend, "attend", lambda *arguments: ({}, {}, index.int()))
-    with pytest.raises(AssertionError, match="a block was chosen that is worse by"):
-        same_choice(shape, tensors(shape, torch.float32, "cpu"))
+    with pytest.raises(AssertionError, match="a block was chosen that is worse than another by"):
+        choices(shape, tensors(shape, torch.float32, "cpu"))
 
 
 def test_a_nan_among_the_keys_leaves_the_choice_in_order():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from videonsa.bench import __main__ as bench
-from videonsa.bench import providers
+from videonsa.bench import choices, providers
 from videonsa.bench.case import Case, flops, make_inputs, visible_keys
 from videonsa.bench.check import CheckFailed, check, sample, without_ties
 from videonsa.kernels.reference import attention_probabilities
@@ -119,6 +119,18 @@ def test_rows_have_the_columns_asked_for(tmp_path):
 def test_without_a_device_it_says_so(capsys):
     assert bench.main(["--lengths", "64"]) == 2
     assert "CUDA" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_choices_without_a_device_say_so(capsys):
+    assert choices.main([]) == 2
+    assert "CUDA" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_choices_that_differ_from_float64_are_ties(capsys):
+    assert choices.main(["--length", "3000", "--seeds", "0"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 2
 
 
 @pytest.mark.gpu
