@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.numbers import SAME, number_of
 from analysis.rows import (
     CELL_COLUMNS,
     GATE_COLUMNS,
@@ -21,6 +22,7 @@ from analysis.rows import (
     QUESTION_COLUMNS,
     SINK_COLUMNS,
     cell_row,
+    each,
     layer_rows,
     part,
     point_rows,
@@ -147,14 +149,18 @@ def _tell_seeds_apart(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _disagreements(cells: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
-    """Records whose accuracy is not the mean of their own questions' scores."""
-    means = questions.groupby("cell")["score"].mean()
-    done = cells[cells["status"] == "done"].set_index("id")["accuracy"].astype(float)
-    gap = (done - means.reindex(done.index)).abs()
-    return [
-        f"cell {name}: the record says accuracy {done[name]:.4f}, its answered questions average {means[name]:.4f}"
-        for name in gap[gap > 1e-6].index
-    ]
+    """Records whose accuracy is not what their own questions' scores come to, by the shares of their kinds."""
+    asked = dict(iter(questions.groupby("cell")))
+    lines = []
+    for row in each(cells[cells["status"] == "done"]):
+        if row.id not in asked or asked[row.id]["score"].isna().all():
+            continue
+        mean = number_of(row, asked[row.id]).mean
+        if not abs(row.accuracy - mean) <= SAME:
+            lines.append(
+                f"cell {row.id}: the record says accuracy {row.accuracy:.4f}, its answered questions come to {mean:.4f}"
+            )
+    return lines
 
 
 def _probe_labels(out: Path, planned: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

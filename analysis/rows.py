@@ -18,13 +18,15 @@ SUMMARY = {  # names in a record's summary -> columns
     "vision_tokens_mean": "vision_tokens",
     "attention_fraction": "attention_fraction",
 }
-SCORES = ("metric", "accuracy", "correct", "questions", "errors", "chance")
+SCORES = ("metric", "accuracy", "correct", "questions", "errors", "chance", "lmms_eval")
+AGGREGATE = ("shares", "parts", "notes")  # a mapping, a mapping and a list; not for tables of numbers
 SUITE = ("frames", "fps", "tokens_per_frame", "limit")
 ATTENTION = ("block_size", "block_count", "window", "gate_mode", "attention")
 PAPER = to_dict(NSASettings())  # a given checkpoint counts as trained with the paper's settings, which are the defaults
 CELL_COLUMNS = [
     *("id", "label", "variant", "suite", "status", "seed", "training", "probe"),
     *SCORES,
+    *AGGREGATE,
     *SUMMARY.values(),
     *ATTENTION,
     *("branches", "budget", "local_share", "as_trained", "train_block_count", "train_window", "train_frames"),
@@ -34,6 +36,7 @@ CELL_COLUMNS = [
 QUESTION_COLUMNS = [
     *("cell", "label", "suite", "doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
     *("prefill_tokens", "vision_tokens", "peak_memory_mib", "error"),
+    *("video", "kind", "parts"),  # what it is about, the kind it counts in, the sub-scores that it enters; older: none
 ]
 GATE_COLUMNS = ["probe", "label", "suite", "layer", "branch", "mean", "q25", "median", "q75"]
 SINK_COLUMNS = ["probe", "label", "suite", "layer", "branch", "ratio", "keys"]
@@ -59,7 +62,7 @@ def cell_row(
     suite, train = part(settings, "suite"), part(settings, "train") or dict(trained)
     error, identities = part(record, "error"), part(record, "identities")
     variant = part(planned, "variant")
-    row: dict[str, Any] = {key: part(record, "scores").get(key) for key in SCORES}
+    row: dict[str, Any] = {key: part(record, "scores").get(key) for key in (*SCORES, *AGGREGATE)}
     row |= {column: part(record, "summary").get(key) for key, column in SUMMARY.items()}
     row |= {key: suite.get(key, variant.get(key)) for key in SUITE}
     trained_nsa = part(train, "nsa") or (PAPER if train.get("checkpoint") else {})

@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.load import Results
-from analysis.rows import each
-from analysis.stats import NO_PAIRS, SIGNIFICANT, estimate, holm, paired
+from analysis.numbers import difference_of, number_of
+from analysis.rows import AGGREGATE, each
+from analysis.stats import NO_ESTIMATE, NO_PAIRS, SIGNIFICANT, holm
 
 SUITES_A_TABLE = 4  # more suites than this are stacked as further tables
 COSTS = {  # column -> (heading, factor)
@@ -29,8 +30,10 @@ COSTS = {  # column -> (heading, factor)
 COMPARED = [
     "low",
     "high",
+    "standard_error",
     "answered",
     "unanswered",
+    "videos",
     "difference",
     "difference_low",
     "difference_high",
@@ -38,18 +41,19 @@ COMPARED = [
     "pairs",
     "test",
 ]
+ROUNDED = 1e-4  # lmms-eval rounds its figures
 TEXT_WIDTH = 140  # characters of table.txt
 
 
 def compare(results: Results, reference: str | None) -> pd.DataFrame:
-    """The cells with columns added: low, high, answered, unanswered, difference (_low, _high), p, p_holm, pairs, test.
+    """The cells with columns added: those of COMPARED and p_holm; `videos` is NaN where the record names none.
 
     A difference is the cell minus the reference variant on the same suite and seed, over the questions both answered.
     Holm's correction is over every test of the frame. A failed or missing cell has NaN everywhere.
     """
     cells = results.cells.copy()
     asked = results.questions.drop_duplicates(["cell", "doc_id"], keep="last")
-    scores = {str(cell): group.set_index("doc_id") for cell, group in asked.groupby("cell")}
+    scores = {str(cell): group for cell, group in asked.groupby("cell")}
     cells["is_reference"] = cells["variant"] == reference
     base = {(row.suite, row.seed): row.id for row in each(cells) if row.is_reference}
     rows = [_statistics(row, scores, base.get((row.suite, row.seed))) for row in each(cells)]
@@ -61,15 +65,17 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
 
 def _statistics(row: Any, scores: Mapping[str, pd.DataFrame], base: str | None) -> dict[str, Any]:
     own = scores.get(row.id)
-    mean = estimate(own["score"].to_numpy() if own is not None else [])
+    mean = number_of(row, own) if own is not None else NO_ESTIMATE
     unanswered = int(own["score"].isna().sum()) if own is not None else None
     other = scores.get(base) if base and not row.is_reference else None
-    test = paired(*_same_questions(own, other)) if own is not None and other is not None else NO_PAIRS
+    test = difference_of(row, own, other) if own is not None and other is not None else NO_PAIRS
     return {
         "low": mean.low,
         "high": mean.high,
-        "answered": mean.n if own is not None else None,
+        "standard_error": mean.error,
+        "answered": int(own["score"].notna().sum()) if own is not None else None,
         "unanswered": unanswered,
+        "videos": mean.videos if own is not None and own["video"].notna().any() else np.nan,
         "difference": test.difference,
         "difference_low": test.low,
         "difference_high": test.high,
@@ -79,18 +85,9 @@ def _statistics(row: Any, scores: Mapping[str, pd.DataFrame], base: str | None) 
     }
 
 
-def _same_questions(own: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of both on the questions with the same id and the same prompt."""
-    both = own.index.intersection(other.index)
-    first, second = own.loc[both], other.loc[both]
-    asked, other_asked = first["prompt_hash"], second["prompt_hash"]
-    same = ((asked == other_asked) | asked.isna() | other_asked.isna()).to_numpy()
-    return first["score"].to_numpy(dtype=float)[same], second["score"].to_numpy(dtype=float)[same]
-
-
 def to_csv(rows: pd.DataFrame) -> str:
-    """Tidy, every digit, one row a cell; tracebacks stay in the records."""
-    return rows.drop(columns=["traceback"]).to_csv(index=False, lineterminator="\n")
+    """Tidy, every digit, one row a cell; tracebacks and notes stay in the records, sub-scores have their own table."""
+    return rows.drop(columns=["traceback", *AGGREGATE]).to_csv(index=False, lineterminator="\n")
 
 
 def score_text(row: Any, decimals: int = 0) -> str:
@@ -171,16 +168,13 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
         )
     elif _reference(rows):
         lines.append(f"no comparison: {_reference(rows)} and another variant have no finished questions in common")
-    lines += _other_questions(rows) + _over_seeds(rows) + _chance(rows)
+    lines += _by_video(rows) + _other_questions(rows) + _over_seeds(rows) + _chance(rows)
     lines.append(
         "attention: keys that a vision query reads by selection and window (by compression alone: block means), "
         "as a share of causal dense attention; - is not measured"
     )
-    for row in each(rows[rows["unanswered"].fillna(0) > 0]):
-        total = int(row.answered + row.unanswered)
-        lines.append(
-            f"{row.label}, {row.suite}: {int(row.unanswered)} of {total} questions ended in an error, left out"
-        )
+    lines += _noted(rows)
+    lines += [line for row in each(rows[rows["status"] == "done"]) if (line := _left_out(row))]
     lost = rows[rows["status"] == "failed"].fillna({"error_type": "error", "error": "no message"})
     for (label, kind, message), group in lost.groupby(["label", "error_type", "error"], sort=False):
         lines.append(f"{label} failed on {', '.join(group['suite'])}: {kind}: {_first_line(message)}")
@@ -190,6 +184,45 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
 
 def _reference(rows: pd.DataFrame) -> str | None:
     return rows["reference"].iloc[0] if len(rows) else None
+
+
+def _by_video(rows: pd.DataFrame) -> list[str]:
+    """How intervals and tests were made, where not simply of independent questions that count the same."""
+    done = rows[rows["status"] == "done"]
+    about, parts, unknown = [], [], []
+    for suite, group in done.groupby("suite", sort=False):
+        videos, answered = group["videos"].astype(float).max(), group["answered"].astype(float).max()
+        kinds = max((len(shares) for shares in group["shares"] if isinstance(shares, dict)), default=0)
+        parts += [f"{suite} {kinds} kinds"] if kinds else []
+        if np.isnan(videos):
+            unknown.append(str(suite))
+        elif videos < answered:
+            about.append(f"{suite} {answered:,.0f} questions about {videos:,.0f} videos")
+    lines = [f"intervals and tests by video: {', '.join(about)}"] if about else []
+    lines += [f"mean over kinds of questions, each with its share: {', '.join(parts)}"] if parts else []
+    blind = "not recorded which questions share a video, so each counts for itself and intervals may be too narrow"
+    return lines + ([f"{blind}: {', '.join(unknown)}"] if unknown else [])
+
+
+def _noted(rows: pd.DataFrame) -> list[str]:
+    """What records say of how their questions were asked and counted; once a suite where all its cells say the same."""
+    lines: dict[str, None] = {}
+    for suite, group in rows[rows["status"] == "done"].groupby("suite", sort=False):
+        said = [notes if isinstance(notes, list) else [] for notes in group["notes"]]
+        common = set(said[0]).intersection(*said)
+        for label, notes in zip(group["label"], said, strict=True):
+            lines |= {f"{suite}: {note}" if note in common else f"{label}, {suite}: {note}": None for note in notes}
+    return list(lines)
+
+
+def _left_out(row: Any) -> str:
+    """What a finished cell left out, and lmms-eval's own figure where it is another and no note says so."""
+    said = isinstance(row.notes, list) and any("lmms-eval" in note for note in row.notes)
+    known = not said and isinstance(row.lmms_eval, int | float) and abs(row.lmms_eval - row.accuracy) > ROUNDED
+    figure = f"lmms-eval's own figure is {100 * row.lmms_eval:.1f}" if known else ""
+    errors = f"{int(row.unanswered)} of {int(row.questions)} questions ended in an error, left out"
+    parts = [errors if row.unanswered else "", figure]
+    return f"{row.label}, {row.suite}: {'; '.join(filter(None, parts))}" if any(parts) else ""
 
 
 def _other_questions(rows: pd.DataFrame) -> list[str]:

@@ -106,6 +106,28 @@ def test_an_accuracy_that_its_own_questions_deny_is_named(tmp_path: Path) -> Non
     assert "0.9990" in load(tmp_path, plan).problems[0]
 
 
+def test_the_accuracy_of_a_record_is_its_aggregate(tmp_path: Path) -> None:
+    sweep = synthetic.branch_sweep(tmp_path)
+    plan = read_plan(sweep)
+    path = tmp_path / "cells" / plan["cells"][0]["id"] / "record.json"
+    record = json.loads(path.read_text())
+    for question in record["questions"]:
+        question["kind"] = "first" if question["doc_id"] < 50 else "rest"
+    means = [
+        sum(row["score"] for row in rows) / len(rows) for rows in (record["questions"][:50], record["questions"][50:])
+    ]
+    record["scores"] |= {"shares": {"first": 0.8, "rest": 0.2}, "accuracy": 0.8 * means[0] + 0.2 * means[1]}
+    path.write_text(json.dumps(record))
+    assert load(tmp_path, plan).problems == ()
+    record["scores"]["shares"] = {"first": 0.2, "rest": 0.8}
+    path.write_text(json.dumps(record))
+    (problem,) = load(tmp_path, plan).problems
+    assert f"come to {0.2 * means[0] + 0.8 * means[1]:.4f}" in problem
+    record["scores"]["shares"] = {"others": 1.0}
+    path.write_text(json.dumps(record))
+    assert "come to nan" in load(tmp_path, plan).problems[0]
+
+
 def test_seeds_are_variants_of_their_own(tmp_path: Path) -> None:
     sweep = synthetic.branch_sweep(tmp_path)
     plan = read_plan(sweep)

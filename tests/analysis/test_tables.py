@@ -55,6 +55,63 @@ def test_other_questions_are_not_paired(results: Results) -> None:
     assert any("other questions than the reference: 3 cells" in line for line in notes(rows, {}))
 
 
+def with_videos(results: Results, each: int, **aggregate: object) -> Results:
+    """The same records, with so many questions a video in two kinds, and what `scores` says of the aggregate."""
+    number = results.questions["doc_id"].astype(int)
+    about = {"video": "v" + (number // each).astype(str), "kind": np.where(number % 2, "odd", "even")}
+    cells = results.cells.copy()
+    for name, value in aggregate.items():
+        cells[name] = [value] * len(cells)
+    return Results(cells, results.questions.assign(**about), results.gates, results.sinks, results.points, ())
+
+
+def test_questions_of_one_video_widen_the_intervals(results: Results, rows: pd.DataFrame) -> None:
+    clustered = compare(with_videos(results, each=10), synthetic.REFERENCE)
+    row, before = at(clustered, "b=1 w=24", "synth_order"), at(rows, "b=1 w=24", "synth_order")
+    assert (row["videos"], row["answered"], row["test"]) == (20, 200, "sign-flip")
+    assert row["high"] - row["low"] >= before["high"] - before["low"]
+    assert row["difference"] == pytest.approx(before["difference"])
+    assert (before["test"], np.isnan(before["videos"])) == ("mcnemar", True)
+    text = "\n".join(notes(clustered, {}))
+    assert "intervals and tests by video: synth_needle 200 questions about 20 videos, " in text
+    assert "not recorded" not in text
+    assert "not recorded which questions share a video" in "\n".join(notes(rows, {}))
+
+
+def test_one_question_a_video_changes_nothing(results: Results, rows: pd.DataFrame) -> None:
+    alone = compare(with_videos(results, each=1), synthetic.REFERENCE)
+    compared = ["low", "high", "difference_low", "difference_high", "p_holm", "test"]
+    pd.testing.assert_frame_equal(alone[compared], rows[compared])
+    assert not any("video" in line for line in notes(alone, {}))
+
+
+def test_a_mean_over_kinds_is_compared_as_one(results: Results) -> None:
+    shares = {"even": 0.9, "odd": 0.1}
+    rows = compare(with_videos(results, each=1, shares=shares), synthetic.REFERENCE)
+    row, reference = (at(rows, label, "synth_needle") for label in ("b=1 w=24", synthetic.REFERENCE))
+    asked = results.questions.assign(odd=results.questions["doc_id"].astype(int) % 2)
+    means = asked.groupby(["cell", "odd"])["score"].mean()
+    number = {row["id"]: 0.9 * means[row["id"], 0] + 0.1 * means[row["id"], 1] for row in (row, reference)}
+    assert row["low"] < number[row["id"]] < row["high"]
+    assert row["difference"] == pytest.approx(number[row["id"]] - number[reference["id"]])
+    assert "mean over kinds of questions, each with its share: synth_needle 2 kinds" in "\n".join(notes(rows, {}))
+
+
+def test_lmms_evals_figure_and_what_records_note_stand_below(results: Results, plan: dict) -> None:
+    said = ["an unreadable answer gets a random letter"]
+    noted = with_videos(results, each=1, lmms_eval=0.5, notes=said)
+    text = to_markdown(compare(noted, synthetic.REFERENCE), plan)
+    assert "3 of 200 questions ended in an error, left out; lmms-eval's own figure is 50.0" in text
+    assert "b=1 w=24, synth_order: lmms-eval's own figure is 50.0" in text
+    assert text.count("synth_order: an unreadable answer gets a random letter") == 1
+    noted.cells.at[1, "notes"] = [*said, "lmms-eval's figure is 50.00 %: it counts 3 errors as answers"]
+    text = to_markdown(compare(noted, synthetic.REFERENCE), plan)
+    assert "b=1 w=24, synth_order: lmms-eval's figure is 50.00 %: it counts 3 errors" in text
+    assert "b=1 w=24, synth_order: lmms-eval's own" not in text
+    cells = results.cells.assign(lmms_eval=results.cells["accuracy"])
+    assert "lmms-eval" not in to_markdown(compare(Results(**{**vars(results), "cells": cells}), None), plan)
+
+
 def test_text_shows_failures_gaps_and_errors(rows: pd.DataFrame, plan: dict) -> None:
     text = to_text(rows, plan, ["cells/x: not a whole record, left out"])
     lines = text.splitlines()
