@@ -14,6 +14,7 @@ from ablations.grid import FOLDER, grid_names, load_grid
 from ablations.lock import describe as owner_of
 from ablations.lock import is_held, read_owner
 from ablations.plan import DONE, FAILED, INTERRUPTED, WAITING, Job, State, Sweep, fingerprint
+from ablations.power import power_lines
 from ablations.profile import profile_names
 from ablations.progress import read_progress
 from videonsa.config import SettingsError
@@ -55,6 +56,7 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, agai
     lines.append("To run: " + ", ".join(f"{number} {kind} jobs" for kind, number in counts.items()))
     lines += [*again, *hub_lines(sweep)]
     lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")
+    lines += power_lines(sweep, state)
     lines.append(f"Records: {sweep.out}; table and figures: {sweep.folder}")
     return "\n".join(lines)
 
