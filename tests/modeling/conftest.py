@@ -101,3 +101,36 @@ def batch(samples: list[dict[str, torch.Tensor]], side: str) -> dict[str, torch.
         if held:
             inputs[name] = torch.cat(held)
     return inputs
+
+
+def pack(model, rows: list[list[dict[str, torch.Tensor]]], side: str = "right") -> dict[str, torch.Tensor]:
+    """Samples packed into rows: position ids [4, B, L] start again with each; rows shorter than the longest are padded
+    on a side, and only then is there a mask."""
+    ids, positions, everyone = [], [], [one for row in rows for one in row]
+    for row in rows:
+        ids.append(torch.cat([one["input_ids"][0] for one in row]))
+        positions.append(torch.cat([positions_of(model, one) for one in row], dim=-1))
+    length = max(map(len, ids))
+    mask = torch.stack([_pad(torch.ones_like(row), length, side) for row in ids])
+    inputs = batch(everyone, "right") | {
+        "input_ids": torch.stack([_pad(row, length, side) for row in ids]),
+        "position_ids": torch.stack([_pad(places, length, side) for places in positions], dim=1),
+        "attention_mask": None if mask.all() else mask,
+        "use_cache": False,
+    }
+    return inputs | {"mm_token_type_ids": None}
+
+
+def positions_of(model, one: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Text positions and the three axes of a sample alone, [4, L]."""
+    text = torch.arange(one["input_ids"].shape[1])[None]
+    names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+    if "image_grid_thw" not in one and "video_grid_thw" not in one:
+        return text.repeat(4, 1)
+    axes, _ = model.model.get_rope_index(**{name: one[name] for name in names if name in one})
+    return torch.cat([text, axes[:, 0]])
+
+
+def _pad(tokens: torch.Tensor, length: int, side: str) -> torch.Tensor:
+    room = length - tokens.shape[-1]
+    return torch.nn.functional.pad(tokens, (room, 0) if side == "left" else (0, room))

@@ -6,11 +6,21 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.models.auto import modeling_auto
 
 from tests.modeling.conftest import STOCK, sample
-from videonsa.config import SettingsError
-from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
+from videonsa.config import NSASettings, SettingsError
+from videonsa.modeling import VideoNSAConfig, VideoNSAForConditionalGeneration, VideoNSAModel, load_model
+from videonsa.tiny import build_tiny
 
 SAMPLE = (("text", 3), ("video", 8), ("text", 5))
 
@@ -31,6 +41,38 @@ def test_round_trip_is_bit_exact(shared_model, folder):
     inputs = sample(*SAMPLE)
     with torch.no_grad():
         assert torch.equal(shared_model(**inputs).logits, again(**inputs).logits)
+
+
+def test_each_auto_class_that_knows_qwen_knows_ours(folder):
+    stock = [auto for auto in vars(modeling_auto).values() if isinstance(auto, type) and has(auto, Qwen2_5_VLConfig)]
+    assert AutoModel in stock
+    for auto in stock:
+        theirs, ours = (auto._model_mapping[config].__name__ for config in (Qwen2_5_VLConfig, VideoNSAConfig))
+        assert ours == theirs.replace("Qwen2_5_VL", "VideoNSA")
+    model = AutoModel.from_pretrained(folder)
+    assert isinstance(model, VideoNSAModel)
+    loaded, saved = (
+        owner.language_model.layers[0].self_attn.g_proj_1.weight for owner in (model, load_model(folder).model)
+    )
+    assert torch.equal(loaded, saved)
+
+
+def has(auto, config):
+    mapping = getattr(auto, "_model_mapping", None)
+    return mapping is not None and config in mapping
+
+
+def test_auto_classes_give_the_stock_processors(tmp_path):
+    """Also where the folder does not name the processor's class."""
+    model, processor = build_tiny(NSASettings(block_size=4, block_count=4, window=8), 0)
+    model.config.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    for file in tmp_path.glob("*.json"):
+        written = json.loads(file.read_text())
+        if file.name != "tokenizer.json" and written.pop("processor_class", None):
+            file.write_text(json.dumps(written))
+    assert type(AutoProcessor.from_pretrained(tmp_path)) is type(processor)
+    assert type(AutoTokenizer.from_pretrained(tmp_path)) is type(processor.tokenizer)
 
 
 def test_settings_can_be_changed_at_load(folder):

@@ -11,6 +11,7 @@ from tests.helpers import TOLERANCE, relative_error
 from videonsa.config import NSASettings
 from videonsa.modeling.layout import token_layout
 from videonsa.modeling.mixed import text_by_mask, text_by_sample
+from videonsa.modeling.samples import find_samples
 
 VISION = torch.tensor([[0, 0, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1, 1, 0]]).bool()
 PADDING = {
@@ -18,12 +19,15 @@ PADDING = {
     "left": torch.tensor([[1.0] * 9, [0.0] * 3 + [1.0] * 6]),
     "right": torch.tensor([[1.0] * 9, [1.0] * 7 + [0.0] * 2]),
 }
+ONE_A_ROW = torch.arange(9).expand(2, 9)
+PACKED = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 0, 1], [0, 1, 2, 3, 4, 0, 1, 0, 1]])  # 2 and 3 samples
 
 
+@pytest.mark.parametrize("positions", [ONE_A_ROW, PACKED], ids=["one a row", "packed"])
 @pytest.mark.parametrize("padding", PADDING)
-def test_sample_by_sample_equals_the_mask(padding):
+def test_sample_by_sample_equals_the_mask(padding, positions):
     mask = PADDING[padding]
-    layout = token_layout(VISION, mask, NSASettings(), None)
+    layout = token_layout(VISION, mask, NSASettings(), None, positions)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 9, heads, 8, generator=generator) for heads in (4, 2, 2))
     results = []
@@ -52,3 +56,23 @@ def test_one_run_of_vision_is_packed_without_copies(first):
     by_order = dataclasses.replace(layout, vision_run=None, in_order=False)
     assert torch.equal(layout.unpack(packed[0], text), tokens[0])
     assert torch.equal(by_order.unpack(by_order.pack(tokens)[0], text), tokens[0])
+
+
+def test_samples_begin_where_the_text_positions_do_not_go_on():
+    """Whether they count padding or pass over it; without positions a row is a sample."""
+    is_token = torch.tensor([[0, 1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0]]).bool()
+    passed_over = torch.tensor([[0, 0, 1, 0, 2, 0, 1], [0, 1, 2, 0, 1, 0, 0]])
+    counted = torch.tensor([[0, 1, 2, 3, 4, 0, 1], [0, 1, 2, 0, 1, 2, 3]])
+    for positions in (passed_over, counted):
+        samples = find_samples(is_token, positions)
+        assert samples.index[is_token].tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
+        assert (samples.rows, samples.starts, samples.have_holes) == ((0, 0, 1, 1), (1, 5, 0, 3), True)
+    alone = find_samples(is_token)
+    assert (alone.rows, alone.starts, alone.count(is_token).tolist()) == ((0, 1), (1, 0), [5, 5])
+
+
+def test_padding_inside_a_sample_is_seen_by_no_text():
+    mask = torch.tensor([[1, 1, 0, 1, 1, 1, 1, 1, 1], [1] * 9])
+    seen = token_layout(VISION, mask, NSASettings(), None).text_mask
+    assert not seen[0, 0, :, 2].any()
+    assert seen[0, 0, -1].tolist() == mask[0].bool().tolist()

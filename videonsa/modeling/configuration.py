@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
 from videonsa.config import BRANCHES, NSASettings, SettingsError, require
@@ -78,6 +77,3 @@ def check_nsa_fields(fields: dict[str, Any]) -> None:
     unknown = [name for name in fields if name not in NSA_FIELDS]
     if unknown:
         raise SettingsError(f"unknown NSA setting {unknown[0]!r}; known settings: {', '.join(NSA_FIELDS)}")
-
-
-AutoConfig.register(VideoNSAConfig.model_type, VideoNSAConfig)

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from videonsa.config import NSASettings
+from videonsa.modeling.samples import Samples, find_samples
+
+
+class TextSpan(NamedTuple):
+    """The text of one sample: which queries are its own, and the keys that they may see."""
+
+    row: int
+    queries: slice  # among the row's text tokens
+    keys: slice  # positions in the row, from the sample's first token on
 
 
 @dataclass(frozen=True)
 class TokenLayout:
     """Where the tokens of a batch [B, L] go: vision tokens to NSA, text tokens to dense attention, padding nowhere.
 
-    Token t of sample i has the flat index i*L + t.
+    A row holds one sample or several, packed one after the other; no token sees another sample's. Token t of row i has
+    the flat index i*L + t.
     """
 
     nsa: NSASettings
     gates: Tensor | None  # [layers, heads, 3] in place of the gates of the hidden states; None: dynamic
+    samples: Samples  # S of them, at least one a row
     vision_index: Tensor  # [Nv] flat indices of the vision tokens, sample by sample
-    vision_batch: int  # B when every sample has equally many vision tokens: packed as [B, Nv / B]; else 1, as [1, Nv]
-    cu_seqlens: Tensor | None  # int32 [samples + 1], bounds of the samples in [1, Nv]
-    text_index: Tensor  # [B, T] flat indices of each sample's text tokens, filled up to the most that a sample has
-    text_mask: Tensor | None  # bool [B, 1, T, L], the keys that each of them sees; None on CUDA, whose path needs none
-    first_token: tuple[int, ...]  # of each sample: where padding on its left ends
+    vision_batch: int  # S when every sample has equally many vision tokens: packed as [S, Nv / S]; else 1, as [1, Nv]
+    cu_seqlens: Tensor | None  # int32 [N + 1], bounds of the N samples with vision tokens in [1, Nv]
+    text_index: Tensor  # [B, T] flat indices of each row's text tokens, filled up to the most that a row has
+    text_mask: Tensor | None  # bool [B, 1, T, L], the keys that each of them sees; None where the spans say it all
+    text_spans: tuple[TextSpan, ...]  # of each sample, in order
     order: Tensor  # [B*L] row of each token in (Nv vision rows, B*T text rows, one row of zeros for padding)
     vision_run: slice | None  # the vision tokens' flat indices where they are one run, as with one video; else None
     in_order: bool  # text before the run, the run, text after it: nothing is padding, nothing changes places
@@ -44,7 +56,7 @@ class TokenLayout:
             return self.pack(tokens), self.pack_text(tokens)
         start, stop = self.vision_run.start, self.vision_run.stop
         before, vision, after = tokens.split([start, stop - start, tokens.shape[1] - stop], dim=1)
-        return vision, torch.cat([before, after], dim=1)
+        return vision[0].unflatten(0, (self.vision_batch, -1)), torch.cat([before, after], dim=1)
 
     def unpack(self, vision: Tensor, text: Tensor) -> Tensor:
         """Rows of vision [Nv, ...] and text [B*T, ...] put back in their tokens' places, [B*L, ...]; 0 elsewhere."""
@@ -60,16 +72,30 @@ class TokenLayout:
 
 
 def token_layout(
-    is_vision: Tensor, attention_mask: Tensor | None, nsa: NSASettings, gates: Tensor | None
+    is_vision: Tensor,
+    attention_mask: Tensor | None,
+    nsa: NSASettings,
+    gates: Tensor | None,
+    text_positions: Tensor | None = None,
 ) -> TokenLayout:
-    """Lay out a batch: is_vision bool [B, L]; attention_mask [B, L] (1 token, 0 padding), or None without padding."""
+    """Lay out a batch.
+
+    Args:
+        is_vision: bool [B, L].
+        attention_mask: [B, L] (1 token, 0 padding), or None without padding.
+        nsa: the settings.
+        gates: [layers, heads, 3] in place of the dynamic ones, or None.
+        text_positions: [B, L] or [1, L], each token's place in its sample; where they start again, another sample
+            begins. None: a row is a sample.
+    """
     batch, length = is_vision.shape
     is_token = torch.ones_like(is_vision) if attention_mask is None else attention_mask.bool()
     is_vision = is_vision & is_token
     is_text = is_token & ~is_vision
+    samples = find_samples(is_token, text_positions)
     vision_index = is_vision.flatten().nonzero().squeeze(1)
 
-    counts = is_vision.sum(dim=1)
+    counts = samples.count(is_vision)
     uniform = bool((counts == counts[0]).all())
     bounds = torch.nn.functional.pad(counts[counts > 0].cumsum(0), (1, 0)).int()
 
@@ -79,24 +105,42 @@ def token_layout(
     zeros_row = len(vision_index) + text_index.numel()
     order = torch.where(is_vision, vision_row, torch.where(is_text, text_row, zeros_row))
 
-    text_mask = None
-    if not is_vision.is_cuda:
-        causal = torch.arange(length) <= (text_index % length)[:, :, None]
-        text_mask = (causal & is_token[:, None])[:, None]
+    by_mask = not is_vision.is_cuda or samples.have_holes
     vision_run = _run(vision_index)
     return TokenLayout(
         nsa=nsa,
         gates=gates,
+        samples=samples,
         vision_index=vision_index,
-        vision_batch=batch if uniform else 1,
+        vision_batch=len(samples) if uniform else 1,
         cu_seqlens=None if uniform else bounds,
         text_index=text_index,
-        text_mask=text_mask,
-        first_token=tuple(is_token.int().argmax(dim=1).tolist()),
+        text_mask=_text_mask(text_index, is_token, samples) if by_mask else None,
+        text_spans=_text_spans(samples, samples.count(is_text).tolist(), text_index.shape[1], length),
         order=order.flatten(),
         vision_run=vision_run,
         in_order=vision_run is not None and bool(is_token.all()) and (batch == 1 or not is_text.any()),
     )
+
+
+def _text_mask(text_index: Tensor, is_token: Tensor, samples: Samples) -> Tensor:
+    """The keys that each text token sees: its sample's, up to itself; bool [B, 1, T, L]."""
+    length = is_token.shape[1]
+    sees = is_token[:, None] & (torch.arange(length, device=is_token.device) <= (text_index % length)[:, :, None])
+    if len(samples) > len(is_token):
+        sees &= samples.index[:, None] == samples.index.flatten()[text_index][:, :, None]
+    return sees[:, None]
+
+
+def _text_spans(samples: Samples, counts: list[int], most: int, length: int) -> tuple[TextSpan, ...]:
+    """Each sample's text, `counts` tokens. The last one of a row takes the row's unused places, too."""
+    spans: list[TextSpan] = []
+    for i, (row, start) in enumerate(zip(samples.rows, samples.starts, strict=True)):
+        last = i + 1 == len(samples) or samples.rows[i + 1] != row
+        first_query = spans[-1].queries.stop if spans and spans[-1].row == row else 0
+        queries = slice(first_query, most if last else first_query + counts[i])
+        spans.append(TextSpan(row, queries, slice(start, length if last else samples.starts[i + 1])))
+    return tuple(spans)
 
 
 def _run(index: Tensor) -> slice | None:
@@ -110,7 +154,7 @@ def _run(index: Tensor) -> slice | None:
 def _text_slots(is_text: Tensor) -> tuple[Tensor, Tensor]:
     """text_index [B, T], and the place in it of each text token [B, L].
 
-    Unused places point at the sample's last position: it sees at least one token, so attention there is no NaN, whose
+    Unused places point at the row's last position: it sees at least one token, so attention there is no NaN, whose
     gradient would spread; nothing reads its output.
     """
     batch, length = is_text.shape
@@ -118,6 +162,6 @@ def _text_slots(is_text: Tensor) -> tuple[Tensor, Tensor]:
     most = int(slot[:, -1].max()) + 1
     last = torch.arange(1, batch + 1, device=is_text.device)[:, None] * length - 1
     text_index = last.repeat(1, most)
-    samples, positions = is_text.nonzero(as_tuple=True)
-    text_index[samples, slot[samples, positions]] = samples * length + positions
+    rows, positions = is_text.nonzero(as_tuple=True)
+    text_index[rows, slot[rows, positions]] = rows * length + positions
     return text_index, slot

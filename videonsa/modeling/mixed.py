@@ -54,10 +54,9 @@ def text_by_mask(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout,
 
 def text_by_sample(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout, scale: float) -> Tensor:
     """As `text_by_mask`, sample by sample, with no mask and no copied heads: for few queries of a long video."""
-    length = key.shape[1]
     outputs = []
-    for i, start in enumerate(layout.first_token):
-        positions = layout.text_index[i] % length
-        keys, values = key[i, start:], value[i, start:]
-        outputs.append(text_attention(query[i], keys, values, positions - start, scale, layout.nsa.backend))
+    for row, queries, keys in layout.text_spans:
+        positions = layout.text_index[row, queries] % key.shape[1] - keys.start
+        tensors = query[row, queries], key[row, keys], value[row, keys]
+        outputs.append(text_attention(*tensors, positions, scale, layout.nsa.backend))
     return torch.cat(outputs)

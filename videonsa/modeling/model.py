@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.masking_utils import create_masks_for_generate
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLForConditionalGeneration,
@@ -24,9 +24,11 @@ from videonsa.config import attention_differences
 from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
 from videonsa.modeling.layout import TokenLayout, token_layout
+from videonsa.modeling.modality import KINDS, count_features, find_vision, types_of_call
 from videonsa.modeling.positions import GenerationPositions, ModelPositions
 from videonsa.modeling.release import ReleaseLayout, release_layout
 from videonsa.modeling.release_checkpoint import as_text, has_all_gates, hub_arguments, is_release
+from videonsa.modeling.samples import text_positions
 from videonsa.weights import release_settings
 
 log = logging.getLogger(__name__)
@@ -91,21 +93,30 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the stock model; tokens that `input_ids` says are image or video attend by NSA (attention="nsa").
+        """As the stock model; the tokens that stand for the call's images and videos attend by NSA (attention="nsa").
 
-        Raises ValueError for vision tokens after a filled cache (only the first call, the prefill, may hold them), and
-        for inputs_embeds without anything that says which tokens are vision.
+        An image or video token beyond those was generated: it is text. Samples packed into a row (no mask, position ids
+        [4, B, L] whose first, the text positions, start again with each sample) are kept apart.
+
+        Raises ValueError for images or videos after a filled cache (only the first call, the prefill, may hold them),
+        for inputs_embeds without anything that says which tokens are vision, and for packed rows with a cache.
         """
-        layout = self._layout(
-            input_ids, inputs_embeds, kwargs.get("mm_token_type_ids"), attention_mask, past_key_values
-        )
+        is_vision = None
+        if self.config.nsa.attention == "nsa":
+            is_vision = self._find_vision(input_ids, inputs_embeds, past_key_values, kwargs)
+        if is_vision is not None and bool(is_vision.any()):
+            _check_first_call(past_key_values)
+            input_ids, inputs_embeds = self._hide_generated(input_ids, inputs_embeds, is_vision)
+            kwargs["token_layout"] = layout = self._layout(is_vision, attention_mask, position_ids)
+            if len(layout.samples) > len(is_vision):
+                _check_no_cache(past_key_values, kwargs.get("use_cache"))
+                kwargs["use_cache"] = False
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            **({} if layout is None else {"token_layout": layout}),
             **kwargs,
         )
 
@@ -118,38 +129,52 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
     def get_video_features(self, *args: Any, token_layout: TokenLayout | None = None, **kwargs: Any) -> Any:
         return super().get_video_features(*args, **kwargs)
 
-    def _layout(
+    def _find_vision(
         self,
         input_ids: Tensor | None,
         inputs_embeds: Tensor | None,
-        token_types: Tensor | None,
-        attention_mask: Tensor | None,
         past_key_values: Cache | None,
-    ) -> TokenLayout | ReleaseLayout | None:
-        nsa = self.config.nsa
-        if nsa.attention == "dense":
-            return None
-        cached = past_key_values.get_seq_length() if past_key_values is not None else 0
+        inputs: dict[str, Any],
+    ) -> Tensor | None:
+        """The tokens that stand for images and videos, bool [B, L]; None where all are text."""
+        counts = count_features(inputs, self.config.vision_config.spatial_merge_size)
+        token_types = inputs.get("mm_token_type_ids")
         if input_ids is not None:
-            is_vision = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
-        elif token_types is not None:
-            is_vision = token_types[:, cached:] > 0
-        elif cached:
-            return None  # a decoding step on embeddings: text
-        else:
-            assert inputs_embeds is not None
-            raise ValueError("inputs_embeds alone do not say which tokens are vision: give mm_token_type_ids too")
-        if not bool(is_vision.any()):
-            return None
-        if cached:
-            raise ValueError(
-                f"vision tokens after {cached} cached tokens: sparse attention serves the prefill, so put all images "
-                "and videos into the first call, or set attention='dense'"
-            )
-        if attention_mask is not None and attention_mask.dim() != 2:
-            raise ValueError(f"NSA takes a padding mask [B, L]; got one of shape {list(attention_mask.shape)}")
+            token_ids = {"image": self.config.image_token_id, "video": self.config.video_token_id}
+            return find_vision(input_ids, token_types, counts, token_ids) if counts else None
+        assert inputs_embeds is not None
+        if counts:
+            masks = dict(zip(KINDS, self.get_placeholder_mask(None, inputs_embeds), strict=True))
+            return torch.stack([masks[kind][..., 0] for kind in counts]).any(dim=0)
+        if token_types is not None:
+            return types_of_call(token_types, inputs_embeds.shape[1]) > 0
+        if past_key_values is not None and past_key_values.get_seq_length():
+            return None  # a decoding step
+        raise ValueError("inputs_embeds alone do not say which tokens are vision: give mm_token_type_ids too")
+
+    def _hide_generated(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, is_vision: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Image and video tokens that are text keep their embeddings and lose their ids, by which the stock model would
+        look for their features."""
+        if input_ids is None:
+            return None, inputs_embeds
+        names = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
+        if not bool((names & ~is_vision).any()):
+            return input_ids, inputs_embeds
+        embeddings = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        return input_ids.masked_fill(names & ~is_vision, self.config.vision_end_token_id), embeddings
+
+    def _layout(
+        self, is_vision: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+    ) -> TokenLayout | ReleaseLayout:
+        if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2):
+            form = list(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+            raise ValueError(f"NSA takes a padding mask [B, L]; got {form}")
+        nsa = self.config.nsa
         lay_out = release_layout if attention_differences(nsa.semantics) else token_layout
-        return lay_out(is_vision, attention_mask, nsa, self._gates(is_vision.device))
+        places = text_positions(position_ids, attention_mask)
+        return lay_out(is_vision, attention_mask, nsa, self._gates(is_vision.device), places)
 
     def _gates(self, device: torch.device) -> Tensor | None:
         """Gates that replace the dynamic ones, [layers, heads, 3]; None when they are dynamic."""
@@ -160,6 +185,22 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
             values = torch.tensor(self.config.nsa.gate_values, device=device)
             return values.expand(text.num_hidden_layers, text.num_attention_heads, 3)
         return None
+
+
+def _check_first_call(past_key_values: Cache | None) -> None:
+    cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+    if cached:
+        raise ValueError(
+            f"images or videos after {cached} cached tokens: sparse attention serves the prefill, so put all of them "
+            "into the first call (with prefill_chunk_size=None), or set attention='dense'"
+        )
+
+
+def _check_no_cache(past_key_values: Cache | None, use_cache: bool | None) -> None:
+    if past_key_values is not None or use_cache:
+        raise ValueError(
+            "a cache of packed rows cannot be continued: pass use_cache=False, or give each sample a row of its own"
+        )
 
 
 class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditionalGeneration):
@@ -179,6 +220,14 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
         config.nsa  # noqa: B018  fields given at load were assigned unchecked: refuse a bad one here
         self.model = VideoNSAModel(config)
         self.post_init()
+
+    def create_masks_for_generate(
+        self, *, attention_mask: Any, past_key_values: Cache, **kwargs: Any
+    ) -> dict[str, Tensor | None] | Tensor | None:
+        """Masks that `generate` makes for a static cache. A prefill keeps its padding mask: the layout reads that."""
+        if self.config.nsa.attention == "nsa" and not past_key_values.get_seq_length():
+            return attention_mask
+        return create_masks_for_generate(attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -223,4 +272,3 @@ for ours, stock in (
 ):
     names = get_checkpoint_conversion_mapping(stock.__name__)
     register_checkpoint_conversion_mapping(ours.__name__, names, overwrite=True)
-AutoModelForImageTextToText.register(VideoNSAConfig, VideoNSAForConditionalGeneration)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from videonsa.config import NSASettings, differences
 from videonsa.kernels.release import mixed_attention, vision_by_position
+from videonsa.modeling.samples import Samples, find_samples
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class ReleaseLayout:
     gates: Tensor | None  # [layers, heads, 3] in place of the gates of the hidden states; None: dynamic
     is_vision: Tensor  # bool [B, L]
     is_token: Tensor  # bool [B, L], False is padding
+    samples: Samples  # one a row, or several packed into it
 
     def with_positions(self, position_ids: Tensor | None) -> ReleaseLayout:
         """The layout under modality_by_position, from M-RoPE positions [3 or 4, B, L], time, height, width last."""
@@ -35,18 +38,13 @@ class ReleaseLayout:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, gates: Tensor, scale: float) -> Tensor:
         """Attention of each sample: query [B, L, Hq, D], gates [B, L, Hq, 3] -> [B, L, Hq, D]; 0 for padding."""
         output = torch.zeros_like(query)
-        kinds = torch.cat([self.is_token, self.is_vision], dim=1)
-        patterns, pattern_of_sample = kinds.unique(dim=0, return_inverse=True)
-        for index, pattern in enumerate(patterns):  # samples of one pattern together
-            is_token, is_vision = pattern.chunk(2)
-            samples = (pattern_of_sample == index).nonzero()
-            rows = is_token.nonzero()[:, 0]
-            output[samples, rows] = mixed_attention(
-                query[samples, rows],
-                key[samples, rows],
-                value[samples, rows],
-                gates[samples, rows],
-                is_vision[rows],
+        for tokens, is_vision in self._alike:
+            attended = mixed_attention(
+                query.flatten(0, 1)[tokens],
+                key.flatten(0, 1)[tokens],
+                value.flatten(0, 1)[tokens],
+                gates.flatten(0, 1)[tokens],
+                is_vision,
                 block_size=self.nsa.block_size,
                 block_count=self.nsa.block_count,
                 window=self.nsa.window,
@@ -54,7 +52,24 @@ class ReleaseLayout:
                 differences=differences(self.nsa.semantics),
                 scale=scale,
             )
+            output.flatten(0, 1)[tokens] = attended  # a view
         return output
+
+    @functools.cached_property
+    def _alike(self) -> list[tuple[Tensor, Tensor]]:
+        """Samples whose tokens are alike in kind, together: flat indices [n, length] and which are vision, [length]."""
+        tokens = self.is_token.flatten().nonzero().squeeze(1)
+        is_vision = self.is_vision.flatten()[tokens]
+        lengths = self.samples.count(self.is_token).tolist()
+        patterns = [pattern.numpy().tobytes() for pattern in is_vision.cpu().split(lengths)]
+        alike: dict[bytes, list[int]] = {}
+        for sample, pattern in enumerate(patterns):
+            if pattern:
+                alike.setdefault(pattern, []).append(sample)
+        places, kinds = tokens.split(lengths), is_vision.split(lengths)
+        return [
+            (torch.stack([places[i] for i in group]), kinds[group[0]]) for group in alike.values() if lengths[group[0]]
+        ]
 
     def pack(self, tensor: Tensor) -> Tensor:
         """The vision tokens of [B, L, ...] as one row [1, Nv, ...]."""
@@ -62,13 +77,17 @@ class ReleaseLayout:
 
     def vision_bounds(self) -> Tensor:
         """Where each sample's vision tokens begin and end in that row, int32 [samples + 1]."""
-        counts = self.is_vision.sum(dim=1)
+        counts = self.samples.count(self.is_vision)
         return torch.nn.functional.pad(counts[counts > 0].cumsum(0), (1, 0)).int()
 
 
 def release_layout(
-    is_vision: Tensor, attention_mask: Tensor | None, nsa: NSASettings, gates: Tensor | None
+    is_vision: Tensor,
+    attention_mask: Tensor | None,
+    nsa: NSASettings,
+    gates: Tensor | None,
+    text_positions: Tensor | None = None,
 ) -> ReleaseLayout:
     """Lay out a batch, with the arguments of `token_layout`."""
     is_token = torch.ones_like(is_vision) if attention_mask is None else attention_mask.bool()
-    return ReleaseLayout(nsa, gates, is_vision & is_token, is_token)
+    return ReleaseLayout(nsa, gates, is_vision & is_token, is_token, find_samples(is_token, text_positions))
