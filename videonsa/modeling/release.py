@@ -37,7 +37,7 @@ class ReleaseLayout:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, gates: Tensor, scale: float) -> Tensor:
         """Attention of each sample: query [B, L, Hq, D], gates [B, L, Hq, 3] -> [B, L, Hq, D]; 0 for padding."""
-        output = torch.zeros_like(query)
+        output = torch.zeros_like(query, memory_format=torch.contiguous_format)
         for tokens, is_vision in self._alike:
             attended = mixed_attention(
                 query.flatten(0, 1)[tokens],
