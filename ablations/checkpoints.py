@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videonsa.config import NSASettings, SettingsError, from_dict, to_dict
+from videonsa.hub import split_revision
 from videonsa.weights import over, saved_settings
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(NSASettings))
@@ -71,7 +72,7 @@ def describe(
     is_folder = Path(given).expanduser().is_dir()
     if not is_folder and given.startswith((".", "/", "~")):
         raise SettingsError(f"checkpoint {given!r}: there is no such folder")
-    name = about.get("name") or (None if is_folder else given)
+    name = about.get("name") or (None if is_folder else split_revision(given)[0])
     about = {**(said.get(str(name)) or {}), **about}
     stated = {key: value for key, value in about.items() if key in SETTINGS} | dict(named)
     saved = saved_settings(Path(given).expanduser()) if is_folder else NSASettings()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from videonsa.config import NSASettings, SettingsError, from_dict
+from videonsa.identity import before
 
 OURS, QWEN = "videonsa", "qwen2_5_vl"
 MODEL_TYPES = (OURS, QWEN)
@@ -49,8 +50,8 @@ def saved_settings(folder: Path) -> NSASettings:
     config = check_folder(folder)
     try:
         if config["model_type"] == OURS:
-            names = [field.name for field in dataclasses.fields(NSASettings)]
-            return from_dict(NSASettings, {name: config[name] for name in names if name in config})
+            fields = dataclasses.fields(NSASettings)
+            return from_dict(NSASettings, {field.name: config.get(field.name, before(field)) for field in fields})
         names = _tensor_names(folder)
         return NSASettings() if names is None else qwen_settings(config, _has_all_gates(config, names))
     except SettingsError as error:
