@@ -120,7 +120,7 @@ def test_a_mistake_in_a_grid_is_one_line(tmp_path: Path, text: str, message: str
     [
         (
             "axes: {nsa.branches: [cmp+slice]}",
-            "branches='cmp\\+slice' is not valid: give a non-empty subset of cmp, slc, swa",
+            "branches='cmp\\+slice' is not valid: a subset of cmp, slc, swa, each once",
         ),
         ("axes: {nsa.window: [0]}", "window=0 is not valid: 1 or more while swa is a branch"),
         ("base: {nsa.attention: sparse}", "attention='sparse' is not valid: choose one of nsa, dense"),
