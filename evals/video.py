@@ -26,7 +26,7 @@ def read_video(
     start: float | None = None,
     end: float | None = None,
 ) -> tuple[np.ndarray, VideoMetadata]:
-    """Frames uint8 [T, H, W, 3], evenly spaced from first to last, and their metadata.
+    """Frames uint8 [T, H, W, 3], evenly spaced from first to last, and metadata of the video, or of the part of it.
 
     Args:
         frames: how many at most; None: all, or as many as fps asks for.
@@ -46,10 +46,11 @@ def read_video(
         last = total - 1 if end is None else max(first, min(round(end * rate), total) - 1)
         chosen = choose_frames(first, last, rate, frames, fps)
         video = _decode(container, chosen)
+        part = last - first + 1  # the model reads the time between frames from it: chosen / part * rate
         metadata = VideoMetadata(
-            total_num_frames=total,
+            total_num_frames=part,
             fps=rate,
-            duration=total / rate,
+            duration=part / rate,
             width=stream.width,
             height=stream.height,
             video_backend="pyav",

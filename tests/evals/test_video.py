@@ -53,8 +53,9 @@ def test_which_frames_are_read(video: Path, frames: int | None, fps: float | Non
 
 
 def test_part_of_a_video(video: Path) -> None:
-    read, _ = read_video(video, frames=2, fps=None, start=1.0, end=3.0)
+    read, metadata = read_video(video, frames=2, fps=None, start=1.0, end=3.0)
     assert (read[:, 0, 0, 0].astype(float) / 10).round().tolist() == [4, 11]
+    assert (metadata.duration, metadata.sampled_fps) == (2.0, 1.0), "times of the part, not of the whole"
 
 
 def test_one_frame_is_read_once() -> None:
