@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from evals.checkpoint import Checkpoint
 from evals.measure import first_forward, now, peak_memory
@@ -25,7 +27,7 @@ class Answer:
 
 @torch.inference_mode()
 def answer(checkpoint: Checkpoint, question: Question, max_new_tokens: int) -> Answer:
-    """The greedy answer, one beam; stops at the checkpoint's end-of-text tokens.
+    """The greedy answer: the most likely token at each step, up to the checkpoint's end-of-text tokens.
 
     After a change of attention the first question is answered once unmeasured: kernels are compiled and buffers
     allocated then. On a CPU memory is measured by a run of its own, as that slows the run down, once for each length.
@@ -52,15 +54,22 @@ def answer(checkpoint: Checkpoint, question: Question, max_new_tokens: int) -> A
 
 
 def _generate(checkpoint: Checkpoint, question: Question, max_new_tokens: int) -> Tensor:
+    with _greedy(checkpoint):
+        return checkpoint.model.generate(**question.on(checkpoint.device), max_new_tokens=max_new_tokens)
+
+
+@contextmanager
+def _greedy(checkpoint: Checkpoint) -> Iterator[None]:
+    """Of the checkpoint's generation settings only the end-of-text tokens act: no penalty, no sampling, no ban.
+
+    transformers fills whatever `generate` is not told from the model's own settings, so those are set aside.
+    """
     model, tokenizer = checkpoint.model, checkpoint.processor.tokenizer
-    return model.generate(
-        **question.on(checkpoint.device),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    own = model.generation_config
+    end = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+    plain = {"do_sample": False, "num_beams": 1, "pad_token_id": tokenizer.pad_token_id}
+    model.generation_config = GenerationConfig(eos_token_id=end, **plain)
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +15,41 @@ class Journal:
     """Rows of one evaluation, appended as questions finish.
 
     Each line holds the evaluation's key beside the row. Lines of another key (other settings, other code), those of
-    errors, and a last line that a kill cut short are not taken over: these questions are asked again.
+    errors, and a last line that a kill cut short are not taken over: these questions are asked again. So are questions
+    that show something else than when they were answered, by the row's `asked`; their number does not count.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str, asked: Callable[[], Mapping[int, str]]) -> None:
+        """`asked`: what each question shows now (evals.question.content_of), by document; called when needed."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.key = folder / NAME, key
-        self.rows: dict[int, dict[str, Any]] = {}
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in lines if self._take(line)]
-        if kept != lines:
-            self._rewrite(b"".join(kept))
+        before = self.path.read_bytes() if self.path.exists() else b""
+        kept = {row["asked"]: row for line in before.splitlines(keepends=True) if (row := self._read(line))}
+        now = asked() if kept else {}
+        self.rows = {doc: {**kept[shown], "doc_id": doc} for doc, shown in now.items() if shown in kept}
+        content = "".join(map(self._line, self.rows.values())).encode()
+        if content != before:
+            self._rewrite(content)
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a finished question; on the disk when this returns, short of a power failure."""
         self.rows[row["doc_id"]] = row
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": self.key, **row}) + "\n")
+            file.write(self._line(row))
 
-    def _take(self, line: bytes) -> bool:
+    def _line(self, row: dict[str, Any]) -> str:
+        return json.dumps({"key": self.key, **row}) + "\n"
+
+    def _read(self, line: bytes) -> dict[str, Any] | None:
         try:
             row = json.loads(line)
         except ValueError:
-            return False
+            return None
         if not line.endswith(b"\n") or not isinstance(row, dict) or row.pop("key", None) != self.key:
-            return False
-        if row.get("error"):
-            return False  # asked again: the file may be whole now, or memory free
-        self.rows[row["doc_id"]] = row
-        return True
+            return None
+        if row.get("error") or not row.get("asked"):
+            return None  # asked again: the file may be whole now, or memory free
+        return row
 
     def _rewrite(self, content: bytes) -> None:
         draft = self.path.with_name(f".{NAME}.{os.getpid()}.tmp")

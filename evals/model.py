@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,20 +13,20 @@ from loguru import logger
 from torch import OutOfMemoryError
 from tqdm import tqdm
 
-from evals import decord
+from evals import shipped
 from evals.answer import answer
 from evals.checkpoint import Checkpoint, load
-from evals.question import Sampling, prepare
+from evals.question import Sampling, content_of, prepare
+from evals.scoring import draw_by_question, one_line
 from evals.video import VideoError
 from videonsa.config import NSASettings, SettingsError, require
 
 NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
 MAX_FRAMES = 32  # when neither max_frames nor fps is given
-FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")  # of a file's path: records are shared between people
 MAX_NEW_TOKENS = 128  # when the task names no length
 KNOWN = ("pretrained", "max_frames", "fps", "tokens_per_frame", "dtype", "device", "batch_size", "max_batch_size")
 
-decord.importable()  # before lmms-eval loads the tasks
+shipped.make_loadable()  # before lmms-eval loads the tasks
 
 Row = dict[str, Any]  # one question as it stands in a record
 
@@ -117,6 +116,8 @@ class VideoNSA(lmms):
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answers in the order of the requests."""
+        for request in requests:
+            draw_by_question(getattr(request.args[1], "__self__", None))  # the task, before it scores
         progress = tqdm(requests, desc="VideoNSA", disable=self.on_row is not None or self.rank != 0)
         return [self._ask(*request.args) for request in progress]
 
@@ -139,19 +140,19 @@ class VideoNSA(lmms):
         row: Row = dict.fromkeys(
             ("prompt_hash", "prediction", "latency_ms", "prefill_ms", "prefill_tokens", "vision_tokens")
         )
-        row |= {"doc_id": doc_id, "peak_memory_mib": None, "error": None}
+        row |= {"doc_id": doc_id, "asked": None, "peak_memory_mib": None, "error": None}
         try:
-            key = None if self.key is None else (self.key, doc_id)
-            processor = self.checkpoint.processor
-            question = self.checkpoint.questions.get(key, lambda: prepare(processor, messages(), self.sampling))
+            said, processor = messages(), self.checkpoint.processor
+            row["asked"] = content_of(processor, said)
+            key = None if self.key is None else (self.key, row["asked"])
+            question = self.checkpoint.questions.get(key, lambda: prepare(processor, said, self.sampling))
             row |= {"prompt_hash": question.prompt_hash, "prefill_tokens": question.prefill_tokens}
             row["vision_tokens"] = question.vision_tokens
             if self.on_row is not None and not question.vision_tokens:
                 raise VideoError("the task gives no video for this question")  # a missing file, in some shipped tasks
             given = answer(self.checkpoint, question, max_new_tokens)
         except (ValueError, OSError, OutOfMemoryError, SystemExit) as error:  # some shipped tasks exit without the file
-            row["error"] = FOLDERS.sub("", f"{type(error).__name__}: {error}".splitlines()[0])[:300]
-            return row
+            return row | {"error": one_line(error)}
         row |= {"prediction": given.text, "latency_ms": round(given.latency_ms, 3)}
         return row | {"prefill_ms": round(given.prefill_ms, 3), "peak_memory_mib": round(given.peak_memory_mib, 1)}
 

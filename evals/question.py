@@ -15,6 +15,7 @@ from transformers import BatchFeature, Qwen2_5_VLProcessor
 from evals.video import VideoError, read_video
 
 KEPT_BYTES = 3 << 28  # 768 MiB: the three synthetic suites, 192 videos of 32 frames each
+SAMPLE = 1 << 16  # bytes of a video file that tell it from another, at its begin, middle and end
 SMALLEST = 1  # vision tokens that a frame patch has at least
 
 
@@ -54,12 +55,12 @@ class Question:
 
 @dataclass
 class QuestionStore:
-    """Prepared questions that several cells share. Keys are (suite's content, number of the question)."""
+    """Prepared questions that several cells share. Keys are (suite's content, the question's own)."""
 
-    kept: dict[tuple[str, int], Question] = field(default_factory=dict)
+    kept: dict[tuple[str, str], Question] = field(default_factory=dict)
     bytes: int = 0
 
-    def get(self, key: tuple[str, int] | None, make: Callable[[], Question]) -> Question:
+    def get(self, key: tuple[str, str] | None, make: Callable[[], Question]) -> Question:
         """The question of this key, made when it is not kept; kept when there is room beside its suite's others."""
         if key in self.kept:
             return self.kept[key]
@@ -80,24 +81,10 @@ class QuestionStore:
 
 def prepare(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]], sampling: Sampling) -> Question:
     """Tensors of a question in lmms-eval's chat form. Raises VideoError for a video that cannot be read."""
-    images, videos, metadata = [], [], []
-    conversation = []
-    for message in ChatMessages(messages=messages).messages:
-        content: list[dict[str, Any]] = []
-        for part in message.content:
-            content.append({"type": part.type})
-            if part.type == "text":
-                content[-1]["text"] = part.text
-            elif part.type == "image":
-                images.append(part.url)
-            elif part.type == "video":
-                frames, about = _read(part, sampling)
-                videos.append(frames)
-                metadata.append(about)
-            else:
-                raise VideoError(f"a question with {part.type}: the model takes text, images and videos")
-        conversation.append({"role": message.role, "content": content})
-    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    text, media = _prompt(processor, messages)
+    images = [part.url for part in media if part.type == "image"]
+    read = [_read(part, sampling) for part in media if part.type == "video"]
+    videos, metadata = [frames for frames, _ in read], [about for _, about in read]
     token = processor.video_processor.patch_size * processor.video_processor.merge_size
     size = {"shortest_edge": SMALLEST * token**2, "longest_edge": sampling.tokens_per_frame * token**2}
     videos_kwargs: dict[str, Any] = {"size": size, "video_metadata": metadata or None}
@@ -112,6 +99,47 @@ def prepare(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]], samp
         return_tensors="pt",
     )
     return Question(hashlib.sha256(text.encode()).hexdigest()[:12], inputs)
+
+
+def content_of(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]]) -> str:
+    """12 digits for what a question shows: its prompt and its videos, wherever these lie. No video is decoded."""
+    text, media = _prompt(processor, messages)
+    digest = hashlib.sha256(text.encode())
+    for part in media:
+        span = (part.start_time, part.end_time) if part.type == "video" else ()
+        digest.update(repr((part.type, *span)).encode() + _fingerprint(part.url))
+    return digest.hexdigest()[:12]
+
+
+def _prompt(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]]) -> tuple[str, list[Any]]:
+    """The prompt's text, one placeholder for each image and video, and these in order."""
+    media: list[Any] = []
+    conversation = []
+    for message in ChatMessages(messages=messages).messages:
+        content: list[dict[str, Any]] = []
+        for part in message.content:
+            if part.type not in ("text", "image", "video"):
+                raise VideoError(f"a question with {part.type}: the model takes text, images and videos")
+            content.append({"type": part.type} | ({"text": part.text} if part.type == "text" else {}))
+            media += [part] if part.type != "text" else []
+        conversation.append({"role": message.role, "content": content})
+    return processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True), media
+
+
+def _fingerprint(source: Any) -> bytes:
+    """Of a file its size and samples; of an image in memory its pixels."""
+    if not isinstance(source, str | Path):
+        return hashlib.sha256(source.tobytes() if hasattr(source, "tobytes") else repr(source).encode()).digest()
+    path = Path(source)
+    if not path.is_file():
+        return b"absent"
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as stream:
+        for start in (0, size // 2, max(0, size - SAMPLE)):
+            stream.seek(start)
+            digest.update(stream.read(SAMPLE))
+    return digest.digest()
 
 
 def _read(part: Any, sampling: Sampling) -> tuple[Any, Any]:

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from evals import decord
 from evals.checkpoint import Checkpoint, load
-from evals.content import MORE_TASKS
-from evals.data import SyntheticData, data_folder, make_data
+from evals.data import make_data
 from evals.journal import Journal
-from evals.question import Sampling
+from evals.question import Sampling, content_of
 from evals.scores import summarize_costs
 from evals.scoring import kept_apart, rows, scores
 from evals.suites import Suite, get_suite
-from videonsa.config import NSASettings, SettingsError, SuiteSettings, to_dict
+from evals.task import load_task, require_videos, synthetic_data
+from videonsa.config import NSASettings, SuiteSettings, to_dict
 from videonsa.identity import evaluation_parts, identity, part_version, settings_inputs
 
-TASKS = Path(__file__).parent / "tasks"
 JUDGES = 4  # questions to a judge at a time, as lmms-eval does
-TOKEN = 28  # px of a vision token's side
 
 Progress = Callable[[int, int], None]  # finished questions, all questions
 
@@ -65,8 +59,10 @@ def evaluate(
     settings = loaded.use(nsa)
     task = load_task(suite, data)
     content = identity(_content(suite))
-    journal = Journal(folder, identity(_key(loaded, settings, suite, content)))
     total = min(len(task.eval_docs), suite.limit or len(task.eval_docs))
+    require_videos(suite, task, total)
+    key = identity(_key(loaded, settings, suite, content))
+    journal = Journal(folder, key, lambda: _shown(loaded, task, total))
 
     def on_row(row: dict[str, Any]) -> None:
         journal.append(row)
@@ -87,6 +83,15 @@ def evaluate(
     }
 
 
+def _shown(loaded: Checkpoint, task: Any, total: int) -> dict[int, str]:
+    """What each question shows; those that cannot be told are left out."""
+    shown = {}
+    for number in range(total):
+        with suppress(Exception, SystemExit):  # asked again, it is an error of this question
+            shown[number] = content_of(loaded.processor, task.doc_to_messages(task.eval_docs[number]))
+    return shown
+
+
 def _key(loaded: Checkpoint, settings: NSASettings, suite: SuiteSettings, content: str) -> dict[str, Any]:
     """Everything that can change an answer."""
     ours = get_suite(suite.name).family is not None
@@ -100,44 +105,6 @@ def _key(loaded: Checkpoint, settings: NSASettings, suite: SuiteSettings, conten
         "versions": {name: version(name) for name in ("lmms-eval", "torch", "transformers")},
         "code": {part: part_version(part) for part in evaluation_parts(settings.attention, settings.semantics, ours)},
     }
-
-
-def load_task(suite: SuiteSettings, data: Path | str | None = None) -> Any:
-    """The suite's lmms-eval task: ours from its YAML file with the suite's settings, or a shipped one.
-
-    Raises SettingsError for synthetic settings that are not valid, a data folder that cannot be written, or a task that
-    neither lmms-eval nor the folder $VIDEONSA_TASKS has.
-    """
-    from lmms_eval.utils import load_yaml_config
-
-    decord.importable()
-    synthetic = synthetic_data(suite)
-    if synthetic is None:
-        return _shipped_task(suite.task, os.environ.get(MORE_TASKS))
-    config = load_yaml_config(str(TASKS / f"{suite.task}.yaml"))
-    config["dataset_kwargs"] = {**to_dict(synthetic), "folder": str(data_folder(data))}
-    return config["class"](config=config)
-
-
-@lru_cache(maxsize=1)
-def _shipped_task(name: str, more: str | None) -> Any:
-    from lmms_eval.tasks import TaskManager, get_task_dict
-
-    manager = TaskManager(include_path=more, model_name="videonsa")
-    if name not in manager.all_tasks:
-        raise SettingsError(f"lmms-eval has no task {name!r}, nor has the folder that ${MORE_TASKS} names ({more})")
-    return get_task_dict([name], manager, "chat")[name]
-
-
-def synthetic_data(suite: SuiteSettings) -> SyntheticData | None:
-    """What a synthetic suite asks about, videos no larger than its tokens need; None for a shipped suite."""
-    kind: Suite = get_suite(suite.name)
-    if kind.family is None:
-        return None
-    size = TOKEN * max(2, math.isqrt(suite.tokens_per_frame))
-    frames = suite.frames or 32
-    questions = suite.limit or kind.questions or 1
-    return SyntheticData(kind.family, questions=questions, frames=frames, size=size, seed=suite.seed)
 
 
 def prepare_data(suite: SuiteSettings, data: Path | str | None = None) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
+import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 from unittest.mock import patch
 
-from evals.judge import heard, listening
+from evals import judge
 from evals.scores import guessing, summarize_scores
 from evals.suites import OPTIONS, Suite
 
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+")  # of a file's path: records are shared between people
 ERROR = "videonsa_error"  # beside a question's metrics: why it has no score
+_DRAWING = Lock()  # lmms-eval scores in threads
 SAME = 1e-4  # lmms-eval rounds some figures to 5 digits
 ROW = (
     *("doc_id", "video", "kind", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
@@ -27,6 +32,30 @@ def one_line(error: BaseException) -> str:
     return FOLDERS.sub("", f"{type(error).__name__}: {error}".splitlines()[0])[:300]
 
 
+def draw_by_question(task: Any) -> None:
+    """Let a task that draws at random while it scores draw from a generator seeded by the question's content.
+
+    LongVideoBench gives an answer without a letter a random one: now the same in any order, after any interruption, for
+    any model, by lmms-eval's command and by ours.
+    """
+    process = getattr(getattr(task, "config", None), "process_results", None)
+    if getattr(process, "__globals__", {}).get("random") is not random or hasattr(process, "by_question"):
+        return
+
+    @functools.wraps(process)
+    def seeded(doc: Any, results: Any, **more: Any) -> Any:
+        with _DRAWING:
+            before = random.getstate()
+            random.seed(json.dumps(doc, sort_keys=True, default=lambda value: type(value).__name__))
+            try:
+                return process(doc, results, **more)
+            finally:
+                random.setstate(before)
+
+    seeded.by_question = True  # type: ignore[attr-defined]
+    task.config.process_results = seeded
+
+
 @contextmanager
 def kept_apart(suite: Suite, task: Any) -> Iterator[None]:
     """While lmms-eval evaluates the task, a question that cannot be scored, or judged, costs that question alone.
@@ -36,15 +65,17 @@ def kept_apart(suite: Suite, task: Any) -> Iterator[None]:
     once = inspect.unwrap(type(task).process_results)
 
     def process(doc: Any, results: Any, **more: Any) -> dict[str, Any]:
-        with listening() as failures:
+        with judge.listening() as failures:
             try:
                 values = once(task, doc, results, **more)
+            except judge.JudgeSilent:
+                raise
             except Exception as error:
                 return {ERROR: one_line(error)}
         return {**values, ERROR: failures[0] if failures else None}
 
-    judge = heard() if suite.judged else nullcontext()
-    with patch.object(task, "process_results", process), patch.object(task, "aggregation", dict), judge:
+    hearing = judge.heard() if suite.judged else nullcontext()
+    with patch.object(task, "process_results", process), patch.object(task, "aggregation", dict), hearing:
         yield
 
 
@@ -76,7 +107,12 @@ def scores(suite: Suite, task: Any, questions: list[dict[str, Any]], samples: li
     chance = guessing(sample["doc"] for sample in samples) if suite.chance == OPTIONS else suite.chance
     theirs, failed = figure(suite, task, samples)
     missing = _missing(suite, questions, task)
-    notes = [*suite.notes, *missing, *_differs(summary, theirs, failed, bool(missing))]
+    notes = [
+        *suite.notes,
+        *(judge.notes() if suite.judged else []),
+        *missing,
+        *_differs(summary, theirs, failed, bool(missing)),
+    ]
     return {"metric": suite.metric, **summary, "chance": chance, "lmms_eval": theirs, "notes": notes}
 
 

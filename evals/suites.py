@@ -27,6 +27,7 @@ from videonsa.config import SettingsError, SuiteSettings
 from videonsa.identity import NO_EFFECT
 
 OPTIONS = "options"  # questions have different numbers of options, which stand in their documents
+JUDGED = ("answers are judged by GPT-4o (gpt-4o-2024-11-20)",)
 MEDIA = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 
 
@@ -43,7 +44,7 @@ class Suite:
     video: tuple[str, ...] = ("video",)  # the document's fields that name the video
     answer: Callable[[Doc], Any] | None = None  # what is right, where the task's own target does not say it
     judged: bool = False  # answers are judged by a language model
-    notes: tuple[str, ...] = field(default=(), metadata=NO_EFFECT)  # what the task does oddly; in every record
+    notes: tuple[str, ...] = dataclasses.field(default=(), metadata={"no_effect": True})  # what the task does oddly
 
     @property
     def name(self) -> str:
@@ -120,7 +121,7 @@ SUITES = {
         # The paper does not state the next two's sampling: our choice, near the recipe of training. LSDBench asks for
         # reasoning.
         _shipped("lsdbench", "accuracy", LSDBENCH, 512, 64, 2048, OPTIONS, video=("video_id",)),
-        _shipped("videoevalpro", "videoevalpro_score", VIDEOEVALPRO, 512, 64, judged=True),
+        _shipped("videoevalpro", "videoevalpro_score", VIDEOEVALPRO, 512, 64, judged=True, notes=JUDGED),
     )
 }
 

@@ -8,7 +8,7 @@ import lmms_eval
 import pytest
 from lmms_eval.utils import load_yaml_config
 
-from evals import decord
+from evals import shipped
 from evals.aggregates import VSIBENCH
 from evals.scores import summarize_scores
 from evals.suites import SUITES
@@ -18,9 +18,9 @@ SHIPPED = Path(lmms_eval.__file__).parent / "tasks"
 NAMES = sorted(STANDINS)
 
 
-def shipped(name: str) -> dict:
+def load(name: str) -> dict:
     """The shipped task: its YAML with the functions that it names."""
-    decord.importable()
+    shipped.make_loadable()
     return load_yaml_config(str(SHIPPED / STANDINS[name].file))
 
 
@@ -34,7 +34,7 @@ def process(name: str, task: dict, doc: dict, said: str) -> dict:
 
 def asked(name: str, stand_in: StandIn, says: tuple[str, ...]) -> tuple[list[dict], list[dict], dict]:
     """Documents, what the task makes of the answers, and our rows."""
-    task, suite = shipped(name), SUITES[name]
+    task, suite = load(name), SUITES[name]
     results = [process(name, task, doc, says[n % len(says)]) for n, doc in enumerate(stand_in.docs)]
     rows = [
         {

@@ -1,0 +1,69 @@
+"""What a suite needs here beside its questions: a judge's key, its data or a way to fetch them. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from evals import content
+from evals.suites import get_suite
+from videonsa.config import SuiteSettings
+
+# lmms-eval's judges that VideoEval-Pro can use, by $API_TYPE, and the variables without which they do not answer.
+JUDGES = {"openai": ("OPENAI_API_KEY",), "azure": ("AZURE_API_KEY", "AZURE_ENDPOINT"), "bedrock": (), "local": ()}
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+YES = ("1", "true", "yes", "on")
+
+
+def missing(suite: SuiteSettings) -> str | None:
+    """One line on what the suite lacks here and what to do; None when nothing is known to lack. Asks no server."""
+    kind = get_suite(suite.name)
+    if kind.family is not None:
+        return None
+    lack = _judge() if kind.judged else None
+    lack = lack or (None if content.local_file(suite.task) else _hub(suite.task))
+    return None if lack is None else f"suite {suite.name}: {lack}"
+
+
+def _judge() -> str | None:
+    settings = {**_dotenv(), **os.environ}
+    kind = settings.get("API_TYPE", "openai")
+    if kind not in JUDGES:
+        return f"API_TYPE={kind!r} names no judge: set it to one of {', '.join(JUDGES)}"
+    absent = [name for name in JUDGES[kind] if not settings.get(name)]
+    if absent:
+        return f"its answers are judged by a language model: set {' and '.join(absent)} (judge API_TYPE={kind})"
+    return None
+
+
+def _dotenv() -> dict[str, str]:
+    """lmms-eval's judge reads a file .env in the working directory."""
+    from dotenv import dotenv_values
+
+    return {name: value for name, value in dotenv_values(".env").items() if value} if Path(".env").is_file() else {}
+
+
+def _hub(task: str) -> str | None:
+    """Whether the data set is on this machine, or can be fetched for all that is known here."""
+    from huggingface_hub import constants, get_token
+
+    data = content.task_config(task).get("dataset_path")
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    if not data or _is_in(Path(constants.HF_HUB_CACHE), f"datasets--{data}") or _is_in(prepared, data):
+        return None
+    if any(os.environ.get(name, "").lower() in YES for name in OFFLINE):
+        fetch = f"run `hf download --repo-type dataset {data}` where there is internet"
+        return f"its data set {data} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it: {fetch}"
+    if get_token() is None:
+        return f"its data set {data} is not on this machine, and to fetch it takes a login: hf auth login, or HF_TOKEN"
+    return None
+
+
+def _is_in(cache: Path, name: str) -> bool:
+    """Whether a cache has a folder of this name; caches write / as -- or ___, and capitals in their own ways."""
+    wanted = _letters(name)
+    return cache.is_dir() and any(_letters(folder.name) == wanted for folder in cache.iterdir() if folder.is_dir())
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
