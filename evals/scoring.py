@@ -38,7 +38,7 @@ def draw_by_question(task: Any) -> None:
     LongVideoBench gives an answer without a letter a random one: now the same in any order, after any interruption, for
     any model, by lmms-eval's command and by ours.
     """
-    process = getattr(getattr(task, "config", None), "process_results", None)
+    process: Any = getattr(getattr(task, "config", None), "process_results", None)
     if getattr(process, "__globals__", {}).get("random") is not random or hasattr(process, "by_question"):
         return
 

@@ -108,7 +108,8 @@ def _other_task(name: str, folder: Path | None, made_of: str | None) -> Any:
 
 def _why(error: BaseException, config: dict[str, Any]) -> str:
     """What went wrong, and what to do, in one line."""
-    data, names = config.get("dataset_path"), []
+    data = config.get("dataset_path")
+    names: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(names) < 20:
         if isinstance(cause, ModuleNotFoundError):
