@@ -44,7 +44,7 @@ class Suite:
     video: tuple[str, ...] = ("video",)  # the document's fields that name the video
     answer: Callable[[Doc], Any] | None = None  # what is right, where the task's own target does not say it
     judged: bool = False  # answers are judged by a language model
-    notes: tuple[str, ...] = dataclasses.field(default=(), metadata={"no_effect": True})  # what the task does oddly
+    notes: tuple[str, ...] = field(default=(), metadata=NO_EFFECT)  # what the task does oddly; in every record
 
     @property
     def name(self) -> str:
