@@ -14,6 +14,7 @@ import torch
 from transformers import AutoProcessor
 
 from tests.training.conftest import NSA, metrics, quick
+from tests.training.together import all_cases
 from videonsa.config import SettingsError, to_dict
 from videonsa.modeling import capture_attention, load_model
 from videonsa.tiny import build_tiny
@@ -196,20 +197,52 @@ def test_the_command_line_names_what_is_wrong(tmp_path, capsys):
     assert "unknown key 'stepz'" in capsys.readouterr().err
 
 
-def test_two_processes_train_as_one(whole_run, tmp_path):
-    file = tmp_path / "settings.json"
-    file.write_text(json.dumps(to_dict(quick())))
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> Path:
+    """What together.py leaves when two processes run it."""
+    folder = tmp_path_factory.mktemp("together")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run(
-        [*command, "-m", "videonsa.training.run", str(file), str(tmp_path / "run")],
-        check=True,
-        env=environment,
+    done = subprocess.run(
+        [*command, "-m", "tests.training.together", str(folder)],
+        env={**environment, "WANDB_MODE": "disabled"},
         capture_output=True,
+        text=True,
         timeout=200,
     )
-    for ours, theirs in zip(metrics(tmp_path / "run"), metrics(whole_run), strict=True):
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_two_processes_train_as_one(whole_run, two_processes):
+    for ours, theirs in zip(metrics(two_processes / "run"), metrics(whole_run), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert ours["tokens"] == theirs["tokens"]
-    ours, theirs = (load_model(place / "final").config.static_gates for place in (tmp_path / "run", whole_run))
+    ours, theirs = (load_model(place / "final").config.static_gates for place in (two_processes / "run", whole_run))
     assert torch.allclose(torch.tensor(ours), torch.tensor(theirs), atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        return all_cases(tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.parametrize("case", ["nsa", "dense"])
+def test_text_and_unused_gates_change_no_gradient_between_processes(case, one_process, two_processes):
+    alone, together = one_process[case], torch.load(two_processes / "found.pt")[case]
+    for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
+        # AdamW leaves a weight without a gradient as it is, but would let one whose gradient is 0 decay.
+        assert {name for name in ours if ours[name] is None} == {name for name in theirs if theirs[name] is None}
+        for name in ours:
+            if ours[name] is not None:
+                assert torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-6), name
+    unused = [sum(gradient is None for gradient in step.values()) for step in alone["steps"]]
+    gates = sum("g_proj" in name for name in alone["weights"])
+    tower = sum("visual" in name for name in alone["weights"])
+    assert unused == [gates * (case == "dense"), gates * (case == "dense"), gates + tower, gates * (case == "dense")]
+    if case == "dense":
+        assert together["gates"] is None
+    else:  # the second process has seen no vision
+        assert torch.allclose(torch.tensor(together["gates"]), torch.tensor(alone["gates"]), atol=1e-4)

@@ -10,7 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 
 KEPT = 2
 
@@ -34,14 +36,21 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, progress:
 
 
 def restore_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
-    """Load the newest checkpoint, if there is one; returns its progress ({"step": 0} without one)."""
+    """Load the newest checkpoint, if there is one; returns its progress ({"step": 0} without one).
+
+    The main process says which: on a shared file system the others may not see the newest one yet, and would go on
+    from another step than it.
+    """
     places = finished(folder)
-    if not places:
+    newest = torch.tensor(int(places[-1].name) if places else 0, device=accelerator.device)
+    place = folder / f"{int(broadcast(newest)):06d}"
+    if int(place.name) == 0:
         return {"step": 0}
-    accelerator.load_state(str(places[-1]))
-    return json.loads((places[-1] / "progress.json").read_text(encoding="utf-8"))
+    accelerator.load_state(str(place))
+    return json.loads((place / "progress.json").read_text(encoding="utf-8"))
 
 
 def finished(folder: Path) -> list[Path]:
     """The complete checkpoints of a folder, oldest first; a draft's name begins with a dot."""
-    return sorted(place for place in folder.glob("[0-9]*") if (place / "progress.json").is_file())
+    places = [place for place in folder.glob("[0-9]*") if (place / "progress.json").is_file()]
+    return sorted(places, key=lambda place: int(place.name))

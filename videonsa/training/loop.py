@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from videonsa.config import TrainSettings, require
 from videonsa.training.batch import answer_loss, encode
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
-from videonsa.training.gates import gate_sums
+from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal
 from videonsa.training.schedule import learning_rate, make_optimizer
 from videonsa.training.sources import Conversation, Source
@@ -34,7 +35,26 @@ log = logging.getLogger(__name__)
 GATE_SAMPLES = 1000  # training samples that the mean gates are taken over; a small run uses a fiftieth of its samples
 PREFETCHED = 4  # micro-batches read ahead; one of 36,000 tokens takes 0.7 GB
 
+# Weights may go without a gradient: a dense twin's gates always, the vision tower and the gates where the samples are
+# text. DDP then must be told to look for them, or it waits for gradients that never come. A weight that no process used
+# keeps its gradient None, so that AdamW neither moves nor decays it, the same as in one process. (A term of weight 0
+# that touches everything would let it decay.) The search walks the graph once a step: milliseconds, where a step of 7B
+# takes many seconds. Buffers are constants, alike in all processes from the start: no collective is needed for them.
+UNUSED_WEIGHTS = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+
 Report = Callable[[int, int, float], None]  # (steps done, steps in all, loss)
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient is no number any more, and so no weight will be."""
+
+
+def check_finite(step: int, loss: float, norm: float) -> None:
+    """Raise Diverged, in all processes at once as both numbers are all processes', unless both are finite."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise Diverged(
+            f"step {step}: loss {loss}, gradient norm {norm}: try a lower train.learning_rate, or another seed"
+        )
 
 
 class Trainer:
@@ -43,7 +63,7 @@ class Trainer:
     def __init__(self, settings: TrainSettings, model: nn.Module, processor: Any, source: Source) -> None:
         self.settings, self.processor, self.source = settings, processor, source
         # Told of the CPU, accelerate joins several processes there too; else each would train alone.
-        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[UNUSED_WEIGHTS])
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         part = settings.micro_batch_size * self.world
         valid = f"a multiple of micro_batch_size x processes = {part}"
@@ -69,6 +89,7 @@ class Trainer:
                     rate = self.optimizer.param_groups[0]["lr"]
                     line = {"step": step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
                     journal.write({**line, "tokens": tokens, "seconds": round(seconds, 3)})
+                check_finite(step + 1, loss, norm)
                 if report is not None:
                     report(step + 1, steps, loss)
                 if (step + 1) % self.settings.save_every == 0 and step + 1 < steps:
@@ -76,7 +97,13 @@ class Trainer:
                     save_checkpoint(self.accelerator, folder / "checkpoints", step + 1, state)
 
     def mean_gates(self) -> list[Any] | None:
-        """Mean gates over training samples of steps from all of the run, [layers][heads][3]; None for a dense model."""
+        """Mean gates over training samples of steps from all of the run, [layers][heads][3].
+
+        None for a dense model, and where these samples hold no vision; the settings and the sum over all processes
+        decide that, never what this process has seen, for each must take part in the sum.
+        """
+        if self.settings.nsa.attention == "dense":
+            return None
         samples = min(GATE_SAMPLES, self.source.steps * self.settings.batch_size // 50)
         count = max(1, samples // self.settings.batch_size)
         steps = [index * self.source.steps // count for index in range(count)]
@@ -84,10 +111,7 @@ class Trainer:
         self.model.eval()
         with self._precision():
             sums, tokens = gate_sums(self.model, self._prefetch(numbers))
-        if sums.ndim == 0:
-            return None
-        sums, tokens = (self.accelerator.reduce(tensor, "sum") for tensor in (sums, tokens))
-        return (sums / tokens).cpu().double().tolist()
+        return mean_of(*(self.accelerator.reduce(tensor, "sum") for tensor in (sums, tokens)))
 
     def weights(self) -> dict[str, Tensor]:
         """The trained weights, whole on the main process, also when they are sharded."""

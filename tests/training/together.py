@@ -1,0 +1,69 @@
+"""Trainings for one process or several, whose gradients must be equal: `python -m tests.training.together FOLDER`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.training.conftest import NSA, quick
+from videonsa.config import to_dict
+from videonsa.tiny import build_tiny
+from videonsa.training.loop import Trainer
+from videonsa.training.run import train
+from videonsa.training.sources import Conversation, SyntheticSource
+
+# A step a word, V a sample with a video, T one of text alone. Two processes take a step's samples in turn:
+# 1 the second sees no video; 2 each sees one in another micro-batch; 3 nobody does; 4 only the first micro-batches do.
+STEPS = ("VTVT", "VTTV", "TTTT", "VVTT")
+
+
+class Mixed:
+    """Samples with and without a video."""
+
+    readers, steps = 1, len(STEPS)
+
+    def __init__(self) -> None:
+        self.shown = SyntheticSource(quick())
+
+    def __getitem__(self, index: int) -> Conversation:
+        sample = self.shown[index]
+        return sample if "".join(STEPS)[index] == "V" else Conversation((("user", "how many"), sample.turns[1]))
+
+
+def gradients(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Each step's gradients as the optimizer sees them, the weights after the last step, and the mean gates."""
+    settings = quick(batch_size=4, micro_batch_size=1, steps=len(STEPS), **changes)
+    model, processor = build_tiny(settings.nsa, settings.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(settings, model, processor, Mixed())
+    steps: list[dict[str, Tensor | None]] = []
+
+    def note(*_: Any) -> None:
+        grads = {name: weight.grad for name, weight in model.named_parameters()}
+        steps.append({name: None if grad is None else grad.clone() for name, grad in grads.items()})
+
+    trainer.optimizer.optimizer.register_step_pre_hook(note)
+    trainer.run(folder, to_dict(settings), None)
+    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    return {"steps": steps, "weights": weights, "gates": trainer.mean_gates(), "main": trainer.rank == 0}
+
+
+def all_cases(folder: Path) -> dict[str, dict[str, Any]]:
+    """What is compared."""
+    return {
+        "nsa": gradients(folder / "nsa", activation_checkpointing=True),
+        "dense": gradients(folder / "dense", nsa=dataclasses.replace(NSA, attention="dense")),
+    }
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    train(quick(), place / "run", on_progress=lambda done, total: None)
+    found = all_cases(place)
+    if found["nsa"]["main"]:
+        torch.save(found, place / "found.pt")
