@@ -14,8 +14,9 @@ from typing import Any
 
 from ablations.checkpoints import Checkpoint, describe
 from ablations.facts import Facts, facts_now
+from ablations.gates import GateSamples, gates_for
 from ablations.grid import Grid, Variant
-from ablations.inputs import cell_inputs, identity_of, probe_inputs, training_inputs
+from ablations.inputs import cell_inputs, gates_inputs, identity_of, probe_inputs, training_inputs
 from ablations.profile import Profile, check_suites, suite_settings
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict, to_dict
 from videonsa.identity import identity
@@ -29,6 +30,12 @@ class Training:
     settings: TrainSettings | None
     given: Checkpoint | None
     facts: Facts  # as they were when the sweep was planned
+    gates: GateSamples | None = None  # over which the given weights' mean gates are measured, before they are used
+
+    @property
+    def exists(self) -> bool:
+        """Nothing has to be done before the weights can be used."""
+        return self.given is not None and self.gates is None
 
     @property
     def checkpoint(self) -> str | None:
@@ -51,7 +58,8 @@ class Training:
     def inputs(self) -> dict[str, Any]:
         """All that the weights depend on, in plain form."""
         if self.settings is None:
-            return self.facts.weights(str(self.checkpoint))
+            weights = self.facts.weights(str(self.checkpoint))
+            return gates_inputs(weights, self.gates, self.facts) if self.gates else weights
         return training_inputs(self.settings, self.facts)
 
     @cached_property
@@ -62,7 +70,9 @@ class Training:
     @property
     def record_settings(self) -> dict[str, Any]:
         """The settings as a record keeps them."""
-        return self.given.settings if self.given else to_dict(self.settings)
+        if self.given is None:
+            return to_dict(self.settings)
+        return self.given.settings | ({"gates": self.gates.settings} if self.gates else {})
 
     @property
     def identities(self) -> dict[str, str]:
@@ -208,7 +218,9 @@ def make_training(
     train = from_dict(TrainSettings, settings | {"nsa": nsa}, f"{where}: train")
     check_families(train, f"{where}: train")
     if checkpoint:
-        return Training(None, describe(checkpoint, _said(grid, profile), named, f"{where}: train.nsa"), facts)
+        given = describe(checkpoint, _said(grid, profile), named, f"{where}: train.nsa")
+        asked = _group(variant.settings, "nsa")
+        return Training(None, given, facts, gates_for(checkpoint, given.nsa, asked, train, profile.gate_samples))
     if Path(train.model).expanduser().is_dir():
         check_folder(Path(train.model).expanduser())
     return Training(train, None, facts)
@@ -229,6 +241,7 @@ def make_probe(cells: Iterable[Cell], profile: Profile, reference: str | None) -
     That is a cell of the reference, else one asked as its weights were made; on the profile's probe suite or the first.
     """
     asked = [cell for cell in cells if cell.nsa.attention == cell.training.nsa.attention == "nsa"]
+    asked = [cell for cell in asked if cell.training.gates is None]  # static gates say nothing of the model's own
     if profile.probe_suite is None or not asked:
         return None
     here = [cell for cell in asked if cell.suite.name == profile.probe_suite]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablations.facts import Facts
+from ablations.gates import GateSamples
 from videonsa.config import NSASettings, SuiteSettings, TrainSettings
 from videonsa.identity import (
     VERSION,
@@ -45,6 +46,22 @@ def training_inputs(settings: TrainSettings, facts: Facts) -> dict[str, Any]:
         "versions": {name: facts.versions[name] for name in TRAIN_PACKAGES},
         "device": facts.device,
         "code": facts.code(training_parts(nsa.attention, nsa.semantics, settings.model, settings.data)),
+    }
+
+
+def gates_inputs(weights: Mapping[str, Any], asked: GateSamples, facts: Facts) -> dict[str, Any]:
+    """What given weights with mean gates of their own depend on; `weights`: what they are."""
+    recipe, nsa = settings_inputs(asked.train), asked.nsa
+    return {
+        "weights": dict(weights),
+        "samples": asked.samples,
+        "nsa": settings_inputs(nsa),
+        "train": {name: recipe[name] for name in asked.recipe if name in recipe},
+        "data": "synth" if asked.train.data == "synth" else facts.data(asked.train),
+        "versions": {name: facts.versions[name] for name in TRAIN_PACKAGES},
+        "device": facts.device,
+        "dtype": facts.dtype,
+        "code": facts.code(training_parts(nsa.attention, nsa.semantics, "given", asked.train.data)),
     }
 
 

@@ -92,7 +92,7 @@ def start(sweep: Sweep, job: Job, stages: Stages, waiting: list[Job], running: d
 
 def is_trained(sweep: Sweep, job: Job) -> bool:
     """The weights that the job needs are there."""
-    if job.training.checkpoint is not None:
+    if job.training.exists:
         return True
     record = read_record(training_folder(sweep.out, job.training.id) / "record.json")
     return record is not None and record["status"] == DONE

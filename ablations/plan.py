@@ -133,9 +133,9 @@ def read_state(sweep: Sweep) -> State:
     """Read the records of every cell, training and probe of the sweep."""
     state = State()
     for key, training in sweep.trainings.items():
-        record = None if training.checkpoint else read_record(training_folder(sweep.out, key) / "record.json")
+        record = None if training.exists else read_record(training_folder(sweep.out, key) / "record.json")
         good = record is not None and record.get("identities", {}).get("training") == key
-        state.trainings[key] = DONE if training.checkpoint else _status(record if good else None)
+        state.trainings[key] = DONE if training.exists else _status(record if good else None)
         _note(state, key, record)
     for key, probe in sweep.probes.items():
         record = read_record(sweep.out / "probes" / probe.id / "record.json")

@@ -14,8 +14,10 @@ from ablations.checkpoints import check_checkpoints
 from videonsa.config import SettingsError, SuiteSettings, TrainSettings, from_dict
 
 FOLDER = Path(__file__).parent / "profiles"
-KEYS = ("description", "train", "checkpoint", "checkpoints", "suites", "seeds", "probe")
+KEYS = ("description", "train", "checkpoint", "checkpoints", "suites", "seeds", "probe", "gates")
 PROBE_KEYS = ("suite", "videos")
+GATES_KEYS = ("samples",)
+GATE_SAMPLES = 1000  # as the paper took
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -32,6 +34,7 @@ class Profile:
     probe_suite: str | None  # whose videos the gates and sinks are measured on; None: no probes
     probe_videos: int
     checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what given weights were made with
+    gate_samples: int = GATE_SAMPLES  # of `train`, at most: for mean gates of given weights that hold none
 
 
 def load_profile(name: str) -> Profile:
@@ -43,6 +46,8 @@ def load_profile(name: str) -> Profile:
     check_keys(content, KEYS, str(path.name))
     probe = content.get("probe") or {}
     check_keys(probe, PROBE_KEYS, f"{path.name}: probe")
+    gates = content.get("gates") or {}
+    check_keys(gates, GATES_KEYS, f"{path.name}: gates")
     suites = {key: dict(value or {}) for key, value in (content.get("suites") or {}).items()}
     check_suites(suites, path.name)
     from_dict(TrainSettings, content.get("train") or {}, f"{path.name}: train")
@@ -56,6 +61,7 @@ def load_profile(name: str) -> Profile:
         probe_suite=probe.get("suite"),
         probe_videos=probe.get("videos", 8),
         checkpoints=check_checkpoints(content.get("checkpoints"), path.name),
+        gate_samples=positive(gates.get("samples", GATE_SAMPLES), f"{path.name}: gates: samples"),
     )
 
 
@@ -118,6 +124,13 @@ def check_keys(content: Any, known: Iterable[str], where: str) -> None:
     for key in content:
         if key not in known:
             raise SettingsError(f"{where}: unknown key {key!r}; known keys: {', '.join(known)}")
+
+
+def positive(value: Any, where: str) -> int:
+    """A whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SettingsError(f"{where}={value!r} is not valid: give a whole number of at least 1")
+    return value
 
 
 def whole_numbers(values: Any, where: str) -> tuple[int, ...]:

@@ -53,6 +53,8 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, agai
         f"{len(sweep.cells)} cells share {len(trainings)} training{'s' * (len(trainings) > 1)}: {', '.join(trainings)}",
     ]
     counts = {kind: sum(job.kind == kind for job in jobs) for kind in ("train", "evaluate", "probe")}
+    if measured := sum(job.kind == "train" and job.training.gates is not None for job in jobs):
+        counts |= {"train": counts["train"] - measured, "gates": measured}
     lines.append("To run: " + ", ".join(f"{number} {kind} jobs" for kind, number in counts.items()))
     lines += [*again, *hub_lines(sweep)]
     lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")

@@ -16,6 +16,7 @@ class Stages:
     load: str = "evals.checkpoint:load"
     evaluate: str = "evals.run:evaluate"
     probe: str = "evals.probe:probe"
+    gates: str = "videonsa.training.measure:measure_gates"
 
     def get(self, name: str) -> Callable[..., Any]:
         """Import one of them."""

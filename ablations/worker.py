@@ -16,6 +16,7 @@ from typing import Any
 from ablations.cell import Cell, Training
 from ablations.facts import check_here
 from ablations.failures import JobFailed, TrainingFailed, training_failure
+from ablations.gates import FILE, read_gates
 from ablations.inputs import PACKAGES, TRAIN_PACKAGES
 from ablations.lock import claimed, is_alive
 from ablations.mirror import mirror
@@ -25,7 +26,7 @@ from ablations.records import fail_cell, fail_record, record_of
 from ablations.stages import Stages
 from slurm.executor import delayed, distributed_environment, leave_when_told, told_to_leave
 from videonsa.config import TrainSettings, to_dict
-from videonsa.record import failure, provenance, read_record, write_record
+from videonsa.record import failure, provenance, read_record, write_record, write_text
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,11 @@ def run_training(work: Work, progress: Progress) -> list[str]:
         record = read_record(folder / "record.json")
         if record is not None and record["status"] == DONE:
             return []
-        report = progress.begin("train", "training")
+        report = progress.begin("train", "training" if training.gates is None else "mean gates")
         record = record_of(training)
         started = time.time()
         try:
-            train = work.stages.get("train")
-            check_here(training.facts, observed().get("device"), TRAIN_PACKAGES)
-            train(settings_here(training), folder, on_progress=report)
-            summary = _training_summary(folder) | {"seconds": round(time.time() - started, 3)}
+            summary = _train(work, folder, report) | {"seconds": round(time.time() - started, 3)}
             record |= {"status": DONE, "summary": summary}
         except Exception as error:
             record |= {"error": failure(error)}
@@ -107,6 +105,20 @@ def run_training(work: Work, progress: Progress) -> list[str]:
     for cell in work.job.cells:
         fail_cell(work.out, cell, training_failure(training.id, reason))
     return [f"training {training.id}: {reason['message']}"]
+
+
+def _train(work: Work, folder: Path, report: Callable[..., None]) -> dict[str, Any]:
+    """Train, or measure the mean gates of given weights; returns what the record says of it."""
+    training = work.job.training
+    stage = work.stages.get("train" if training.gates is None else "gates")
+    check_here(training.facts, observed().get("device"), TRAIN_PACKAGES)
+    if training.gates is None:
+        stage(settings_here(training), folder, on_progress=report)
+        return _training_summary(folder)
+    given, asked = training.facts.location(str(training.checkpoint)), training.gates
+    found = stage(given, to_dict(asked.nsa), settings_here(training), asked.samples, on_progress=report)
+    write_text(folder / FILE, json.dumps(found) + "\n")
+    return {name: found[name] for name in ("samples", "tokens")}
 
 
 def train_along(work: Work) -> None:
@@ -157,6 +169,8 @@ def evaluate_cell(work: Work, cell: Cell, weights: dict[str, Any], report: Calla
         check_here(cell.training.facts, observed().get("device"), PACKAGES)
         if "loaded" not in weights:
             weights["loaded"] = load(_checkpoint(work.out, cell))
+            if cell.training.gates is not None:
+                weights["loaded"].take_gates(read_gates(training_folder(work.out, cell.training.id)))
         data = work.out / "data"
         result = evaluate(weights["loaded"], to_dict(cell.nsa), cell.suite, folder, on_progress=report, data=data)
         record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
@@ -212,10 +226,10 @@ def observed(loaded: Any = None) -> dict[str, Any]:
 
 
 def settings_here(training: Training) -> TrainSettings:
-    """The settings of a training with its model and data where this job finds them."""
-    settings = training.settings
+    """The settings of a training, or of one whose samples are used, with model and data where this job finds them."""
+    settings = training.gates.train if training.gates else training.settings
     assert settings is not None
-    if settings.model != "tiny":
+    if settings.model != "tiny" and training.gates is None:
         settings = replace(settings, model=training.facts.location(settings.model))
     if settings.data != "synth":
         folder = settings.video_folder and str(Path(settings.video_folder).resolve())
@@ -232,14 +246,15 @@ def _provenance(work: Work, loaded: Any = None) -> dict[str, Any]:
 def _checkpoint(out: Path, of: Cell | Job) -> str | Path:
     """The weights of a cell or job: its training's final folder, or the checkpoint that was given."""
     training = of.training
-    if training.checkpoint is not None:
-        return training.facts.location(training.checkpoint)
+    given = training.checkpoint and training.facts.location(training.checkpoint)
+    if training.exists:
+        return str(given)
     folder = training_folder(out, training.id)
     record = read_record(folder / "record.json")
     if record is None or record["status"] != DONE:
         reason = (record or {}).get("error", {}).get("message", "it has no record")
         raise TrainingFailed(f"training {training.id} is not done: {reason}")
-    return folder / "final"
+    return given or folder / "final"
 
 
 def _training_summary(folder: Path) -> dict[str, Any]:

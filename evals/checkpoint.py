@@ -11,7 +11,7 @@ import torch
 from transformers import Qwen2_5_VLProcessor
 
 from evals.question import QuestionStore
-from videonsa.config import NSASettings, SettingsError, one_of, require
+from videonsa.config import BRANCHES, NSASettings, SettingsError, one_of, require
 from videonsa.fingerprint import NOT_WEIGHTS, fingerprint
 from videonsa.hub import loading_arguments, split_revision
 from videonsa.identity import identity
@@ -49,6 +49,14 @@ class Checkpoint:
         if self.model.config.nsa != before:
             self.warm, self.peaks = False, {}
         return self.model.config.nsa
+
+    def take_gates(self, gates: list[Any]) -> None:
+        """Mean gates [layers][heads][3] for gate_mode="static". Raises SettingsError for other shapes."""
+        text = self.model.config.text_config
+        shape = (text.num_hidden_layers, text.num_attention_heads, len(BRANCHES))
+        found = tuple(torch.tensor(gates).shape)
+        require(found == shape, "static_gates", f"shape {list(found)}", f"[layers, heads, branches] = {list(shape)}")
+        self.model.config.static_gates = gates
 
     @property
     def device(self) -> torch.device:

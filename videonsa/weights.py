@@ -58,6 +58,12 @@ def saved_settings(folder: Path) -> NSASettings:
         raise SettingsError(f"checkpoint {str(folder)!r}: {error}") from None
 
 
+def stated_gates(checkpoint: str) -> bool:
+    """A folder whose config.json holds static gates. Of a hub name it is not known, and so not taken for granted."""
+    config = _read_json(Path(checkpoint).expanduser() / "config.json")
+    return bool(config and config.get("static_gates"))
+
+
 def qwen_settings(config: Mapping[str, Any], has_gates: bool) -> NSASettings:
     """Of a checkpoint that calls itself Qwen2.5-VL: with gates it is the public release, without it is made densely."""
     return NSASettings(**release_settings(config)) if has_gates else NSASettings(attention="dense")

@@ -63,6 +63,13 @@ def test_a_file_without_conversations_is_named(tmp_path):
         read_conversations(file)
 
 
+def test_entries_about_images_are_refused(tmp_path):
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps([{"id": 7, "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>"}]}]))
+    with pytest.raises(SettingsError, match=r"an entry about an image \(7\)"):
+        read_conversations(file)
+
+
 def test_real_videos_are_sampled_by_rate_and_cut_by_tokens(video_data, processor):
     settings = quick(
         data=str(video_data / "data.jsonl"), video_folder=str(video_data), steps=None, batch_size=1, fps=4.0

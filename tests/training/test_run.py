@@ -20,6 +20,8 @@ from videonsa.modeling import capture_attention, load_model
 from videonsa.tiny import build_tiny
 from videonsa.training.batch import answer_loss, encode
 from videonsa.training.checkpoint import finished
+from videonsa.training.loop import Diverged
+from videonsa.training.measure import measure_gates
 from videonsa.training.run import main, train
 from videonsa.training.sources import SyntheticSource
 
@@ -121,6 +123,33 @@ def test_static_gates_are_the_mean_of_the_dynamic_ones(whole_run):
     assert (static - dynamic).abs().max() < 0.5  # six steps from gates of 0.5
 
 
+def test_gates_of_a_checkpoint_are_measured_over_samples_spread_over_a_training(tiny_folder):
+    settings = quick(steps=3, batch_size=2, micro_batch_size=1)
+    seen = []
+    found = measure_gates(tiny_folder, {}, settings, 3, on_progress=lambda *done: seen.append(done))
+    model, processor = load_model(tiny_folder), AutoProcessor.from_pretrained(tiny_folder)
+    source = SyntheticSource(settings)
+    gates = []
+    for index in (0, 2, 4):
+        batch = encode(processor, [source[index]], settings.pixels_per_frame)
+        with torch.no_grad(), capture_attention(model) as captured:
+            model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+        gates.append(torch.stack([inputs.gates[0] for inputs in captured], dim=1))
+    expected = torch.cat(gates).mean(dim=0)
+    assert torch.allclose(torch.tensor(found["static_gates"]), expected, atol=1e-6)
+    assert (found["samples"], found["tokens"]) == (3, len(torch.cat(gates)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert measure_gates(tiny_folder, {}, settings, 1000)["samples"] == 6  # no more than the training has
+
+
+def test_gates_need_vision(tiny_folder, tmp_path):
+    entry = {"conversations": [{"from": "human", "value": "how many"}, {"from": "gpt", "value": "one"}]}
+    (tmp_path / "data.json").write_text(json.dumps([entry]))
+    settings = quick(data=str(tmp_path / "data.json"), video_folder=str(tmp_path), steps=1)
+    with pytest.raises(SettingsError, match="no vision token in 4 samples"):
+        measure_gates(tiny_folder, {}, settings, 10)
+
+
 def test_training_lowers_the_loss(tmp_path):
     settings = quick(families=("layout",), frames=(2,), steps=60, batch_size=8, micro_batch_size=8, learning_rate=3e-3)
     train(settings, tmp_path, on_progress=lambda done, total: None)
@@ -175,6 +204,12 @@ def test_a_dense_twin_is_trained_without_gates(tmp_path):
     fresh, _ = build_tiny(NSA, seed=0)
     name = "model.language_model.layers.0.self_attn.g_proj_1.weight"
     assert torch.equal(model.state_dict()[name], fresh.state_dict()[name])
+
+
+def test_a_run_whose_loss_is_no_number_ends_and_says_so(tmp_path):
+    with pytest.raises(Diverged, match="step 2: loss nan"):
+        train(quick(learning_rate=1e30, warmup_fraction=0, max_grad_norm=1e30), tmp_path, lambda done, total: None)
+    assert not (tmp_path / "final").exists()
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.video_utils import VideoMetadata
 
-from videonsa.training.sources import Conversation, video_size
+from videonsa.training.sources import Conversation, Source, video_size
 
+PREFETCHED = 4  # micro-batches read ahead; one of 36,000 tokens takes 0.7 GB
 IGNORED = -100  # label of a token that is no answer
 
 
@@ -29,6 +31,28 @@ def encode(processor: Any, conversations: Sequence[Conversation], pixels_per_fra
     texts = processor.apply_chat_template([messages(each) for each in conversations], tokenize=False)
     batch = processor(text=texts, padding=True, padding_side="right", return_tensors="pt", **videos)
     return {**batch, "labels": answer_labels(batch["input_ids"], processor.tokenizer)}
+
+
+def encoded(
+    source: Source, processor: Any, pixels_per_frame: int, numbers: Iterable[range]
+) -> Iterator[dict[str, Tensor]]:
+    """Micro-batches of the samples of these numbers, in order; meanwhile threads read and encode the next ones.
+
+    One thread encodes: tokenizers serve one at a time.
+    """
+
+    def make(reads: list[Future[Conversation]]) -> dict[str, Tensor]:
+        return encode(processor, [read.result() for read in reads], pixels_per_frame)
+
+    with ThreadPoolExecutor(source.readers) as readers, ThreadPoolExecutor(1) as encoder:
+        waiting: list[Future[dict[str, Tensor]]] = []
+        for indices in numbers:
+            reads = [readers.submit(source.__getitem__, index) for index in indices]
+            waiting.append(encoder.submit(make, reads))
+            if len(waiting) > PREFETCHED:
+                yield waiting.pop(0).result()
+        while waiting:
+            yield waiting.pop(0).result()
 
 
 def messages(conversation: Conversation) -> list[dict[str, Any]]:

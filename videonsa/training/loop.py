@@ -13,7 +13,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,16 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from videonsa.config import TrainSettings, require
-from videonsa.training.batch import answer_loss, encode
+from videonsa.training.batch import answer_loss, encoded
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
 from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal
 from videonsa.training.schedule import learning_rate, make_optimizer
-from videonsa.training.sources import Conversation, Source
+from videonsa.training.sources import Source
 
 log = logging.getLogger(__name__)
 
 GATE_SAMPLES = 1000  # training samples that the mean gates are taken over; a small run uses a fiftieth of its samples
-PREFETCHED = 4  # micro-batches read ahead; one of 36,000 tokens takes 0.7 GB
 
 # Weights may go without a gradient: a dense twin's gates always, the vision tower and the gates where the samples are
 # text. DDP then must be told to look for them, or it waits for gradients that never come. A weight that no process used
@@ -164,23 +162,6 @@ class Trainer:
             yield range(own, own + size)
 
     def _prefetch(self, numbers: Iterable[range]) -> Iterator[dict[str, Tensor]]:
-        """Encoded micro-batches on the device, in order; meanwhile threads read and encode the next ones.
-
-        One thread encodes: tokenizers serve one at a time.
-        """
-
-        def make(reads: list[Future[Conversation]]) -> dict[str, Tensor]:
-            return encode(self.processor, [read.result() for read in reads], self.settings.pixels_per_frame)
-
-        with ThreadPoolExecutor(self.source.readers) as readers, ThreadPoolExecutor(1) as encoder:
-            waiting: list[Future[dict[str, Tensor]]] = []
-            for indices in numbers:
-                reads = [readers.submit(self.source.__getitem__, index) for index in indices]
-                waiting.append(encoder.submit(make, reads))
-                if len(waiting) > PREFETCHED:
-                    yield self._to_device(waiting.pop(0).result())
-            while waiting:
-                yield self._to_device(waiting.pop(0).result())
-
-    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        """Encoded micro-batches on the device, in order."""
+        for batch in encoded(self.source, self.processor, self.settings.pixels_per_frame, numbers):
+            yield {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}

@@ -147,6 +147,9 @@ def read_conversations(path: Path) -> list[dict[str, Any]]:
         raise SettingsError(f"data={str(path)!r} cannot be read ({error}): give {valid}") from None
     good = entries and all(isinstance(entry, dict) and entry.get("conversations") for entry in entries)
     require(bool(good), "data", str(path), valid)
+    shown = next((entry for entry in entries if entry.get("image") or entry.get("images")), None)
+    about = f"an entry about an image ({(shown or {}).get('id')}), which training would not show"
+    require(shown is None, "data", str(path), f"it holds {about}; give videos or text alone")
     return entries
 
 
