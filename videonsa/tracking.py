@@ -22,7 +22,7 @@ TRUE = ("1", "true", "yes", "on")  # values of WANDB_DISABLED, which earlier ver
 # W&B's service asks a server that does not answer for up to two hours; until then it starts no offline run, and the
 # process cannot end. With these, a server that is away at the start is given up after 15 to 75 seconds, and one that
 # goes away later is waited for some four minutes; the run's folder then still has all that it was told.
-PATIENCE: dict[str, float] = {
+PATIENCE: dict[str, Any] = {
     "init_timeout": 90,
     "x_graphql_retry_max": 3,
     "x_graphql_timeout_seconds": 15,
