@@ -8,6 +8,7 @@ An input that is new in the next version of identities gets such a function here
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -72,7 +73,7 @@ def _settings(cls: type, key: str | None) -> Callable[[Record, str, Any], Any]:
         recorded = record["settings"] if key is None else record["settings"].get(key) or {}
         field, _, inner = name.partition(".")
         try:
-            value = _settings_inputs(cls, recorded)[field]
+            value = _settings_inputs(cls, json.dumps(recorded))[field]
         except (SettingsError, KeyError, TypeError):
             raise NotShown(f"{key or 'train'}.{name} was not recorded") from None
         return value[inner] if inner else value
@@ -80,7 +81,9 @@ def _settings(cls: type, key: str | None) -> Callable[[Record, str, Any], Any]:
     return find
 
 
-def _settings_inputs(cls: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
+@lru_cache(maxsize=4096)
+def _settings_inputs(cls: type, text: str) -> dict[str, Any]:
+    recorded = json.loads(text)
     values = {field.name: recorded.get(field.name, before(field)) for field in dataclasses.fields(cls)}
     if isinstance(values.get("nsa"), Mapping):
         values["nsa"] = {f.name: values["nsa"].get(f.name, before(f)) for f in dataclasses.fields(NSASettings)}

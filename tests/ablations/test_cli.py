@@ -44,7 +44,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2
         (["--grid", "budget", "--set", "nsa.windw=3"], "--set: unknown setting 'nsa.windw'; known: nsa.block_size"),
         (["--grid", "budget", "--set", "nsa.gate_temperature"], "give key=value"),
         (["--grid", "budget", "--set", "nsa.window=3"], "grid budget varies it; choose among its values with --only"),
-        (["--grid", "budget", "--set", "nsa.branches=cmp+slice"], "give a non-empty subset of cmp, slc, swa"),
+        (["--grid", "budget", "--set", "nsa.branches=cmp+slice"], "a subset of cmp, slc, swa, each once"),
         (["--grid", "branches", "--set", "nsa.window=0"], "window=0 is not valid: 1 or more while swa is a branch"),
         (
             ["--grid", "budget", "--set", "suites=synth_noodle"],

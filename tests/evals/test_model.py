@@ -57,7 +57,7 @@ def test_defaults(folder: Path, loaded: Checkpoint) -> None:
     [
         ("block_cout=8", "unknown model argument 'block_cout'; known: pretrained, max_frames.*block_count"),
         ("window=0", "window=0 is not valid: 1 or more while swa is a branch"),
-        ("branches=cmp+dense", "branches='cmp.dense' is not valid: give a non-empty subset of cmp, slc, swa"),
+        ("branches=cmp+dense", "branches='cmp.dense' is not valid: a subset of cmp, slc, swa, each once"),
         ("max_frames=0", "max_frames=0 is not valid"),
         ("tokens_per_frame=2.5", "tokens_per_frame=2.5 is not valid"),
         ("fps=slow", "fps='slow' is not valid"),
