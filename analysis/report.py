@@ -104,11 +104,11 @@ def _published(rows: pd.DataFrame) -> str:
     if not len(pairs):
         return ""
     lines = [f"<h2>Beside the published numbers</h2><p class='what'>Scores in %; {SOURCE}.</p><table>"]
-    headings = ("variant", "suite", "ours [95 %]", "published", "table", "method")
+    headings = ("variant", "suite", "ours [95 %]", "published", "table", "method", "note")
     lines.append("<tr>" + "".join(f"<th>{text}</th>" for text in headings) + "</tr>")
     for pair in each(pairs):
         ours = f"{pair.ours:.1f} [{pair.low:.1f}–{pair.high:.1f}]"
-        cells = (pair.label, pair.suite, ours, f"{pair.published:.1f}", pair.table, pair.method)
+        cells = (pair.label, pair.suite, ours, f"{pair.published:.1f}", pair.table, pair.method, pair.note)
         lines.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
     return "\n".join([*lines, "</table>"])
 

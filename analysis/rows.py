@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.weights import weights_name
 from videonsa.config import NSASettings, SettingsError, from_dict, to_dict
 
 SUMMARY = {  # names in a record's summary -> columns
@@ -20,9 +21,9 @@ SUMMARY = {  # names in a record's summary -> columns
 }
 SCORES = ("metric", "accuracy", "correct", "questions", "errors", "chance", "lmms_eval")
 AGGREGATE = ("shares", "parts", "notes")  # a mapping, a mapping and a list; not for tables of numbers
-SUITE = ("frames", "fps", "tokens_per_frame", "limit")
-ATTENTION = ("block_size", "block_count", "window", "gate_mode", "attention")
-PAPER = to_dict(NSASettings())  # a given checkpoint counts as trained with the paper's settings, which are the defaults
+SUITE = ("frames", "fps", "tokens_per_frame", "max_new_tokens", "limit")
+ATTENTION = ("block_size", "block_count", "window", "gate_mode", "gate_temperature", "attention", "semantics")
+PAPER = to_dict(NSASettings())  # what older records' checkpoints count as made with
 CELL_COLUMNS = [
     *("id", "label", "variant", "suite", "status", "seed", "training", "probe"),
     *SCORES,
@@ -31,7 +32,7 @@ CELL_COLUMNS = [
     *ATTENTION,
     *("branches", "budget", "local_share", "as_trained", "train_block_count", "train_window", "train_frames"),
     *SUITE,
-    *("model", "steps", "error_type", "error", "traceback", "code", "commit"),
+    *("weights", "model", "steps", "error_type", "error", "traceback", "code", "commit"),
 ]
 QUESTION_COLUMNS = [
     *("cell", "label", "suite", "doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
@@ -65,7 +66,8 @@ def cell_row(
     row: dict[str, Any] = {key: part(record, "scores").get(key) for key in (*SCORES, *AGGREGATE)}
     row |= {column: part(record, "summary").get(key) for key, column in SUMMARY.items()}
     row |= {key: suite.get(key, variant.get(key)) for key in SUITE}
-    trained_nsa = part(train, "nsa") or (PAPER if train.get("checkpoint") else {})
+    unknown = train.get("checkpoint") and "nsa" not in train
+    trained_nsa = PAPER if unknown else part(train, "nsa")
     row |= _attention(trained_nsa, part(settings, "nsa") if settings else variant)
     label = planned.get("label") or (record or {}).get("label") or name
     row |= {"id": name, "label": label, "variant": label}
@@ -75,7 +77,8 @@ def cell_row(
     }
     row |= {
         "seed": settings.get("seed", planned.get("seed")),
-        "model": train.get("model") or train.get("checkpoint"),
+        "weights": weights_name(train),
+        "model": train.get("checkpoint") or train.get("model"),
         "steps": train.get("steps"),
     }
     row |= {"training": planned.get("training") or identities.get("training"), "probe": planned.get("probe")}

@@ -1,4 +1,4 @@
-"""The paper's numbers (reference.csv, see README.md), and which of them answer the same question as a cell of ours."""
+"""The paper's numbers (reference.csv, settings.csv, README.md), and which of them answer the question of a cell."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.paper.questions import (
+    OWN,
+    Question,
+    differing,
+    load_settings,
+    our_question,
+    plain,
+    published_question,
+    tell,
+)
 from analysis.rows import each
 from videonsa.record import write_text
 
 SOURCE = "published: arXiv 2510.02295v2, without intervals"
 FAILED = "a failed run in the paper, not a score"
 BENCHMARKS = {"longvideobench_val_v": "longvideobench"}  # our suite -> the paper's name, where they differ
-TRAINED = (32, 256)  # block count and window of training
-METHODS = {  # label of a variant -> the paper's names of that method
-    "dense": ("qwen2_5_vl_7b", "dense"),
-    "awq": ("qwen2_5_vl_7b_awq", "awq"),
-    "dense_sft": ("qwen2_5_vl_7b_sft", "dense_sft"),
-    "dense_nsa": ("dense_nsa",),
-    **{
-        name: (name,)
-        for name in ("tri_shape", "minference", "flexprefill", "xattention", "fastv", "vscan", "visionzip")
-    },
-}
+COLUMNS = ["label", "suite", "ours", "low", "high", "published", "table", "method", "note"]
+REASONS = ["label", "suite", "reason"]
 
 
 def load_reference() -> pd.DataFrame:
@@ -34,57 +35,94 @@ def load_reference() -> pd.DataFrame:
 
 
 def beside(rows: pd.DataFrame) -> pd.DataFrame:
-    """Our finished cells with every published score of the same benchmark and setting, one row a pair.
+    """Our finished cells with every published score that answers the same question, one row a pair.
 
-    Columns: label, suite, ours, low, high, published (all in %), table, method. Cells of the tiny model have none.
+    Same are benchmark, weights, attention, semantics, sampling, and that all questions are asked; the seed is ours.
+    Columns: label, suite, ours, low, high, published (all in %), table, method, note (what to know of the pair).
     """
+    return compared(rows)[0]
+
+
+def compared(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`beside`, and the finished cells on the paper's benchmarks that stand beside no number, each with why."""
     reference = load_reference()
     scores = reference[reference["metric"].isin(["accuracy", "overall"]) & reference["value"].notna()]
-    found = []
-    for row in each(rows[(rows["status"] == "done") & (rows["model"] != "tiny")]):
-        for match in each(_matching(row, scores)):
-            ours = {"ours": 100 * row.accuracy, "low": 100 * row.low, "high": 100 * row.high}
-            theirs = {"published": match.value, "table": match.table, "method": match.method}
-            found.append({"label": row.label, "suite": row.suite, **ours, **theirs})
-    columns = ["label", "suite", "ours", "low", "high", "published", "table", "method"]
-    return pd.DataFrame(found, columns=columns)
+    settings = load_settings()
+    asked = [(score, published_question(score, settings)) for score in each(scores)]
+    pairs, reasons = [], []
+    for row in each(rows[rows["status"] == "done"]):
+        here = [(score, question) for score, question in asked if score.benchmark == _benchmark(row)]
+        if not here:
+            continue
+        ours = our_question(row)
+        same = [score for score, theirs in here if theirs is not None and not differing(ours, theirs)]
+        pairs += [_pair(row, score, _note(row, same)) for score in same]
+        if not same:
+            known = [theirs for _, theirs in here if theirs is not None]
+            reasons.append({"label": row.label, "suite": row.suite, "reason": _why_not(ours, known)})
+    return pd.DataFrame(pairs, columns=COLUMNS), pd.DataFrame(reasons, columns=REASONS)
 
 
-def _matching(row: Any, scores: pd.DataFrame) -> pd.DataFrame:
-    """Published scores of the row's benchmark at the row's attention and sampling."""
-    here = scores[(scores["benchmark"] == BENCHMARKS.get(row.suite, row.suite)) & scores["context"].isna()]
-    if row.label in METHODS or row.attention == "dense":  # dense attention of whose weights, only the label says
-        return here[here["method"].isin(METHODS.get(row.label, ()))]
-    if row.gate_mode == "static":
-        return here[here["method"] == "videonsa_static_gate"]
-    if row.branches != "cmp+slc+swa":
-        return here[here["method"] == row.branches]
-    own = here[here["method"].isin(["videonsa", "cmp+slc+swa"])]
-    same_budget = (own["block_count"] == row.block_count) & (own["window"] == row.window)
-    if (row.block_count, row.window) != TRAINED:
-        return own[same_budget]
-    plain = own["block_count"].isna()
-    sampled = own["tokens_per_frame"].notna()
-    frames = own["frames"].eq(row.frames) | (own["frames"].isna() & own["fps"].eq(row.fps))
-    return own[same_budget | (plain & (~sampled | (own["tokens_per_frame"].eq(row.tokens_per_frame) & frames)))]
+def _benchmark(row: Any) -> str:
+    return BENCHMARKS.get(row.suite, row.suite)
 
 
-def to_markdown(pairs: pd.DataFrame) -> str:
-    """Ours and published side by side."""
-    lines = [f"Scores in %; {SOURCE}.", "", "| variant | suite | ours [95 %] | published | table | method |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
+def _pair(row: Any, score: Any, note: str) -> dict[str, Any]:
+    ours = {"ours": 100 * row.accuracy, "low": 100 * row.low, "high": 100 * row.high}
+    theirs = {"published": score.value, "table": score.table, "method": score.method, "note": note}
+    return {"label": row.label, "suite": row.suite, **ours, **theirs}
+
+
+def _note(row: Any, same: list[Any]) -> str:
+    notes = []
+    if row.weights in OWN:
+        notes.append("trained here, by the paper's recipe")
+    if errors := plain(getattr(row, "errors", None)):
+        notes.append(f"{errors} of our questions ended in an error")
+    values = [score.value for score in same]
+    if len(set(values)) > 1:
+        notes.append(f"the paper disagrees with itself: {min(values):.1f} to {max(values):.1f}")
+    return "; ".join(notes)
+
+
+def _why_not(ours: Question, known: list[Question]) -> str:
+    """What differs from the published question that is nearest."""
+    if not known:
+        return "the paper does not say how it samples this benchmark's videos"
+
+    def distance(theirs: Question) -> tuple[bool, bool, int]:
+        fields = differing(ours, theirs)
+        return "weights" in fields, "attention" in fields, len(fields)
+
+    nearest = min(known, key=distance)
+    fields = differing(ours, nearest)
+    return f"asked {tell(ours, fields)}; the paper {tell(nearest, fields)}"
+
+
+def to_markdown(pairs: pd.DataFrame, reasons: pd.DataFrame | None = None) -> str:
+    """Ours and published side by side; below, why other cells stand beside no number."""
+    lines = [f"Scores in %; {SOURCE}.", ""]
+    if len(pairs):
+        lines += ["| variant | suite | ours [95 %] | published | table | method | note |"]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for pair in each(pairs):
         ours = f"{pair.ours:.1f} [{pair.low:.1f}–{pair.high:.1f}]"
-        cells = (pair.label, pair.suite, ours, f"{pair.published:.1f}", pair.table, pair.method)
+        cells = (pair.label, pair.suite, ours, f"{pair.published:.1f}", pair.table, pair.method, pair.note)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    if reasons is not None and len(reasons):
+        lines += ["", "No published number:", ""]
+        lines += [f"- {row.label}, {row.suite}: {row.reason}" for row in each(reasons)]
     return "\n".join(lines) + "\n"
 
 
 def write_beside(rows: pd.DataFrame, sweep: Path) -> list[Path]:
-    """published.md and .csv in the sweep folder; no path when nothing of the sweep is in the paper."""
-    pairs = beside(rows)
-    if not len(pairs):
+    """published.md and .csv in the sweep folder; no path when none of its benchmarks is in the paper."""
+    pairs, reasons = compared(rows)
+    paths = [sweep / "published.md", sweep / "published.csv"]
+    if not len(pairs) and not len(reasons):
+        for path in paths:
+            path.unlink(missing_ok=True)
         return []
-    write_text(sweep / "published.md", to_markdown(pairs))
-    write_text(sweep / "published.csv", pairs.to_csv(index=False, lineterminator="\n"))
-    return [sweep / "published.md", sweep / "published.csv"]
+    write_text(paths[0], to_markdown(pairs, reasons))
+    write_text(paths[1], pairs.to_csv(index=False, lineterminator="\n"))
+    return paths
