@@ -45,7 +45,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "ablations": PACKAGES,
     "slurm": (),
-    "analysis": ("videonsa.config", "videonsa.record", "videonsa.bootstrap", "videonsa.identity"),
+    "analysis": ("videonsa.config", "videonsa.names", "videonsa.record", "videonsa.bootstrap", "videonsa.identity"),
     "videonsa.bench": ("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling"),
     "videonsa.fidelity": ("videonsa.config", "videonsa.kernels"),
     "videonsa.audit": ("videonsa.config", "videonsa.kernels"),
