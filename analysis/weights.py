@@ -11,10 +11,8 @@ from videonsa.config import NSASettings, SettingsError, TrainSettings, from_dict
 TWIN = "a dense twin by the paper's recipe"
 OWN_VIDEONSA = "VideoNSA by the paper's recipe"  # with the release's semantics, as the published weights
 OTHER = "weights trained here by another recipe"
-# Settings of a training that the paper's recipe leaves open (whose data these are cannot be seen), or that change no
-# number; the attention is looked at apart.
+# Settings that the paper's recipe leaves open: whose data these are cannot be seen. The attention is looked at apart.
 OPEN = ("data", "video_folder", "families", "frames", "seed", "nsa")
-PLACEMENT = ("micro_batch_size", "activation_checkpointing", "save_every")
 
 
 def weights_name(train: Mapping[str, Any]) -> str | None:
@@ -34,7 +32,8 @@ def weights_name(train: Mapping[str, Any]) -> str | None:
 
 def by_the_papers_recipe(train: Mapping[str, Any]) -> bool:
     """Whether a training's settings are the paper's, the defaults of TrainSettings, on videos of whatever source."""
-    fields = [field for field in dataclasses.fields(TrainSettings) if field.name not in OPEN + PLACEMENT]
+    counts = [field for field in dataclasses.fields(TrainSettings) if not field.metadata.get("no_effect")]
+    fields = [field for field in counts if field.name not in OPEN]
     usual = {field.name: list(field.default) if isinstance(field.default, tuple) else field.default for field in fields}
     return train.get("data", "synth") != "synth" and all(
         train.get(name, value) == value for name, value in usual.items()

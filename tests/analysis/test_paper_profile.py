@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ablations.cell import Cell, Code
+from ablations.cell import Cell
 from ablations.grid import grid_names, load_grid
 from ablations.plan import Sweep, cell_folder, make_sweep, write_plan
 from ablations.profile import load_profile
-from ablations.records import cell_record
+from ablations.records import record_of
 from analysis.load import find_reference, load, read_plan
 from analysis.paper import compared, load_reference
 from analysis.tables import compare
@@ -21,7 +21,6 @@ from analysis.tables import compare
 QUESTIONS = 12
 # The paper's tables that a grid repeats: all of their numbers that are no failed runs, and of our methods.
 TABLES = {"branches": [2], "transfer": [3], "tokens": [20, 21, 22, 23, 25], "tomato": [24], "gates": [34]}
-CODE = Code("code", "code")
 
 
 def made_up(cell: Cell) -> dict:
@@ -32,7 +31,7 @@ def made_up(cell: Cell) -> dict:
         for number, score in enumerate(right)
     ]
     scores = {"metric": "m", "accuracy": sum(right) / QUESTIONS, "questions": QUESTIONS, "errors": 0, "chance": None}
-    return cell_record(cell) | {"status": "done", "scores": scores, "questions": rows}
+    return record_of(cell) | {"status": "done", "scores": scores, "questions": rows}
 
 
 def finished(name: str, out: Path) -> Sweep:
@@ -55,7 +54,7 @@ def table_of(sweep: Sweep) -> pd.DataFrame:
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ablations.cell.code_version", lambda *folders: "code")
+        patch.setattr("ablations.facts.part_version", lambda part: "code")
         return {name: table_of(finished(name, out)) for name in grid_names("paper")}
 
 
