@@ -1,44 +1,113 @@
-"""How long a plan will take: from the records of earlier runs where there are any, else by stated rules. No torch."""
+"""How long a plan will take: by the records of work of the same scale, else by stated rules. Imports no torch.
+
+The scale is the model, the benchmark, its sampling and the kind of attention; rates of one say nothing of another. Only
+of the tiny model there are rules of thumb: everything else without a record of its scale is not known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ablations.cell import Cell
-from ablations.plan import Job, State, Sweep
+from ablations.cell import Cell, Probe
+from ablations.plan import DONE, Job, State, Sweep
+from ablations.sizes import SIZES
+from videonsa.config import SettingsError, attention_differences
 from videonsa.record import read_record
 
-LOOK_AT = 40  # newest records that are read
+LOOK_AT = 40  # newest records of each kind that are read
 START_SECONDS = 12.0  # a job's imports, model and data
-QUESTION_SECONDS = 0.03  # one question of the tiny model on one CPU core
-STEP_SECONDS = 0.08  # one optimizer step of the tiny model on two CPU cores
-PROBE_SECONDS = 20.0
+TINY = "tiny"
+# Of the tiny model: an optimizer step on two CPU cores, a question and a probed video on one.
+RULES = {"step": 0.08, "question": 0.03, "video": 2.0}
+
+Scale = tuple[Any, ...]  # its first entry is the model
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rates:
-    """Seconds a unit, and whether they were measured."""
+    """Seconds a unit at each scale that was measured."""
 
-    step: float
-    question: float
-    measured: tuple[str, ...]  # of "training", "evaluation"
+    seconds: dict[tuple[str, Scale], float] = field(default_factory=dict)  # by unit: step, question, video
+
+    def of(self, unit: str, scale: Scale) -> float | None:
+        """Measured, or by the rule of thumb of the tiny model; None where neither is known."""
+        return self.seconds.get((unit, scale)) or (RULES[unit] if scale[0] == TINY else None)
+
+
+def model_of(train: Mapping[str, Any]) -> str:
+    """What a model's size goes by: the model that weights come from, else their own name."""
+    return str(train.get("model") or train.get("checkpoint"))
+
+
+def question_scale(settings: Mapping[str, Any]) -> Scale:
+    """What the time of a question, or of a probed video, goes by; `settings` as a record keeps them."""
+    suite = settings["suite"]
+    sampling = (suite.get(name) for name in ("name", "frames", "fps", "tokens_per_frame", "max_new_tokens"))
+    return (model_of(settings["train"]), *sampling, _kind(settings["nsa"]))
+
+
+def step_scale(train: Mapping[str, Any]) -> Scale:
+    """What the time of a training step goes by; `train` as a record keeps it."""
+    synthetic = train.get("data") == "synth"
+    videos = tuple(train.get("frames") or ()) if synthetic else (train.get("fps"), train.get("max_tokens"))
+    return model_of(train), synthetic, videos, train.get("batch_size"), _kind(train.get("nsa") or {})
+
+
+def _kind(nsa: Mapping[str, Any]) -> str:
+    """Which computation: dense, the paper's NSA, or the release's, which has no fast kernels."""
+    if nsa.get("attention") == "dense":
+        return "dense"
+    return "release" if attention_differences(nsa.get("semantics", "paper")) else "paper"
 
 
 def measured_rates(out: Path) -> Rates:
-    """Seconds a training step and a question, from the newest records of an out folder."""
-    steps, questions = [], []
-    for record in _newest(out / "trainings"):
-        summary = record.get("summary") or {}
-        if summary.get("seconds") and summary.get("steps"):
-            steps.append(summary["seconds"] / summary["steps"])
-    for record in _newest(out / "cells"):
-        seconds, asked = (record.get("summary") or {}).get("seconds"), len(record.get("questions") or ())
-        if seconds and asked:
-            questions.append(seconds / asked)
-    measured = [name for name, values in (("training", steps), ("evaluation", questions)) if values]
-    return Rates(_median(steps) or STEP_SECONDS, _median(questions) or QUESTION_SECONDS, tuple(measured))
+    """From the newest records of an out folder."""
+    found: dict[tuple[str, Scale], list[float]] = {}
+    for folder in ("trainings", "cells", "probes"):
+        for record in _newest(out / folder):
+            if rate := _rate(record):
+                found.setdefault(rate[0], []).append(rate[1])
+    return Rates({key: _median(values) for key, values in found.items()})
+
+
+def _rate(record: Mapping[str, Any]) -> tuple[tuple[str, Scale], float] | None:
+    """((unit, scale), seconds a unit) of one record; None where it does not say."""
+    summary, settings, kind = record.get("summary") or {}, record.get("settings") or {}, record["kind"]
+    units = {
+        "training": summary.get("steps"),
+        "evaluation": len(record.get("questions") or ()),
+        "probe": record.get("videos"),
+    }
+    if not summary.get("seconds") or not units.get(kind):
+        return None
+    try:
+        scale = step_scale(settings) if kind == "training" else question_scale(settings)
+    except (KeyError, TypeError, AttributeError, SettingsError):
+        return None  # an older form
+    unit = {"training": "step", "evaluation": "question", "probe": "video"}[kind]
+    return (unit, scale), summary["seconds"] / units[kind]
+
+
+@dataclass
+class Work:
+    """What jobs have to do: seconds, units whose number or whose rate is not known."""
+
+    seconds: float = 0.0
+    endless: bool = False
+    strange: str | None = None  # the first unit without a rate
+    by_rule: bool = False  # some rate is a rule of thumb
+
+    def add(self, rates: Rates, unit: str, scale: Scale, count: int | None, what: str) -> None:
+        """So many units of this scale."""
+        rate = rates.of(unit, scale)
+        if rate is None:
+            self.strange = self.strange or what
+        self.endless |= count is None
+        self.by_rule |= (unit, scale) not in rates.seconds
+        self.seconds += (count or 0) * (rate or 0.0)
 
 
 def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> str:
@@ -47,41 +116,52 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
     if not jobs:
         return "nothing to run"
     rates = measured_rates(sweep.out)
-    if not rates.measured and any(
-        job.training.settings is None or job.training.settings.model != "tiny" for job in jobs
-    ):
-        return "not known: no earlier records at this scale"
-    training, spread, unknown = 0.0, 0.0, False
+    training, spread = Work(), Work()
     for job in jobs:
-        if job.kind == "train":
-            steps = job.training.settings.steps if job.training.settings else None
-            unknown |= steps is None
-            training += START_SECONDS + (steps or 0) * rates.step
-        elif job.kind == "evaluate":
-            limits = [_questions(cell) for cell in job.cells]
-            unknown |= None in limits
-            spread += START_SECONDS + sum(limit or 0 for limit in limits) * rates.question
-        else:
-            spread += PROBE_SECONDS
-    seconds = training + spread / max(1, workers)
-    basis = (
-        "from earlier records" if rates.measured else "no earlier records: rule of thumb of the tiny profile, 2 cores"
-    )
-    more = ", without what has no known length (limit or steps not set)" if unknown else ""
+        work = training if job.kind == "train" else spread
+        work.seconds += START_SECONDS
+        if job.kind == "train" and job.training.settings:
+            steps, scale = job.training.settings.steps, step_scale(job.training.record_settings)
+            work.add(rates, "step", scale, steps, f"training {scale[0]}")
+        for cell in job.cells if job.kind == "evaluate" else ():
+            work.add(rates, "question", question_scale(cell.settings), _questions(cell), _asked(cell))
+        if job.probe:
+            work.add(
+                rates, "video", question_scale(job.probe.settings), job.probe.videos, f"probing {_asked(job.probe)}"
+            )
+    if strange := training.strange or spread.strange:
+        return f"not known: no earlier records at this scale ({strange})"
+    seconds = training.seconds + spread.seconds / max(1, workers)
+    by_rule = training.by_rule or spread.by_rule
+    basis = "rule of thumb of the tiny profile, 2 cores" if by_rule else "from earlier records"
+    endless = training.endless or spread.endless
+    more = ", without what has no known length (limit or steps not set)" if endless else ""
     return f"about {duration(seconds)} on {workers} worker{'s' if workers != 1 else ''} ({basis}{more})"
 
 
 def seconds_a_cell(out: Path, cells: Iterable[Cell]) -> float | None:
     """What a cell should take, before one is done; None where nothing is known."""
-    rates, known = measured_rates(out), [count for cell in cells if (count := _questions(cell)) is not None]
-    return rates.question * sum(known) / len(known) if known else None
+    rates, known = measured_rates(out), []
+    for cell in cells:
+        rate, count = rates.of("question", question_scale(cell.settings)), _questions(cell)
+        if rate is not None and count is not None:
+            known.append(rate * count)
+    return sum(known) / len(known) if known else None
 
 
 def _questions(cell: Cell) -> int | None:
     """How many questions a cell asks; None when it is the whole of a benchmark of unknown size."""
     from evals.suites import SUITES
 
-    return cell.suite.limit or SUITES[cell.suite.name].questions
+    size = SIZES.get(cell.suite.name)
+    return cell.suite.limit or SUITES[cell.suite.name].questions or (size.questions if size else None)
+
+
+def _asked(what: Cell | Probe) -> str:
+    """'timescope, 2048 frames of 64 tokens, Qwen/Qwen2.5-VL-7B-Instruct'."""
+    suite = what.suite
+    frames = f"{suite.frames} frames" if suite.frames else f"{suite.fps:g} frames a second"
+    return f"{suite.name}, {frames} of {suite.tokens_per_frame} tokens, {model_of(what.settings['train'])}"
 
 
 def duration(seconds: float) -> str:
@@ -94,14 +174,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _newest(folder: Path) -> list[dict]:
-    if not folder.is_dir():
-        return []
-    paths = list(folder.glob("*/record.json"))
+def _newest(folder: Path) -> Iterator[dict[str, Any]]:
+    """The newest finished records of a folder."""
+    paths = list(folder.glob("*/record.json")) if folder.is_dir() else []
     paths.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    records = (read_record(path) for path in paths[:LOOK_AT])
-    return [record for record in records if record is not None and record["status"] == "done"]
+    for path in paths[:LOOK_AT]:
+        record = read_record(path)
+        if record is not None and record["status"] == DONE:
+            yield record
 
 
-def _median(values: list[float]) -> float | None:
-    return sorted(values)[len(values) // 2] if values else None
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
