@@ -50,6 +50,13 @@ def test_what_is_not_served_is_refused(size, block_size, dtype):
         nsa_attention(*inputs[:4], block_size=block_size, block_count=2, window=4, backend="triton")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_without_a_device_it_says_so():
+    inputs = tensors(Shape(8, 2, 1, 16, 16, 2, 4), torch.bfloat16, "cpu")
+    with pytest.raises(ValueError, match="runs on a CUDA device, or 'reference' anywhere; got tensors on cpu"):
+        nsa_attention(*inputs[:4], block_size=16, block_count=2, window=4, backend="triton")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("shape", GPU_SHAPES, ids=str)

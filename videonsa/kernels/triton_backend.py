@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton import knobs
 
 from videonsa.kernels import combine, compress, prefix, rowstats, select, selected, tiling, window
 from videonsa.kernels.empty import empty_output
@@ -65,6 +66,10 @@ def nsa_attention_triton(
     plan = make_plan(query, cu_seqlens, block_size)
     if query.numel() == 0:
         return empty_output(query, key, value, gates)
+    if not (query.is_cuda or knobs.runtime.interpret):
+        raise ValueError(
+            f"backend='triton' runs on a CUDA device, or 'reference' anywhere; got tensors on {query.device}"
+        )
     block_count = min(block_count, plan.most_blocks)
     if block_count < plan.most_blocks and next_power_of_two(block_count) * query.shape[3] > tiling.MOST_ELEMENTS:
         most = tiling.MOST_ELEMENTS // query.shape[3]
