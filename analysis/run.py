@@ -3,6 +3,7 @@
 
 python analysis/run.py budget gates sinks              # these figures, of every sweep that has them
 python analysis/run.py table --sweep tiny-budget       # one sweep's table, shown and written
+python analysis/run.py parts --sweep tiny-budget       # the same for the benchmarks' sub-scores
 python analysis/run.py --all                           # everything of every sweep, and the kernels' figure
 python analysis/run.py --list                          # names, sweeps
 """
@@ -27,6 +28,7 @@ from analysis.summary import draw_all, summarize, sweep_data, write_tables  # no
 __all__ = ["main", "summarize"]
 OTHERS = {
     "table": "variants x suites with intervals and paired tests, as text, CSV and Markdown",
+    "parts": "the benchmarks' sub-scores with intervals, as Markdown and CSV",
     "report": "one HTML file: table, figures, failures, provenance",
     "published": "the paper's numbers beside ours, where a sweep asks the same",
     "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
@@ -155,6 +157,12 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path) -> tu
         from analysis.report import write_report
 
         return [write_report(plan, results, data["rows"], folder)], True  # type: ignore[arg-type]
+    if name == "parts":
+        from analysis.parts import write_parts
+
+        paths = write_parts(plan, results, folder)  # type: ignore[arg-type]
+        print("".join(path.read_text(encoding="utf-8") for path in paths if path.suffix == ".md").rstrip())
+        return paths, True
     from analysis.paper import write_beside
 
     return write_beside(data["rows"], folder), True
@@ -165,6 +173,8 @@ def _why_not(name: str, sweeps: Sequence[str], out: Path) -> str:
         return f"no sweep in {out}; run `python ablations/run.py --grid budget` first"
     if name == "published":
         return f"nothing in {', '.join(sweeps)} is asked as in the paper"
+    if name == "parts":
+        return f"no record of {', '.join(sweeps)} has sub-scores"
     axes = DRAWINGS[name].axes if name in DRAWINGS else ()
     need = f"a sweep that varies {' or '.join(axes)}" if axes else "finished cells"
     need = need if name not in ("gates", "sinks", "sink_points") else "a finished probe"

@@ -276,14 +276,15 @@ def to_markdown(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[
     """The same table for a README or a pull request; intervals with one decimal."""
     suites = list(dict.fromkeys(rows["suite"]))
     headings = ["variant", *suites, *(heading for heading, _ in COSTS.values())]
-    lines = [f"**{sweep_title(plan)}**", "", _markdown_row(headings), _markdown_row(["---"] * len(headings))]
+    lines = [f"**{sweep_title(plan)}**", "", markdown_row(headings), markdown_row(["---"] * len(headings))]
     for label, group in rows.groupby("label", sort=False):
         here = {row.suite: row for row in each(group)}
         cells = [score_text(here.get(suite), decimals=1) for suite in suites]
         costs = [cost_text(group[column], factor) for column, (_, factor) in COSTS.items()]
-        lines.append(_markdown_row([f"**{label}**" if group["is_reference"].any() else str(label), *cells, *costs]))
+        lines.append(markdown_row([f"**{label}**" if group["is_reference"].any() else str(label), *cells, *costs]))
     return "\n".join([*lines, "", *(f"- {note}" for note in [*notes(rows, plan), *problems])]) + "\n"
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

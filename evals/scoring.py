@@ -22,7 +22,7 @@ ERROR = "videonsa_error"  # beside a question's metrics: why it has no score
 _DRAWING = Lock()  # lmms-eval scores in threads
 SAME = 1e-4  # lmms-eval rounds some figures to 5 digits
 ROW = (
-    *("doc_id", "video", "kind", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
+    *("doc_id", "video", "kind", "parts", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
     *("prefill_tokens", "vision_tokens", "peak_memory_mib", "error"),
 )
 
@@ -93,6 +93,7 @@ def _row(suite: Suite, row: dict[str, Any], sample: dict[str, Any]) -> dict[str,
         error = FOLDERS.sub("", f"no score in the task's {suite.metric}: {value}")[:300]
     answer = suite.right_answer(doc, sample["target"])
     full = {**row, "video": suite.video_id(doc), "kind": suite.aggregate.kind_of(doc), "answer": answer}
+    full["parts"] = suite.aggregate.parts_of(doc)
     full |= {"score": score, "error": error}
     return {name: full[name] for name in ROW}
 

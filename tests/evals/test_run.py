@@ -34,8 +34,8 @@ def unmeasured(result: dict) -> list[dict]:
 
 def test_what_is_recorded(straight: dict, data: Path) -> None:
     first = straight["questions"][0]
-    names = ("doc_id", "video", "kind", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms")
-    assert tuple(first) == (*names, "prefill_tokens", "vision_tokens", "peak_memory_mib", "error")
+    names = ("doc_id", "video", "kind", "parts", "prompt_hash", "answer", "prediction", "score", "latency_ms")
+    assert tuple(first) == (*names, "prefill_ms", "prefill_tokens", "vision_tokens", "peak_memory_mib", "error")
     assert [row["doc_id"] for row in straight["questions"]] == list(range(6))
     assert first["vision_tokens"] == 4 * 4
     assert first["error"] is None
