@@ -10,6 +10,7 @@ from itertools import pairwise
 from statistics import NormalDist, median
 from typing import Any
 
+from ablations.estimate import model_of
 from ablations.plan import DONE, State, Sweep, cell_folder
 from ablations.sizes import SIZES
 from evals.suites import get_suite
@@ -99,14 +100,14 @@ def _points(questions: float, discordance: float) -> str:
 
 
 def seen(sweep: Sweep, state: State, suite: SuiteSettings) -> Seen | None:
-    """What finished records say of a suite: the sweep's own, else the newest of the out folder on the same weights."""
+    """What finished records say of a suite: the sweep's own, else the newest of the out folder of the same model."""
     mine = [cell for cell in sweep.cells if cell.suite.name == suite.name]
     done = [cell.id for cell in mine if state.cells.get(cell.id) == DONE]
     records = [record for name in done[:LOOK_AT] if (record := _asked(sweep, name))]
     if len(records) < 2:
-        weights = {_weights(cell.training.record_settings) for cell in mine}
+        models = {model_of(cell.training.record_settings) for cell in mine}
         others = (_asked(sweep, name) for name in _newest(sweep))
-        records = [record for record in others if record and _is_of(record, suite, weights)][:LOOK_AT]
+        records = [record for record in others if record and _is_of(record, suite, models)][:LOOK_AT]
     pairs = [pair for first, second in pairwise(records) if (pair := compared(first, second))]
     if not pairs:
         return None
@@ -126,15 +127,11 @@ def _newest(sweep: Sweep) -> list[str]:
     return [folder.name for folder in folders[:SCANNED]]
 
 
-def _is_of(record: Mapping[str, Any], suite: SuiteSettings, weights: set[str]) -> bool:
+def _is_of(record: Mapping[str, Any], suite: SuiteSettings, models: set[str]) -> bool:
     settings = record.get("settings") or {}
     asked = settings.get("suite") or {}
     same = asked.get("name") == suite.name and asked.get("task") == suite.task
-    return same and _weights(settings.get("train") or {}) in weights
-
-
-def _weights(train: Mapping[str, Any]) -> str:
-    return str(train.get("checkpoint") or train.get("model"))
+    return same and model_of(settings.get("train") or {}) in models
 
 
 def compared(first: Mapping[str, Any], second: Mapping[str, Any]) -> Seen | None:
