@@ -137,10 +137,10 @@ def write_task(name: str, folder: Path, task: str | None = None, more: str = "")
     return task
 
 
-def write_videos(home: Path) -> None:
-    """Short videos where the shipped tasks look for those of their documents, below $HF_HOME."""
+def write_videos(home: Path, *names: str) -> None:
+    """Short videos of these benchmarks, or of all, where the shipped tasks look for them below $HF_HOME."""
     frames = np.random.default_rng(0).integers(0, 255, (4, 56, 56, 3), dtype=np.uint8)
-    for stand_in in STANDINS.values():
+    for stand_in in [STANDINS[name] for name in names or STANDINS]:
         for name in {_video(doc) for doc in stand_in.docs}:
             path = home / stand_in.videos / name
             path.parent.mkdir(parents=True, exist_ok=True)
