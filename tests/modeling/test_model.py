@@ -10,7 +10,7 @@ from tests.helpers import relative_error
 from tests.modeling.conftest import STOCK, VIDEO, batch, sample
 from videonsa.config import SettingsError
 from videonsa.kernels import nsa_attention
-from videonsa.modeling import VideoNSAConfig, VideoNSAForConditionalGeneration, capture_attention
+from videonsa.modeling import VideoNSAConfig, VideoNSAForConditionalGeneration, VideoNSAModel, capture_attention
 
 VIDEO_SAMPLE = (("text", 3), ("video", 8), ("text", 5))
 TEXT_SAMPLE = (("text", 9),)
@@ -223,3 +223,12 @@ def test_training_with_checkpointing_equals_training_without(model):
     assert plain.keys() == again.keys()
     assert any("g_proj_1" in name and grad.abs().sum() > 0 for name, grad in plain.items())
     assert all(torch.allclose(plain[name], again[name], atol=1e-6) for name in plain)
+
+
+@pytest.mark.parametrize("kind", [VideoNSAModel, VideoNSAForConditionalGeneration])
+def test_a_configuration_can_ask_for_checkpointing(kind):
+    config = VideoNSAConfig(**STOCK)
+    config.gradient_checkpointing = True
+    parts = [module for module in kind(config).modules() if hasattr(module, "gradient_checkpointing")]
+    assert parts
+    assert all(part.gradient_checkpointing for part in parts)

@@ -80,8 +80,11 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
     config_class = VideoNSAConfig
 
     def __init__(self, config: VideoNSAConfig) -> None:
+        checkpointing = getattr(config, "gradient_checkpointing", False)
         super().__init__(config)
         self.language_model = VideoNSATextModel._from_config(config.text_config)
+        if checkpointing:
+            config.gradient_checkpointing = True  # the stock decoder has used it up
         self.post_init()
 
     def forward(
@@ -216,8 +219,11 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
     has_fresh_gates = False  # drawn at loading, because the checkpoint has none: to be trained, not to be asked
 
     def __init__(self, config: VideoNSAConfig) -> None:
+        checkpointing = getattr(config, "gradient_checkpointing", False)
         super().__init__(config)
         config.nsa  # noqa: B018  fields given at load were assigned unchecked: refuse a bad one here
+        if checkpointing:
+            config.gradient_checkpointing = True  # the stock model has used it up
         self.model = VideoNSAModel(config)
         self.post_init()
 
