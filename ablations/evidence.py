@@ -56,6 +56,8 @@ def _find(name: str, wanted: Any, record: Record, trainings: Mapping[str, Record
         if rest in missing:
             raise NotShown(f"of its training {missing[rest]}")
         return inputs[rest]
+    if group not in EVIDENCE:
+        raise NotShown(f"{name} was not recorded")
     return EVIDENCE[group](record, rest, wanted)
 
 
