@@ -243,7 +243,7 @@ def two_processes(tmp_path_factory) -> Path:
         env={**environment, "WANDB_MODE": "disabled"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return folder
