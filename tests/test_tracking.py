@@ -192,7 +192,7 @@ def test_a_run_that_does_not_end_is_left(monkeypatch, tmp_path, capsys):
 
     def start(tracker: Tracker) -> None:
         over.wait(10)
-        sys.exit()
+        raise ImportError("the test is over")
 
     monkeypatch.setattr(Tracker, "_start", start)
     track(tmp_path)
@@ -200,6 +200,9 @@ def test_a_run_that_does_not_end_is_left(monkeypatch, tmp_path, capsys):
     track(tmp_path, "b")  # none is begun beside it
     assert capsys.readouterr().err == ""
     over.set()
+    for thread in threading.enumerate():
+        if thread.name == "W&B run a":
+            thread.join()
 
 
 def children(name: str) -> list[int]:
