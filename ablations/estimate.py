@@ -123,6 +123,8 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
         if job.kind == "train" and job.training.settings:
             steps, scale = job.training.settings.steps, step_scale(job.training.record_settings)
             work.add(rates, "step", scale, steps, f"training {scale[0]}")
+        elif job.kind == "train":  # mean gates of given weights
+            work.strange = work.strange or f"mean gates of {job.training.checkpoint}"
         for cell in job.cells if job.kind == "evaluate" else ():
             work.add(rates, "question", question_scale(cell.settings), _questions(cell), _asked(cell))
         if job.probe:

@@ -56,11 +56,21 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, agai
     if measured := sum(job.kind == "train" and job.training.gates is not None for job in jobs):
         counts |= {"train": counts["train"] - measured, "gates": measured}
     lines.append("To run: " + ", ".join(f"{number} {kind} jobs" for kind, number in counts.items()))
-    lines += [*again, *hub_lines(sweep)]
+    lines += [*again, *reference_lines(sweep), *hub_lines(sweep)]
     lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")
     lines += power_lines(sweep, state)
     lines.append(f"Records: {sweep.out}; table and figures: {sweep.folder}")
     return "\n".join(lines)
+
+
+def reference_lines(sweep: Sweep) -> list[str]:
+    """What the others are compared with, and a line for each given weights of which nothing says how they were made."""
+    none = "none: no difference is tested until the grid names one (reference: LABEL)"
+    unknown = {training.checkpoint for training in sweep.trainings.values() if training.given and training.made is None}
+    return [f"Reference: {sweep.reference or none}"] + [
+        f"Weights {name}: nothing says what they were made with; the paper's settings are asked (checkpoints: says it)"
+        for name in sorted(map(str, unknown))
+    ]
 
 
 def hub_lines(sweep: Sweep) -> list[str]:

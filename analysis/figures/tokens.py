@@ -1,7 +1,8 @@
 """Context allocation (paper, figures 2 and 14): more frames, or more tokens a frame?
 
-One tile for each setting that ran, with its accuracy and half its interval written in; dashed lines join settings of
-equal context. No contour: between a few points it would be an invention.
+One tile for each setting that ran, with its accuracy, half its interval, and the vision tokens that there really were.
+Dashed lines join settings of equal context, which the paper counts as frames x tokens a frame, though two frames share
+a patch. No contour: between a few points it would be an invention.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ COLUMNS = 3
 
 
 def draw(rows: pd.DataFrame) -> Figure:
-    """From the tidy table; frames, or frames a second where a suite is sampled by fps, against tokens a frame patch."""
+    """From the tidy table; frames, or frames a second where a suite is sampled by fps, against tokens a frame."""
     done = rows[(rows["status"] == "done") & rows["tokens_per_frame"].notna()]
     across = "frames" if done["frames"].nunique() > 1 or done["fps"].nunique() <= 1 else "fps"
     done = done[done[across].notna()]
@@ -44,16 +45,18 @@ def draw(rows: pd.DataFrame) -> Figure:
         axes.set_title(style.suite_title(suite))
         axes.set_xlabel("frames" if across == "frames" else "frames a second")
         if i % columns == 0:
-            axes.set_ylabel("tokens a frame patch")
+            axes.set_ylabel("tokens a frame")
     bar = figure.colorbar(ScalarMappable(norm, style.SCORES), ax=panels, pad=0.015, aspect=25)
     bar.set_label("accuracy (%) ± half its interval")
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]
     entries: dict[str, Any] = {
-        "equal context (frames × tokens)": Line2D([], [], color=style.GREY, lw=0.7, ls=(0, (4, 2)))
+        "equal context (frames × tokens a frame)": Line2D([], [], color=style.GREY, lw=0.7, ls=(0, (4, 2)))
     }
     if done["is_reference"].any():
         entries[str(rows["reference"].iloc[0])] = Rectangle((0, 0), 1, 1, fill=False, edgecolor=style.VERMILION, lw=1.5)
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=2)
+    if done["vision_tokens"].notna().any():
+        entries["last line: vision tokens"] = Line2D([], [], ls="")
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -85,10 +88,17 @@ def _write(axes: Axes, x: float, y: float, row: Any, colour: str, tile: Any) -> 
     text = f"{100 * row.accuracy:.0f}"
     if not np.isnan(row.low):
         text += f"\n±{50 * (row.high - row.low):.0f}"
+    if pd.notna(row.vision_tokens):
+        text += f"\n{_short(row.vision_tokens)}"
     halo = [withStroke(linewidth=1.6, foreground=tile)]  # keeps the dashed lines out of the digits
     axes.text(
         x, y, text, ha="center", va="center", fontsize=5.5, color=colour, linespacing=0.95, zorder=5, path_effects=halo
     )
+
+
+def _short(tokens: float) -> str:
+    """'64', '1.2K', '33K'."""
+    return f"{tokens:.0f}" if tokens < 1000 else f"{tokens / 1000:.2g}K" if tokens < 9950 else f"{tokens / 1000:.0f}K"
 
 
 def _equal_context(axes: Axes, xs: Sequence[float], ys: Sequence[float], known: pd.DataFrame) -> None:
