@@ -6,6 +6,7 @@ not a whole record of ours is named in `Results.problems` and left out.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,22 +69,23 @@ def axes_of(plan: Mapping[str, Any]) -> set[str]:
 def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     """Every record below `out`, or with a plan those of its cells, in its order, with rows for the missing ones."""
     problems: list[str] = []
-    planned = {cell["id"]: cell for cell in plan["cells"]} if plan else {}
-    cells, questions = [], []
-    for name in planned or _folders(out / "cells"):
-        record = _record(out / "cells" / name / "record.json", "evaluation", problems)
-        if record is None and not planned:
+    planned = plan["cells"] if plan else [{"id": name} for name in _folders(out / "cells")]
+    cells: list[dict[str, Any]] = []
+    questions: dict[str, list[dict[str, Any]]] = {}  # of a record: two variants that ask the same share one
+    for place in planned:
+        record = _record(out / "cells" / place["id"] / "record.json", "evaluation", problems)
+        if record is None and not plan:
             continue
-        training = part(plan, "trainings").get(planned.get(name, {}).get("training")) or {}
-        row = _checked(cell_row(name, record, planned.get(name, {}), training), problems)
+        training = part(plan, "trainings").get(str(place.get("training"))) or {}
+        row = _checked(cell_row(place["id"], record, place, training), problems)
         cells.append(row)
         if record is not None and row["status"] == "done":
-            questions += question_rows(row, record)
+            questions.setdefault(row["id"], question_rows(row, record))
     frame = _tell_seeds_apart(pd.DataFrame(cells, columns=CELL_COLUMNS))
-    asked = pd.DataFrame(questions, columns=QUESTION_COLUMNS)
-    asked["label"] = asked["cell"].map(dict(zip(frame["id"], frame["label"], strict=True)))
+    asked = pd.DataFrame(itertools.chain(*questions.values()), columns=QUESTION_COLUMNS)
+    asked["label"] = asked["cell"].map(frame.drop_duplicates("id").set_index("id")["label"])
     asked["score"] = pd.to_numeric(asked["score"], errors="coerce")
-    tables = _probe_tables(out, _probe_labels(out, planned), problems)
+    tables = _probe_tables(out, _probe_labels(out, plan), problems)
     gates, sinks, points = tables
     return Results(frame, asked, gates, sinks, points, tuple(problems + _disagreements(frame, asked)))
 
@@ -163,12 +165,12 @@ def _disagreements(cells: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _probe_labels(out: Path, planned: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _probe_labels(out: Path, plan: Mapping[str, Any] | None) -> dict[str, str]:
     """Probe id -> the variant that it looks at, or its training where several variants share that model."""
-    if not planned:
+    if not plan:
         return {name: f"probe {name[:6]}" for name in _folders(out / "probes")}
     variants: dict[str, dict[str, str]] = {}
-    for cell in planned.values():
+    for cell in plan["cells"]:
         if cell.get("probe"):
             variants.setdefault(cell["probe"], {})[cell["label"]] = str(cell.get("training"))
     return {

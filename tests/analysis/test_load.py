@@ -18,6 +18,17 @@ def test_every_planned_cell_is_a_row_in_the_plans_order(results: Results, plan: 
     assert results.problems == ()
 
 
+def test_two_variants_that_ask_the_same_are_two_rows(out: Path, plan: dict) -> None:
+    first = next(cell for cell in plan["cells"] if cell["label"] == plan["reference"])
+    twice = plan | {"cells": [*plan["cells"], first | {"label": "in other words"}]}
+    results = load(out, twice)
+    assert len(results.cells) == len(plan["cells"]) + 1
+    assert len(results.questions) == len(load(out, plan).questions)
+    rows = compare(results, find_reference(twice, results.cells))
+    assert rows["p"].notna().sum() == compare(load(out, plan), plan["reference"])["p"].notna().sum() + 1
+    assert rows["difference"].iloc[-1] == 0
+
+
 def test_a_failure_keeps_its_traceback_and_has_no_score(results: Results) -> None:
     lost = results.cells[results.cells["status"] == "failed"].iloc[0]
     assert lost["accuracy"] is None or lost["accuracy"] != lost["accuracy"]
