@@ -21,7 +21,7 @@ SUMMARY = {  # names in a record's summary -> columns
 }
 SCORES = ("metric", "accuracy", "correct", "questions", "errors", "chance", "lmms_eval")
 AGGREGATE = ("shares", "parts", "notes")  # a mapping, a mapping and a list; not for tables of numbers
-SUITE = ("frames", "fps", "tokens_per_frame", "max_new_tokens", "limit")
+SUITE = ("task", "frames", "fps", "tokens_per_frame", "max_new_tokens", "limit")
 ATTENTION = ("block_size", "block_count", "window", "gate_mode", "gate_temperature", "attention", "semantics")
 PAPER = to_dict(NSASettings())  # what older records' checkpoints count as made with
 CELL_COLUMNS = [

@@ -15,6 +15,7 @@ from analysis.paper.questions import (
     our_question,
     plain,
     published_question,
+    suite_of,
     tell,
 )
 from analysis.rows import each
@@ -22,7 +23,6 @@ from videonsa.record import write_text
 
 SOURCE = "published: arXiv 2510.02295v2, without intervals"
 FAILED = "a failed run in the paper, not a score"
-BENCHMARKS = {"longvideobench_val_v": "longvideobench"}  # our suite -> the paper's name, where they differ
 COLUMNS = ["label", "suite", "ours", "low", "high", "published", "table", "method", "note"]
 REASONS = ["label", "suite", "reason"]
 
@@ -37,7 +37,7 @@ def load_reference() -> pd.DataFrame:
 def beside(rows: pd.DataFrame) -> pd.DataFrame:
     """Our finished cells with every published score that answers the same question, one row a pair.
 
-    Same are benchmark, weights, attention, semantics, sampling, and that all questions are asked; the seed is ours.
+    Same are the task, weights, attention, semantics, sampling, and that all questions are asked; the seed is ours.
     Columns: label, suite, ours, low, high, published (all in %), table, method, note (what to know of the pair).
     """
     return compared(rows)[0]
@@ -51,7 +51,7 @@ def compared(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     asked = [(score, published_question(score, settings)) for score in each(scores)]
     pairs, reasons = [], []
     for row in each(rows[rows["status"] == "done"]):
-        here = [(score, question) for score, question in asked if score.benchmark == _benchmark(row)]
+        here = [(score, question) for score, question in asked if suite_of(score.benchmark) == row.suite]
         if not here:
             continue
         ours = our_question(row)
@@ -61,10 +61,6 @@ def compared(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             known = [theirs for _, theirs in here if theirs is not None]
             reasons.append({"label": row.label, "suite": row.suite, "reason": _why_not(ours, known)})
     return pd.DataFrame(pairs, columns=COLUMNS), pd.DataFrame(reasons, columns=REASONS)
-
-
-def _benchmark(row: Any) -> str:
-    return BENCHMARKS.get(row.suite, row.suite)
 
 
 def _pair(row: Any, score: Any, note: str) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from videonsa.names import POSITION_DIFFERENCES
 Question = dict[str, Any]
 
 VIDEONSA, QWEN = "Enxin/VideoNSA", "Qwen/Qwen2.5-VL-7B-Instruct"
+SUITES = {"longvideobench": "longvideobench_val_v"}  # the paper's name -> our suite and its task, where they differ
 OWN = {TWIN: TWIN, OWN_VIDEONSA: VIDEONSA}  # weights trained here -> the paper's, whose recipe they repeat
 
 FIELDS = {  # -> how a value is told; in the order of telling
+    "task": "the task {}",
     "weights": "{}",
     "attention": "{} attention",
     "semantics": "semantics {}",
@@ -66,6 +68,11 @@ METHODS = {
 }
 
 
+def suite_of(benchmark: str) -> str:
+    """Our suite of a benchmark that the paper names; lmms-eval's task has that name too."""
+    return SUITES.get(benchmark, benchmark)
+
+
 def load_settings() -> dict[tuple[str, str | None], dict[str, Any]]:
     """How the paper asks a benchmark where a number's own row does not say: by (benchmark, context or None)."""
     table = pd.read_csv(Path(__file__).parent / "settings.csv")
@@ -83,12 +90,14 @@ def published_question(row: Any, settings: Mapping[tuple[str, str | None], Mappi
     nsa = method.nsa
     if plain(row.block_count) is not None:
         nsa = replace(nsa, block_count=int(row.block_count), window=int(row.window))
-    return _question(method.weights, {**vars(nsa), "branches": "+".join(nsa.branches)}, sampling | {"limit": None})
+    asked = {"task": suite_of(row.benchmark), **sampling, "limit": None}
+    return _question(method.weights, {**vars(nsa), "branches": "+".join(nsa.branches)}, asked)
 
 
 def our_question(row: Any) -> Question:
     """What a row of the tidy table was asked."""
-    values = {name: plain(getattr(row, name, None)) for name in (*NSA_FIELDS, *SAMPLING, "limit")}
+    values = {name: plain(getattr(row, name, None)) for name in (*NSA_FIELDS, "task", *SAMPLING, "limit")}
+    values["task"] = values["task"] or row.suite
     nsa = {**values, "attention": row.attention, "semantics": row.semantics, "branches": row.branches}
     weights = plain(row.weights) or "weights of no known name"
     return _question(OWN.get(weights, weights), nsa, values)
@@ -119,7 +128,7 @@ def _question(weights: str, nsa: Mapping[str, Any], sampling: Mapping[str, Any])
         question["time"] = "the release's time" if release_time else "the true time"
     else:
         question |= {name: plain(nsa[name]) for name in ("semantics", "branches", *NSA_FIELDS)}
-    return question | {name: plain(sampling[name]) for name in (*SAMPLING, "limit")}
+    return question | {name: plain(sampling[name]) for name in ("task", *SAMPLING, "limit")}
 
 
 def _told(name: str, value: Any) -> str:

@@ -62,6 +62,8 @@ def test_the_file_is_whole_and_failed_runs_are_no_scores() -> None:
         ({"limit": 100}, set()),
         ({"frames": 32}, set()),
         ({"fps": 2.0}, set()),
+        ({"task": "longvideobench_val_v"}, {(1, 60.0), (2, 60.0), (3, 59.4), (7, 60.2), (22, 59.4)}),
+        ({"task": "mine"}, set()),
         ({"fps": None}, set()),
         ({"max_new_tokens": 5}, set()),
         ({"tokens_per_frame": 128}, {(22, 58.7)}),
@@ -86,6 +88,7 @@ def test_only_the_same_question_is_matched(changes: dict, expected: set) -> None
     ("changes", "reason"),
     [
         ({"frames": 32}, "asked 32 frames; the paper 256 frames"),
+        ({"task": "mine"}, "asked the task mine; the paper the task longvideobench_val_v"),
         ({"limit": 4}, "asked the first 4 questions; the paper all questions"),
         ({"semantics": "paper"}, "asked semantics paper; the paper semantics release"),
         ({"fps": None}, "asked no number of frames a second; the paper 4 frames a second"),
