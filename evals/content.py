@@ -224,7 +224,9 @@ def _with_imports(file: Path, seen: set[Path]) -> Iterator[Path]:
     yield file
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        if isinstance(node, ast.ImportFrom):  # a module, or modules of a package
+            package = [node.module] if node.module else []
+            names += [*package, *(".".join([*package, alias.name]) for alias in node.names)]
         for name in names:
             yield from _with_imports(file.parent / f"{name.replace('.', '/')}.py", seen)
 
