@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videonsa.config import NSASettings, SettingsError, from_dict, to_dict
-from videonsa.hub import split_revision
+from videonsa.hub import is_hub_name, split_revision
 from videonsa.weights import over, saved_settings
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(NSASettings))
@@ -70,7 +70,7 @@ def describe(
     """
     about = dict(said.get(given) or {})
     is_folder = Path(given).expanduser().is_dir()
-    if not is_folder and given.startswith((".", "/", "~")):
+    if not is_folder and not is_hub_name(given):
         raise SettingsError(f"checkpoint {given!r}: there is no such folder")
     name = about.get("name") or (None if is_folder else split_revision(given)[0])
     about = {**(said.get(str(name)) or {}), **about}

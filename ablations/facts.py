@@ -17,7 +17,7 @@ from ablations.failures import PlannedOtherwise
 from slurm.executor import local_device
 from videonsa.config import SettingsError, SuiteSettings, TrainSettings
 from videonsa.fingerprint import fingerprint
-from videonsa.hub import cached_revision, hub_revision, split_revision
+from videonsa.hub import cached_revision, hub_revision, is_hub_name, split_revision
 from videonsa.identity import part_version
 from videonsa.record import write_text
 from videonsa.weights import check_folder
@@ -58,7 +58,7 @@ class Facts:
         if folder.is_dir():
             check_folder(folder)
             return {"folder": fingerprint(folder)}
-        if checkpoint.startswith((".", "/", "~")):
+        if not is_hub_name(checkpoint):
             raise SettingsError(f"checkpoint {checkpoint!r}: there is no such folder")
         name, revision = split_revision(checkpoint)
         revision = revision or self.revisions.get(name) or cached_revision(name)

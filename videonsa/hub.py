@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 
+def is_hub_name(given: str) -> bool:
+    """What can be a name on the hub, 'org/model' or 'model'; anything else is a folder."""
+    return not given.startswith((".", "/", "~")) and split_revision(given)[0].count("/") <= 1
+
+
 def split_revision(name: str) -> tuple[str, str | None]:
     """'org/model@1a2b' -> ('org/model', '1a2b'): a hub name, and the revision that is asked for."""
     name, at, revision = name.partition("@")

@@ -42,6 +42,8 @@ def check_folder(folder: Path) -> dict[str, Any]:
         with open(file, "rb") as stream:
             if stream.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise SettingsError(f"{where}: {file.name} is a pointer of Git LFS, not weights; run git lfs pull")
+        if _is_cut(file):
+            raise SettingsError(f"{where}: {file.name} is no safetensors file, or only a part of one")
     return config
 
 
@@ -125,19 +127,34 @@ def _tensor_names(folder: Path) -> list[str] | None:
     """
     if not (folder / WHOLE).is_file():
         return list((_read_json(folder / INDEX) or {}).get("weight_map") or {})
+    header = _header(folder / WHOLE)[0]
+    return None if header is None else [name for name in header if name != "__metadata__"]
+
+
+def _is_cut(file: Path) -> bool:
+    """It begins as a safetensors file does, and ends before its header does, or the last tensor that this names."""
+    header, start = _header(file)
+    if header is None:
+        return start > 0
+    ends = [about["data_offsets"][1] for about in header.values() if "data_offsets" in about]
+    return file.stat().st_size < start + max(ends, default=0)
+
+
+def _header(file: Path) -> tuple[dict[str, Any] | None, int]:
+    """(header of a safetensors file, byte at which its tensors start); (None, 0) where the file begins otherwise.
+
+    (None, the byte) of one that is not whole.
+    """
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        text = stream.read(min(length, file.stat().st_size))
+    if not text.startswith(b"{"):
+        return None, 0
     try:
-        with open(folder / WHOLE, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            size = (folder / WHOLE).stat().st_size
-            text = file.read(length if length <= size else 1)
-            if not text.startswith(b"{"):
-                return None
-            header = json.loads(text)
-    except (OSError, ValueError):
-        header = None
-    if not isinstance(header, dict):
-        raise SettingsError(f"{WHOLE} is no safetensors file, or only a part of one")
-    return [name for name in header if name != "__metadata__"]
+        header = json.loads(text)
+    except ValueError:
+        return None, 8 + length
+    return header, 8 + length
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2
         (["--grid", "budget", "--set", "suite.fps=fast"], "fps='fast' is not valid"),
         (["--grid", "budget", "--set", "seeds=x"], "seeds=.* is not valid"),
         (["--grid", "budget", "--set", "checkpoint=./nowhere"], "checkpoint './nowhere': there is no such folder"),
+        (["--grid", "budget", "--set", "checkpoint=runs/not/there"], "'runs/not/there': there is no such folder"),
         (["--grid", "budget", "--only", "b=77"], "--only b=77: no cell of this name; labels: b=1 w=2"),
     ],
 )
