@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock, local
 from typing import Any
 from unittest.mock import patch
 
+# Verdicts that VideoEval-Pro's task, which goes by the first letter, takes for what they say.
+VERDICT = re.compile(r"\s*([ABC]\b|INCORRECT|NOT[ _]ATTEMPTED)", re.IGNORECASE)
 PATIENCE = 8  # failures in a row, each after lmms-eval's ten attempts, until the evaluation stops
 _heard = local()
 
@@ -38,8 +41,11 @@ def heard() -> Iterator[None]:
     def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal in_a_row
         result = verify(self, *args, **kwargs)
+        said = result.raw_output or ""
+        reason = next(iter(said.removeprefix("error: ").splitlines()), "no reason given")[:200]
         failed = bool(result.metadata.get("judge_failed"))
-        reason = next(iter((result.raw_output or "").removeprefix("error: ").splitlines()), "no reason given")[:200]
+        if not failed and not VERDICT.match(said):
+            failed, reason = True, f"{said[:200]!r} is no verdict A, B or C"
         with lock:
             in_a_row = in_a_row + 1 if failed else 0
             if in_a_row >= PATIENCE:

@@ -23,8 +23,9 @@ def serving(verdict: Callable[[str], str | None]) -> Iterator[dict[str, str]]:
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": letter}}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
             reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-            body = json.dumps({**reply, "usage": usage} if letter else {"error": {"message": "overloaded"}}).encode()
-            self.send_response(200 if letter else 503)
+            answered = {**reply, "usage": usage}
+            body = json.dumps({"error": {"message": "overloaded"}} if letter is None else answered).encode()
+            self.send_response(503 if letter is None else 200)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
             self.end_headers()

@@ -93,6 +93,17 @@ def test_a_judges_failure_is_an_error_and_no_verdict(ask: Callable, tmp_path: Pa
     assert any("may be another model" in note for note in scores["notes"])
 
 
+@pytest.mark.parametrize("said", ["", "Apologies, I cannot say.", "CORRECT"])
+def test_what_is_no_verdict_is_an_error(ask: Callable, tmp_path: Path, said: str) -> None:
+    """lmms-eval goes by the first letter: it takes these for wrong, right and not attempted."""
+    verdicts = {"0?": said, "1?": "B: INCORRECT", "2?": " c", "3?": "NOT_ATTEMPTED"}
+    result, _ = ask(
+        tmp_path, lambda prompt: next((v for k, v in verdicts.items() if f"What is it, {k}" in prompt), "A")
+    )
+    assert [row["score"] for row in result["questions"]] == [None, 0.0, 0.0, 0.0, 1.0]
+    assert result["questions"][0]["error"] == f"the judge failed: {said!r} is no verdict A, B or C"
+
+
 def test_after_an_outage_answers_are_only_judged_again(
     ask: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
