@@ -43,9 +43,11 @@ def test_an_answer_goes_on_after_a_vision_token(either, attention):
     assert answer[-5:-2].tolist() == [VIDEO, IMAGE, VIDEO]
 
 
-def test_a_generated_vision_token_is_text_when_recomputed(model):
+@pytest.mark.parametrize("attention", ["nsa", "dense"])
+def test_a_generated_vision_token_is_text_when_recomputed(model, attention):
     """In each row of a batch: the first row's generated tokens come before the second row's video."""
     inputs = batch([sample(*PARTS, seed=1), sample(("text", 2), ("video", 4), ("text", 3), seed=2)], "left")
+    model.set_nsa(attention=attention)
     options = saying(inputs, VIDEO, IMAGE, VIDEO)
     again = model.generate(**inputs, **options, use_cache=False)
     assert again.tolist() == model.generate(**inputs, **options).tolist()

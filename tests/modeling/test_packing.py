@@ -93,8 +93,9 @@ def test_no_gradient_crosses_samples(either):
 def test_rows_that_do_not_say_where_samples_begin_are_refused(either):
     inputs = pack(either, [samples_of(VIDEO_SAMPLE, VIDEO_SAMPLE)])
     for positions in (inputs["position_ids"][1:], inputs["position_ids"][0]):
-        with pytest.raises(ValueError, match=r"text positions before the three axes, \[4, B, L\]"):
-            either(**inputs | {"position_ids": positions})
+        for mask in (None, torch.ones_like(inputs["input_ids"])):
+            with pytest.raises(ValueError, match=r"text positions before the three axes, \[4, B, L\]"):
+                either(**inputs | {"position_ids": positions, "attention_mask": mask})
 
 
 def test_a_packed_row_leaves_no_cache(model):

@@ -104,12 +104,13 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         Raises ValueError for images or videos after a filled cache (only the first call, the prefill, may hold them),
         for inputs_embeds without anything that says which tokens are vision, and for packed rows with a cache.
         """
-        is_vision = None
-        if self.config.nsa.attention == "nsa":
+        is_sparse, is_vision = self.config.nsa.attention == "nsa", None
+        if is_sparse or input_ids is not None:
             is_vision = self._find_vision(input_ids, inputs_embeds, past_key_values, kwargs)
-        if is_vision is not None and bool(is_vision.any()):
-            _check_first_call(past_key_values)
+        if is_vision is not None:
             input_ids, inputs_embeds = self._hide_generated(input_ids, inputs_embeds, is_vision)
+        if is_sparse and is_vision is not None and bool(is_vision.any()):
+            _check_first_call(past_key_values)
             kwargs["token_layout"] = layout = self._layout(is_vision, attention_mask, position_ids)
             if len(layout.samples) > len(is_vision):
                 _check_no_cache(past_key_values, kwargs.get("use_cache"))

@@ -68,7 +68,9 @@ def text_positions(position_ids: Tensor | None, attention_mask: Tensor | None) -
     if position_ids.dim() == 3 and len(position_ids) == 4:
         return position_ids[0]
     axes = position_ids[None] if position_ids.dim() == 2 else position_ids
-    if attention_mask is None and bool((axes[..., 1:] == 0).all(dim=0).any()):
+    at_start = (axes == 0).all(dim=0)
+    is_token = torch.ones_like(at_start) if attention_mask is None else attention_mask.bool()
+    if bool((at_start & is_token & (is_token.cumsum(dim=1) > 1)).any()):
         raise ValueError(
             f"position_ids {list(position_ids.shape)} that start again pack several samples into a row: put the text "
             "positions before the three axes, [4, B, L], which say where each sample begins"
