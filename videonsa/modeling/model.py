@@ -212,7 +212,9 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
 
     `generate` prefills sparsely and decodes densely over the cache. Its greedy output equals that of recomputing the
     whole sequence without a cache at each step: in such a recomputation the vision tokens attend by NSA as in the
-    prefill, and generated tokens are text, which attends densely to every earlier token, as in the decoding step.
+    prefill, and generated tokens are text, which attends densely to every earlier token, as in the decoding step. Not
+    so where gate_leak meets vision_packing, as in the release: it leaks into text beside vision, not into a decoded
+    token.
     """
 
     config: VideoNSAConfig
