@@ -16,13 +16,14 @@ from transformers import AutoProcessor
 from tests.training.conftest import NSA, metrics, quick
 from tests.training.together import all_cases
 from videonsa.config import SettingsError, to_dict
+from videonsa.identity import FIRST_FIELDS
 from videonsa.modeling import capture_attention, load_model
 from videonsa.tiny import build_tiny
 from videonsa.training.batch import answer_loss, encode
 from videonsa.training.checkpoint import finished
 from videonsa.training.loop import Diverged
 from videonsa.training.measure import measure_gates
-from videonsa.training.run import main, train
+from videonsa.training.run import claim, main, train
 from videonsa.training.sources import SyntheticSource
 
 
@@ -223,6 +224,16 @@ def test_a_folder_serves_one_run(tmp_path):
     with pytest.raises(SettingsError, match="other frames, learning_rate"):
         train(quick(learning_rate=2e-3, frames=(8,)), tmp_path)
     assert json.loads((tmp_path / "settings.json").read_text()) == to_dict(quick())
+
+
+def test_a_folder_serves_one_run_by_fields_that_are_new_too(tmp_path, monkeypatch):
+    """Such a field is left out of the inputs where it does what was done before it."""
+    known = tuple(name for name in FIRST_FIELDS["TrainSettings"] if name != "max_grad_norm")
+    monkeypatch.setitem(FIRST_FIELDS, "TrainSettings", known)
+    claim(tmp_path, quick(max_grad_norm=2.0))
+    claim(tmp_path, quick(max_grad_norm=2.0))
+    with pytest.raises(SettingsError, match="other max_grad_norm"):
+        claim(tmp_path, quick(max_grad_norm=1.0))
 
 
 def test_the_command_line_names_what_is_wrong(tmp_path, capsys):

@@ -82,7 +82,7 @@ def claim(folder: Path, settings: TrainSettings) -> None:
         return
     there = settings_inputs(from_dict(TrainSettings, json.loads(file.read_text(encoding="utf-8")), str(file)))
     asked = settings_inputs(settings)
-    changed = [name for name in asked if there.get(name) != asked[name]]
+    changed = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
     if changed:
         raise SettingsError(f"folder {str(folder)!r} holds a run with other {', '.join(changed)}: give another folder")
 
