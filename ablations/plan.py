@@ -90,6 +90,11 @@ class Job:
     probe: Probe | None = None
     after: str | None = None  # the name of the training job that must succeed first
 
+    @property
+    def measures(self) -> bool:
+        """It trains nothing: it measures the mean gates of weights that are there, on one GPU."""
+        return self.kind == "train" and self.training.gates is not None
+
 
 def make_sweep(
     grid: Grid,

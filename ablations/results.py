@@ -53,14 +53,23 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, agai
         f"{len(sweep.cells)} cells share {len(trainings)} training{'s' * (len(trainings) > 1)}: {', '.join(trainings)}",
     ]
     counts = {kind: sum(job.kind == kind for job in jobs) for kind in ("train", "evaluate", "probe")}
-    if measured := sum(job.kind == "train" and job.training.gates is not None for job in jobs):
+    if measured := sum(job.measures for job in jobs):
         counts |= {"train": counts["train"] - measured, "gates": measured}
     lines.append("To run: " + ", ".join(f"{number} {kind} jobs" for kind, number in counts.items()))
     lines += [*again, *reference_lines(sweep), *hub_lines(sweep)]
     lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")
     lines += power_lines(sweep, state)
+    lines += needs_lines(sweep)
     lines.append(f"Records: {sweep.out}; table and figures: {sweep.folder}")
     return "\n".join(lines)
+
+
+def needs_lines(sweep: Sweep) -> list[str]:
+    """What a benchmark of the sweep lacks on this machine, and what to do; without it no question is asked."""
+    from evals.needs import missing
+
+    suites = {cell.suite.name: cell.suite for cell in sweep.cells}
+    return [f"Missing: {line}" for suite in suites.values() if (line := missing(suite))]
 
 
 def reference_lines(sweep: Sweep) -> list[str]:

@@ -68,7 +68,7 @@ def submit_sweep(
     limit, submitted, calls = max_array_size(), [], 0
     for batch, after in batches(jobs, limit):
         dependency = _dependency(batch, after, waiting_for)
-        whole = batch[0].kind == "train" and batch[0].training.gates is None
+        whole = batch[0].kind == "train" and not batch[0].measures
         parallel = max(1, profile.max_parallel // _arrays_beside(jobs, batch))
         request = replace(
             base,
@@ -100,7 +100,7 @@ def batches(jobs: list[Job], limit: int) -> list[tuple[list[Job], bool]]:
         waiting.setdefault((job.kind, job.after), []).append(job)
     alike: dict[tuple[int, ...], list[Job]] = {}
     for training in trainings:
-        counts = (training.training.gates is None, *(len(waiting.get((kind, training.name), ())) for kind in KINDS))
+        counts = (training.measures, *(len(waiting.get((kind, training.name), ())) for kind in KINDS))
         alike.setdefault(counts, []).append(training)
     parts = [part for group in alike.values() for part in _parts(group, limit)]
     made: list[tuple[list[Job], bool]] = [(part, False) for part in parts]

@@ -55,7 +55,7 @@ ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.record", "videonsa.tracking"),
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
-    *("evals.suites", "evals.content"),
+    *("evals.suites", "evals.content", "evals.needs"),
 )
 
 

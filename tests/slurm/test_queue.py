@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from ablations.slurm_submit import batches
 from slurm import queue
 from slurm.queue import JobState, QueueAway, expand, job_states, kilobytes, parse_sacct
 
+PLAIN = SimpleNamespace(gates=None)  # as much of a training as the order of jobs asks for
 SACCT = """\
 12_0|COMPLETED|n1||8G|None|0:0
 12_0.batch|COMPLETED|n1|900K||
@@ -103,11 +105,11 @@ def test_how_a_job_ended_is_said(state: JobState, kind: str, says: str, tmp_path
 
 
 def jobs(kind: str, count: int, after: bool) -> list[Job]:
-    return [Job(f"{kind}-{n}", kind, None, after=f"train-{n}" if after else None) for n in range(count)]  # type: ignore[arg-type]
+    return [Job(f"{kind}-{n}", kind, PLAIN, after=f"train-{n}" if after else None) for n in range(count)]  # type: ignore[arg-type]
 
 
 def test_a_thousand_cells_take_few_calls():
-    one = [*jobs("train", 1, False), *[Job(f"e{n}", "evaluate", None, after="train-0") for n in range(1000)]]  # type: ignore[arg-type]
+    one = [*jobs("train", 1, False), *[Job(f"e{n}", "evaluate", PLAIN, after="train-0") for n in range(1000)]]  # type: ignore[arg-type]
     assert len(batches(one, 1000)) == 2
     many = [*jobs("train", 1000, False), *jobs("evaluate", 1000, True), *jobs("probe", 1000, True)]
     made = batches(many, 1000)

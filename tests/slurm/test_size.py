@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from ablations.slurm_jobs import read_submitted
 from ablations.slurm_submit import batches
 from tests.ablations.conftest import ROOT, cpu_seconds
 
+PLAIN = SimpleNamespace(gates=None)  # as much of a training as the order of jobs asks for
 SHARED = "asks: test\naxes: {nsa.window: %s}\nsuites: [synth_needle, synth_order]\n" % list(range(1, 501))  # noqa: UP031
 TRAINED = "asks: train\naxes: {nsa.window: %s}\nsuites: [synth_needle, synth_order, synth_layout]\nseeds: [0, 1]\n"
 MANY = TRAINED % list(range(1, 168))  # 334 trainings
@@ -102,10 +104,10 @@ def test_a_job_that_is_silent_for_long_is_shown(site: Path):
 
 def jobs_of(**counts: tuple[int, int]) -> list[Job]:
     """Trainings by name, each with as many evaluations and probes that wait for it."""
-    made = [Job(name, "train", None) for name in counts]  # type: ignore[arg-type]
+    made = [Job(name, "train", PLAIN) for name in counts]  # type: ignore[arg-type]
     for name, (evaluations, probes) in counts.items():
-        made += [Job(f"{name}-{n}", "evaluate", None, after=name) for n in range(evaluations)]  # type: ignore[arg-type]
-        made += [Job(f"{name}-p{n}", "probe", None, after=name) for n in range(probes)]  # type: ignore[arg-type]
+        made += [Job(f"{name}-{n}", "evaluate", PLAIN, after=name) for n in range(evaluations)]  # type: ignore[arg-type]
+        made += [Job(f"{name}-p{n}", "probe", PLAIN, after=name) for n in range(probes)]  # type: ignore[arg-type]
     return made
 
 
