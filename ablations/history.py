@@ -74,7 +74,8 @@ class History:
         """The inputs that are asked now beside those that the record shows."""
         inputs, missing = shown(record, what.inputs, self.trainings)
         changed = changes(inputs, what.inputs, missing)
-        return Earlier(what, folder, record, tuple(changed.values()), tuple(missing.values()))
+        said = (tuple(dict.fromkeys(words.values())) for words in (changed, missing))  # one cause, one line
+        return Earlier(what, folder, record, *said)
 
 
 def read_history(sweep: Sweep) -> History:
@@ -129,8 +130,8 @@ def version_of(record: Mapping[str, Any]) -> int:
 
 def _reason(earlier: Earlier) -> str:
     parts = [*earlier.changed, *earlier.missing]
-    if earlier.version < VERSION:
-        parts.append(f"its identity is of version {earlier.version}: --adopt gives it its new name if it can stand")
+    if earlier.counts and earlier.version < VERSION:
+        return f"its identity is of version {earlier.version}: --adopt gives it its new name"
     return "; ".join(parts) or "its record lies under another name: --adopt gives it its new one"
 
 

@@ -19,7 +19,6 @@ WORDS = {  # beginning of an input's name -> what has changed
     "folder": "weights of the checkpoint",
     "train": "train",
 }
-PLAIN = (str, int, float, bool, type(None))
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], unknown: Collection[str] = ()) -> dict[str, str]:

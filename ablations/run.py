@@ -162,8 +162,8 @@ def status(sweep: Sweep) -> int:
     lines = queue_lines(sweep)
     state = read_state(sweep)
     print("\n".join([status_text(sweep, state, queued=lines not in ([], [NO_JOBS])), *lines]))
-    settled = all(value in (DONE, FAILED) for value in state.cells.values())
-    return 0 if not settled or show(sweep, state) else 1
+    ended = all(value in (DONE, FAILED) for value in state.cells.values())
+    return 0 if not ended or show(sweep, state) else 1
 
 
 def run_on_slurm(

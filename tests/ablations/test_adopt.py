@@ -66,7 +66,7 @@ def test_what_can_be_shown_stands_and_nothing_runs_again(
     age(out)
     capsys.readouterr()
     assert sweep("--dry-run") == 0
-    assert "its identity is of version 1: --adopt gives it its new name if it can stand" in capsys.readouterr().out
+    assert "its identity is of version 1: --adopt gives it its new name" in capsys.readouterr().out
     assert sweep("--adopt") == 0
     printed = capsys.readouterr().out
     assert "6 of 6 finished records stand under their new names" in printed
