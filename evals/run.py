@@ -10,7 +10,6 @@ from typing import Any
 from unittest.mock import patch
 
 from evals.checkpoint import Checkpoint, load
-from evals.data import make_data
 from evals.journal import Journal
 from evals.question import Sampling, content_of
 from evals.scores import summarize_costs
@@ -105,13 +104,6 @@ def _key(loaded: Checkpoint, settings: NSASettings, suite: SuiteSettings, conten
         "versions": {name: version(name) for name in ("lmms-eval", "torch", "transformers")},
         "code": {part: part_version(part) for part in evaluation_parts(settings.attention, settings.semantics, ours)},
     }
-
-
-def prepare_data(suite: SuiteSettings, data: Path | str | None = None) -> None:
-    """Write a synthetic suite's videos now, before several processes want them; nothing for a shipped suite."""
-    synthetic = synthetic_data(suite)
-    if synthetic is not None:
-        make_data(synthetic, data)
 
 
 def _content(suite: SuiteSettings) -> dict[str, Any]:

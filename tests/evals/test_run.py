@@ -10,7 +10,7 @@ import pytest
 
 from evals.checkpoint import Checkpoint
 from evals.data import make_data
-from evals.run import NothingAnswered, evaluate, prepare_data, synthetic_data
+from evals.run import NothingAnswered, evaluate, synthetic_data
 from evals.suites import suite_settings
 from videonsa.config import SettingsError, SuiteSettings
 
@@ -104,8 +104,7 @@ def test_attention_settings_change_the_answer_path(
 @pytest.fixture
 def damaged(data: Path, tmp_path: Path) -> Path:
     """A data folder in which the second video is empty and the fourth is garbage."""
-    prepare_data(NEEDLE, data)
-    identity = synthetic_data(NEEDLE).identity
+    identity = make_data(synthetic_data(NEEDLE), data).name
     shutil.copytree(data / identity, tmp_path / "damaged" / identity)
     (tmp_path / "damaged" / identity / "0001.mp4").write_bytes(b"")
     (tmp_path / "damaged" / identity / "0003.mp4").write_bytes(b"garbage" * 50)
