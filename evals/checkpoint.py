@@ -21,6 +21,8 @@ from videonsa.weights import ask
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
+VIDEO_TOKEN = "<|video_pad|>"
+
 
 @dataclass
 class Checkpoint:
@@ -124,7 +126,10 @@ def _device(name: str | None) -> torch.device:
 def _processor(checkpoint: str | Path) -> Qwen2_5_VLProcessor:
     try:
         place, revision = loading_arguments(checkpoint)
-        return Qwen2_5_VLProcessor.from_pretrained(place, **revision)
+        processor = Qwen2_5_VLProcessor.from_pretrained(place, **revision)
+        if VIDEO_TOKEN not in processor.tokenizer.get_vocab():  # without its files, a tokenizer that knows nothing
+            raise ValueError(f"its tokenizer does not know {VIDEO_TOKEN}")
+        return processor
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise SettingsError(

@@ -310,6 +310,6 @@ def test_w_and_b_gets_one_offline_run_a_cell(sweep: Sweep, out: Path, monkeypatc
 
 def test_w_and_b_never_fails_a_cell(sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("ablations.mirror._mirror", lambda *_: 1 / 0)
+    monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
     assert sweep() == 0
-    assert "W&B: no run for b=1: ZeroDivisionError" in capfd.readouterr().err
+    assert "W&B: b=1 · synth_needle: ZeroDivisionError" in capfd.readouterr().err
