@@ -168,6 +168,10 @@ def test_grid_semantics_switches_off_each_difference(profile: str):
     asked = {cell.nsa.semantics for cell in make_cells(load_grid("semantics", profile), load_profile(profile))}
     without = {canonical_semantics(f"release-{name}") for name in DIFFERENCES}
     assert asked == {"release", "paper"} | without
+    trained = {
+        cell.nsa.semantics for cell in make_cells(load_grid("semantics_trained", profile), load_profile(profile))
+    }
+    assert trained == asked - {canonical_semantics("release-dense_decode")}  # every prompt holds text
 
 
 def test_the_tiny_grids_on_semantics_share_their_trainings():
