@@ -14,7 +14,7 @@ test: .venv/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/slurm/test_cluster.py tests/slurm/test_real.py tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/slurm/test_cluster.py tests
 
 test-long: .venv/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long

@@ -26,7 +26,7 @@ from tests.ablations.conftest import records, results
 from tests.slurm.conftest import ALL_DONE, SlurmSweep, hurrying, metrics, state, wait_until
 from videonsa.config import TrainSettings, from_dict
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]  # minutes: every worker imports torch and lmms-eval anew
 QUICK = ("train.steps=24", "train.save_every=4", "suite.limit=2")
 SETTINGS = [word for setting in QUICK for word in ("--set", setting)]
 

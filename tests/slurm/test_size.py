@@ -17,6 +17,9 @@ from ablations.slurm_jobs import read_submitted
 from ablations.slurm_submit import batches
 from tests.ablations.conftest import ROOT, cpu_seconds
 
+MOST_SECONDS = 8  # of CPU; 2 to 3 on two busy cores. Work that grows with the square of the cells takes minutes
+    8  # of CPU; 2 to 3 on a busy machine of two cores. Work that grows with the square of the cells takes minutes
+)
 PLAIN = SimpleNamespace(gates=None)  # as much of a training as the order of jobs asks for
 SHARED = "asks: test\naxes: {nsa.window: %s}\nsuites: [synth_needle, synth_order]\n" % list(range(1, 501))  # noqa: UP031
 TRAINED = "asks: train\naxes: {nsa.window: %s}\nsuites: [synth_needle, synth_order, synth_layout]\nseeds: [0, 1]\n"
@@ -75,7 +78,7 @@ def test_a_thousand_cells_are_planned_and_submitted_at_once(
     (site / "grid.yaml").write_text(grid)
     planned, seconds = command(site, str(parallel), "--dry-run")
     assert planned.count(" cell ") in (1000, 1002)
-    assert seconds < 2
+    assert seconds < MOST_SECONDS
     said, _ = command(site, str(parallel))
     assert f"submitted {jobs} by {calls} sbatch calls" in said
     assert len((site / "calls").read_text().splitlines()) == calls <= 12
@@ -84,7 +87,7 @@ def test_a_thousand_cells_are_planned_and_submitted_at_once(
     (site / "queue").write_text("\n".join(rows) + "\n")
     shown, seconds = command(site, str(parallel), "--status")
     assert f"Slurm: {len(rows)} jobs pending (Priority)" in shown
-    assert seconds < 2
+    assert seconds < MOST_SECONDS
 
 
 def test_a_job_that_is_silent_for_long_is_shown(site: Path):
