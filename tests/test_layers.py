@@ -22,7 +22,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.config": ("videonsa.names", "videonsa.limits", "videonsa.identity"),
     "videonsa.weights": ("videonsa.config", "videonsa.identity"),
     "videonsa.fingerprint": ("videonsa.config", "videonsa.identity"),
-    "videonsa.record": (),
+    "videonsa.disk": (),
+    "videonsa.record": ("videonsa.disk",),
     "videonsa.bootstrap": (),
     "videonsa.torchvision_ops": (),
     "videonsa.tracking": (),
@@ -34,18 +35,35 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.tiny": ("videonsa.config", "videonsa.modeling", "videonsa.torchvision_ops", "videonsa.synth"),
     "videonsa.baselines": ("videonsa.config", "videonsa.modeling"),
     "videonsa.training": (
-        *("videonsa.config", "videonsa.record", "videonsa.modeling", "videonsa.identity", "videonsa.hub"),
+        *(
+            "videonsa.config",
+            "videonsa.disk",
+            "videonsa.record",
+            "videonsa.modeling",
+            "videonsa.identity",
+            "videonsa.hub",
+        ),
         *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops", "videonsa.tracking"),
     ),
     "evals": (
-        *("videonsa.config", "videonsa.record", "videonsa.modeling", "videonsa.synth", "videonsa.tiny"),
+        *(
+            "videonsa.config",
+            "videonsa.disk",
+            "videonsa.record",
+            "videonsa.modeling",
+            "videonsa.synth",
+            "videonsa.tiny",
+        ),
         *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub"),
         *("videonsa.baselines", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
     ),
     "ablations": PACKAGES,
     "slurm": (),
-    "analysis": ("videonsa.config", "videonsa.names", "videonsa.record", "videonsa.bootstrap", "videonsa.identity"),
+    "analysis": (
+        *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
+        "videonsa.identity",
+    ),
     "videonsa.bench": ("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling"),
     "videonsa.fidelity": ("videonsa.config", "videonsa.kernels"),
     "videonsa.audit": ("videonsa.config", "videonsa.kernels"),
@@ -53,7 +71,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
-    *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.record", "videonsa.tracking"),
+    *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.record"),
+    "videonsa.tracking",
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs"),
 )

@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from videonsa.disk import write_bytes
+
 SCHEMA = 1
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch", "triton", "transformers", "lmms-eval", "numpy", "av")
@@ -25,28 +27,15 @@ PACKAGES = ("torch", "triton", "transformers", "lmms-eval", "numpy", "av")
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write the record so that a reader, also on another node, sees all of it or nothing.
 
-    Raises OSError when the folder cannot be written; the record that was there, if any, is then untouched.
+    Raises DiskError (an OSError) when the disk is full or fails, OSError when the folder may not be written; the record
+    that was there, if any, is then untouched.
     """
     write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's text atomically and durably (fsync of the file and of its folder)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Replace a file's text atomically and durably; raises as write_record."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
