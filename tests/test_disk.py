@@ -7,6 +7,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -145,8 +146,8 @@ def test_a_limit_on_files_stands_for_a_full_disk(way: str, tmp_path: Path, short
     from safetensors.torch import save_file
 
     place, weights = tmp_path / "file", {"weights": torch.zeros(100_000)}
+    ways = {"torch": partial(torch.save, weights), "safetensors": partial(save_file, weights)}
+    save = partial(ways[way], place) if way in ways else partial(write_bytes, place, bytes(400_000))
     said = f"File too large; disk {mount_point(tmp_path)}: a file may have 100 KiB (ulimit -f), 391 KiB needed"
     with pytest.raises(DiskError, match=re.escape(said)), writing(place, 400_000):
-        if way == "text":
-            write_bytes(place, bytes(400_000))
-        (torch.save if way == "torch" else save_file)(weights, place)
+        save()

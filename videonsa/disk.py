@@ -47,7 +47,7 @@ def disk_error(error: BaseException, path: Path | str, needed: int | None = None
         if isinstance(one, DiskError):
             return one
         if isinstance(one, OSError):
-            named = one.filename if isinstance(one.filename, str | os.PathLike) else None
+            named = one.filename if isinstance(one.filename, str) else None
             if one.errno in DISK or (named and one.errno in AWAY):
                 return DiskError(words(one.errno, named or path, needed))
     said = " ".join(map(str, chain))
