@@ -67,7 +67,7 @@ class Training:
         """12 hexadecimal digits: the name of the training's folder."""
         return identity_of(self.inputs)
 
-    @property
+    @cached_property
     def record_settings(self) -> dict[str, Any]:
         """The settings as a record keeps them."""
         if self.given is None:

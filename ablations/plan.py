@@ -54,8 +54,7 @@ class Sweep:
     @cached_property
     def probes(self) -> dict[str, Probe]:
         """The probe of each training that has gates and is asked with them, by training id."""
-        of = {key: [cell for cell in self.cells if cell.training.id == key] for key in self.trainings}
-        made = {key: make_probe(cells, self.profile, self.reference) for key, cells in of.items()}
+        made = {key: make_probe(of, self.profile, self.reference) for key, of in by_training(self.cells).items()}
         return {key: probe for key, probe in made.items() if probe is not None}
 
     @cached_property
@@ -207,13 +206,13 @@ def make_jobs(
     busy = busy or Busy()
     again = (WAITING, INTERRUPTED) + ((FAILED,) if retry else ())
     chosen = {cell.id: cell for cell in cells}
-    todo = {key: cell for key, cell in chosen.items() if state.cells[key] in again and key not in busy.cells}
     training_jobs, evaluation_jobs, probe_jobs = [], [], []
-    for key in dict.fromkeys(cell.training.id for cell in chosen.values()):
-        training, mine = sweep.trainings[key], [cell for cell in todo.values() if cell.training.id == key]
+    for key, asked in by_training(chosen.values()).items():
+        mine = [cell for cell in asked if state.cells[cell.id] in again and cell.id not in busy.cells]
+        training = sweep.trainings[key]
         status = state.trainings[key]
         probe = sweep.probes.get(key)
-        looked_at = any(cell.training.id == key and cell.nsa.attention == "nsa" for cell in chosen.values())
+        looked_at = any(cell.nsa.attention == "nsa" for cell in asked)
         probe_wanted = looked_at and probe is not None and state.probes[key] in again and probe.id not in busy.probes
         if status == FAILED and not retry:
             continue
@@ -229,6 +228,14 @@ def make_jobs(
         if probe_wanted:
             probe_jobs.append(Job(f"probe-{key}", "probe", training, probe=probe, after=after))
     return [*training_jobs, *evaluation_jobs, *probe_jobs]
+
+
+def by_training(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """The cells of each training, by its id, in the order of the cells."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.training.id, []).append(cell)
+    return groups
 
 
 def deal(cells: list[Cell], hands: int) -> list[list[Cell]]:

@@ -7,7 +7,6 @@ field must state, is in identity.py.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -317,5 +316,15 @@ def from_dict(cls: type[S], mapping: Mapping[str, Any], where: str = "") -> S:
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """The settings as JSON-ready values (tuples become lists)."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
+    """The settings as JSON-ready values (tuples become lists); a copy of its own."""
+    return {field.name: _as_json(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def _as_json(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value

@@ -17,7 +17,7 @@ from ablations.slurm_jobs import read_submitted
 from ablations.slurm_submit import batches
 from tests.ablations.conftest import ROOT, cpu_seconds
 
-MOST_SECONDS = 8  # of CPU; 2 to 3 on two busy cores. Work that grows with the square of the cells takes minutes
+MOST_SECONDS = 3  # of CPU; 1.2 to 1.5 on two busy cores. Work that grows with the square of the cells takes minutes
 PLAIN = SimpleNamespace(gates=None)  # as much of a training as the order of jobs asks for
 SHARED = "asks: test\naxes: {nsa.window: %s}\nsuites: [synth_needle, synth_order]\n" % list(range(1, 501))  # noqa: UP031
 TRAINED = "asks: train\naxes: {nsa.window: %s}\nsuites: [synth_needle, synth_order, synth_layout]\nseeds: [0, 1]\n"
