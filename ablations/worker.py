@@ -27,6 +27,7 @@ from ablations.stages import Stages
 from slurm.executor import delayed, distributed_environment, leave_when_told, told_to_leave
 from videonsa.config import TrainSettings, to_dict
 from videonsa.record import failure, provenance, read_record, write_record, write_text
+from videonsa.surroundings import settings_decide
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,11 @@ class Work:
         if self.parent is not None:
             _die_with(self.parent)
         leave_when_told()
-        if self.job.kind == "train" and distributed_environment()[0] > 0:
-            return train_along(self)
+        rank, processes = distributed_environment() if self.job.kind == "train" else (0, 1)
+        with settings_decide(alone=processes == 1):
+            return train_along(self) if rank > 0 else self._run()
+
+    def _run(self) -> None:
         progress = Progress(self.folder)
         run = {"train": run_training, "evaluate": run_cells, "probe": run_probe}[self.job.kind]
         problems = run(self, progress)

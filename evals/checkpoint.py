@@ -17,6 +17,7 @@ from videonsa.hub import loading_arguments, split_revision
 from videonsa.identity import identity
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.vision import speed_up_vision
+from videonsa.surroundings import settings_decide
 from videonsa.weights import ask
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -71,6 +72,7 @@ class Checkpoint:
         return max(1, self.processor.video_processor.size["longest_edge"] // merged**2)
 
 
+@settings_decide()
 def load(
     checkpoint: str | Path, nsa: dict[str, Any] | None = None, device: str | None = None, dtype: str | None = None
 ) -> Checkpoint:

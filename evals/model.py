@@ -20,6 +20,7 @@ from evals.question import Sampling, content_of, prepare
 from evals.scoring import draw_by_question, one_line
 from evals.video import VideoError
 from videonsa.config import NSASettings, SettingsError, require
+from videonsa.surroundings import full_products, settings_decide
 
 NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
 MAX_FRAMES = 32  # when neither max_frames nor fps is given
@@ -114,6 +115,8 @@ class VideoNSA(lmms):
         self.known, self.on_row = known or {}, on_row
         self.device, self.batch_size = checkpoint.device, 1
 
+    @settings_decide()
+    @full_products()
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answers in the order of the requests."""
         for request in requests:

@@ -16,6 +16,7 @@ from evals.sinks import Keys, branch_keys
 from evals.video import VideoError
 from videonsa.config import BRANCHES, NSASettings, SettingsError, SuiteSettings
 from videonsa.modeling import AttentionInputs, capture_attention
+from videonsa.surroundings import full_products, settings_decide
 
 BINS = 4096  # of a gate's histogram: quartiles are right to half a bin
 POINTS = 64  # keys of each layer and branch that are kept one by one, for scatter plots; sinks first
@@ -82,6 +83,8 @@ class Layer:
             yield from sorted(points, key=lambda point: not point["sink"])[:POINTS]
 
 
+@settings_decide()
+@full_products()
 def probe(
     checkpoint: Path | str | Checkpoint,
     nsa: dict[str, Any],

@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.bootstrap": (),
     "videonsa.torchvision_ops": (),
     "videonsa.tracking": (),
+    "videonsa.surroundings": (),
     "videonsa.kernels": ("videonsa.names", "videonsa.limits"),
     "videonsa.synth": ("videonsa.config",),
     "videonsa.modeling": (
@@ -44,6 +45,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "videonsa.hub",
         ),
         *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops", "videonsa.tracking"),
+        "videonsa.surroundings",
     ),
     "evals": (
         *(
@@ -57,6 +59,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub"),
         *("videonsa.baselines", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
+        "videonsa.surroundings",
     ),
     "ablations": PACKAGES,
     "slurm": (),
@@ -72,7 +75,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.record"),
-    "videonsa.tracking",
+    *("videonsa.tracking", "videonsa.surroundings"),
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs"),
 )

@@ -60,8 +60,10 @@ class Trainer:
 
     def __init__(self, settings: TrainSettings, model: nn.Module, processor: Any, source: Source) -> None:
         self.settings, self.processor, self.source = settings, processor, source
-        # Told of the CPU, accelerate joins several processes there too; else each would train alone.
-        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[UNUSED_WEIGHTS])
+        # Told of the CPU, accelerate joins several processes there too; else each would train alone. Precision is ours
+        # (see _precision): a process that had an Accelerator with another one is refused.
+        on_cpu = not torch.accelerator.is_available()
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[UNUSED_WEIGHTS])
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         part = settings.micro_batch_size * self.world
         valid = f"a multiple of micro_batch_size x processes = {part}"

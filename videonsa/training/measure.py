@@ -14,11 +14,14 @@ from videonsa.config import SettingsError, TrainSettings
 from videonsa.hub import loading_arguments
 from videonsa.modeling import load_model
 from videonsa.modeling.vision import speed_up_vision
+from videonsa.surroundings import full_products, settings_decide
 from videonsa.training.batch import encoded
 from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.run import make_source
 
 
+@settings_decide()
+@full_products()
 def measure_gates(
     checkpoint: str | Path,
     nsa: dict[str, Any],

@@ -30,10 +30,13 @@ from videonsa.identity import settings_inputs
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.record import write_text
+from videonsa.surroundings import full_products, settings_decide
 from videonsa.tiny import build_tiny
 from videonsa.training.journal import progress_bar
 from videonsa.training.loop import Trainer
 from videonsa.training.sources import Source, SyntheticSource, VideoSource
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
@@ -52,7 +55,10 @@ def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | N
     if final.is_dir():
         return final
     claim(folder, settings)
-    with logged(folder / "log.txt"), torch_threads(1 if settings.model == "tiny" else None):
+    threads = 1 if settings.model == "tiny" else None
+    with settings_decide() as hidden, full_products(), logged(folder / "log.txt"), torch_threads(threads):
+        if hidden:
+            log.info("settings decide, not %s", ", ".join(hidden))
         _train(settings, folder, on_progress)
     return final
 

@@ -1,0 +1,68 @@
+"""What other programs leave in the environment and what would overrule settings: hidden while numbers are made.
+
+`accelerate launch`, a cluster's modules or a job script of another project set variables that divide every loss, train
+in another precision, compile, or multiply with fewer bits. Equal settings are equal work, so none of that is seen here.
+How work is spread over GPUs (torchrun, FSDP) is no part of a number and stays. Imports no torch at first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Accelerate's own, whole: accumulation, precision, torch.compile, DeepSpeed, Megatron, another device ...
+ACCELERATE = ("ACCELERATE_", "DYNAMO_", "FP8_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
+SHARDING = ("ACCELERATE_USE_FSDP", "FSDP_")  # ... but this, which spreads a model over processes and no more
+UNSHARED = ("FSDP_IGNORED_MODULES",)  # except where it leaves gradients of some weights to each process alone
+# Bits of a product, and which instructions and algorithms make it.
+PRODUCTS = (
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_EMULAT", "CUBLAS_WORKSPACE_CONFIG"),
+    *("TORCH_BLAS_PREFER_", "TORCH_CUDNN_", "TORCH_LINALG_PREFER_", "DISABLE_ADDMM_CUDA_LT"),
+    *("TORCH_MKLDNN_MATMUL_", "TORCH_LINEAR_FLATTEN_3D"),
+    *("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA"),
+    *("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "TRITON_F32_DEFAULT", "TRITON_DEFAULT_FP_FUSION"),
+)
+# By these a launcher tells a process that it is one of several. A job of one process that believes them waits for ever.
+LAUNCHERS = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("TORCHELASTIC_", "PMI_", "PMIX_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "MPI_LOCAL"),
+)
+
+
+def overruling(alone: bool = False) -> list[str]:
+    """Names of the variables that are set here and would overrule settings; `alone`: this process is one of one."""
+    several = not alone and "LOCAL_RANK" in os.environ
+    return [name for name in sorted(os.environ) if _overrules(name, several) or (alone and name.startswith(LAUNCHERS))]
+
+
+def _overrules(name: str, several: bool) -> bool:
+    if name.startswith(SHARDING) and not name.startswith(UNSHARED):
+        return not several  # in one process there is nothing to shard
+    return name.startswith((*ACCELERATE, *PRODUCTS, *UNSHARED))
+
+
+@contextmanager
+def settings_decide(alone: bool = False) -> Iterator[list[str]]:
+    """What would overrule settings is not there while the context lasts; gives the names of what was."""
+    hidden = {name: os.environ.pop(name) for name in overruling(alone)}
+    try:
+        yield list(hidden)
+    finally:
+        os.environ.update(hidden)
+
+
+@contextmanager
+def full_products() -> Iterator[None]:
+    """Products of float32 numbers have float32's bits while the context lasts, whatever torch was told before.
+
+    torch reads TORCH_ALLOW_TF32_CUBLAS_OVERRIDE when it is imported, which may have been long ago.
+    """
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
