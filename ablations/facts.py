@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.failures import PlannedOtherwise
-from slurm.executor import local_device
+from slurm.machine import local_device
 from videonsa.config import SettingsError, SuiteSettings, TrainSettings
 from videonsa.fingerprint import fingerprint
 from videonsa.hub import cached_revision, hub_revision, is_hub_name, split_revision

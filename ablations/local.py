@@ -17,7 +17,8 @@ from ablations.progress import read_progress
 from ablations.records import fail_cell, fail_record, set_aside
 from ablations.stages import Stages
 from ablations.worker import Parent, job_folder, make_work
-from slurm.executor import Running, local_cores, local_gpus, run_here, start_local
+from slurm.executor import Running, run_here, start_local
+from slurm.machine import local_cores, local_gpus
 from videonsa.record import read_record
 
 POLL_SECONDS = 0.2
@@ -29,7 +30,7 @@ class Resources:
 
     workers: int
     cores: int
-    gpus: tuple[int, ...]
+    gpus: tuple[str, ...]
 
 
 def local_resources(workers: int | None) -> Resources:

@@ -34,6 +34,7 @@ from ablations.slurm_jobs import cancel_sweep, queued, settle_ended
 from ablations.slurm_submit import submit
 from ablations.stages import Stages
 from slurm.executor import CLUSTERS
+from slurm.machine import unused_gpus
 from slurm.profile import ClusterError, SlurmProfile, changed, load_slurm_profile, slurm_profile_names
 from slurm.queue import QueueAway
 from videonsa.config import SettingsError, one_of
@@ -118,6 +119,8 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
     chosen = choose(sweep, options.only)
     if on_slurm and slurm_profile is None:
         raise ClusterError(f"--cluster slurm: say which with --profile: {', '.join(slurm_profile_names())}")
+    if not on_slurm and (idle := unused_gpus()):
+        print(idle, file=sys.stderr)
     resources = local_resources(options.workers)
     if others:
         if on_slurm and not options.dry_run:

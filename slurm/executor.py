@@ -6,21 +6,21 @@ import io
 import os
 import re
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from slurm.machine import local_cores, local_device, local_gpus
 from slurm.profile import ClusterError, SlurmProfile
 from slurm.queue import NOT_SHARED, partitions
+
+__all__ = ["local_cores", "local_device", "local_gpus"]  # of slurm.machine, for whoever starts jobs
 
 CLUSTERS = ("auto", "debug", "local", "slurm")
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +53,7 @@ class Running:
     folder: Path
     job: Any  # submitit's
     since: float
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
 
     def ended(self) -> bool:
         """The worker has gone, in whatever way."""
@@ -130,24 +130,35 @@ def leave_when_told() -> None:
 
 
 def start_local(
-    function: Callable[[], Any], folder: Path, name: str, threads: int, gpus: tuple[int, ...] = ()
+    function: Callable[[], Any], folder: Path, name: str, threads: int, gpus: tuple[str, ...] = ()
 ) -> Running:
-    """Start the function in a process of its own on this machine, with this many CPU threads and these GPUs."""
+    """Start the function in a process of its own on this machine, with this many CPU threads and these GPUs.
+
+    `gpus`: as CUDA_VISIBLE_DEVICES names them, by index or UUID.
+    """
     import submitit
 
     folder.mkdir(parents=True, exist_ok=True)
     executor = submitit.LocalExecutor(folder)
-    executor.update_parameters(timeout_min=LOCAL_MINUTES, gpus_per_node=len(gpus), visible_gpus=gpus)
+    executor.update_parameters(timeout_min=LOCAL_MINUTES, gpus_per_node=len(gpus))
+    executor.parameters["visible_gpus"] = gpus  # set as a parameter, a UUID would be refused
     with _environment(worker_environment(threads)), _deaf_to_interrupts():
         job = executor.submit(function)
     return Running(name, folder, job, time.time(), gpus)
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """Environment of a worker: our packages on its path, and its share of the cores."""
-    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    path = os.pathsep.join(dict.fromkeys(paths))
-    return {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"} | dict.fromkeys(THREAD_VARIABLES, str(threads))
+def worker_environment(threads: int, code: Path = ROOT) -> dict[str, str]:
+    """Environment of a job: our packages first on its path, text in UTF-8, no warning an error, its share of cores."""
+    paths = [str(code), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONSAFEPATH": "1",  # `python -m` would put the working folder, and packages there, before all others
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
+        "PYTHONWARNINGS": "",
+        "PYTHONOPTIMIZE": "",
+        "TOKENIZERS_PARALLELISM": "false",
+    } | dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
 def submit_slurm(functions: Sequence[Callable[[], Any]], request: Request) -> list[str]:
@@ -217,14 +228,9 @@ def distributed_environment() -> tuple[int, int]:
 
 
 def _setup_lines(profile: SlurmProfile, request: Request, cpus: int) -> list[str]:
-    paths = [str(request.code or ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    variables = {
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-        "PYTHONSAFEPATH": "1",  # `python -m` would put the working folder, perhaps the checkout, before the snapshot
-        "TOKENIZERS_PARALLELISM": "false",
-        "SRUN_CPUS_PER_TASK": str(cpus),  # srun does not inherit --cpus-per-task from Slurm 22.05 on
-    }
-    variables |= dict.fromkeys(THREAD_VARIABLES, str(cpus)) | dict(profile.environment)
+    variables = worker_environment(cpus, request.code or ROOT)
+    variables["SRUN_CPUS_PER_TASK"] = str(cpus)  # srun does not inherit --cpus-per-task from Slurm 22.05 on
+    variables |= profile.environment
     lines = []
     if request.code is not None:  # a file server may need a moment to show a new folder
         seen = f"until [ -d {shlex.quote(str(request.code))} ]; do sleep 1; done"
@@ -263,33 +269,6 @@ def _explain(said: str, profile: SlurmProfile) -> str:
         return f"{where}: {wanted} of {place} with {asked}; theirs: `sinfo -o '%R %D %c %m %G'`"
     reason = re.search(r"sbatch: error: (.*?)(?= sbatch: |$)", said)
     return f"{where}: sbatch refused: {reason[1] if reason else said[:300]}"
-
-
-def local_gpus() -> tuple[int, ...]:
-    """Indices of the NVIDIA GPUs that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return tuple(int(part) for part in visible.split(",") if part.strip().isdigit())
-    if shutil.which("nvidia-smi") is None:
-        return ()
-    done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=False)
-    return tuple(range(sum(line.startswith("GPU ") for line in done.stdout.splitlines())))
-
-
-def local_device() -> str:
-    """What models run on in this process: cuda where torch is built for it and a GPU may be used, else cpu."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    named = visible is not None and any(part.strip() not in ("", "-1") for part in visible.split(","))  # also by UUID
-    try:
-        built = not metadata.version("torch").endswith("+cpu")
-    except metadata.PackageNotFoundError:
-        built = False
-    return "cuda" if built and (named if visible is not None else bool(local_gpus())) else "cpu"
-
-
-def local_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _children(pid: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,53 @@ def test_with_an_environment_it_starts_again_under_it(copy: Path) -> None:
     done = bare(copy)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("restarted with")
+
+
+SAYS = "import sys; print('gr\u00f6\u00dfer \u2013 ' + repr([sys.argv[1], sys.flags.optimize]), flush=True)"
+COMMAND = f"""
+import sys, warnings
+sys.path[0] = {str(bootstrap.ROOT)!r}
+from videonsa.bootstrap import ensure_environment
+ensure_environment()
+warnings.warn("an old habit")
+{SAYS}
+print("the end")
+"""
+
+
+def command(tmp_path: Path, variables: dict[str, str], *, shell: str = "") -> subprocess.CompletedProcess:
+    """Run a script that begins as ours do, in a folder with modules of the user's, with `shell` behind it."""
+    (tmp_path / "script.py").write_text(COMMAND, encoding="utf-8")
+    here = tmp_path / "here"
+    here.mkdir(exist_ok=True)
+    for name in ("pandas", "submitit", "random"):
+        (here / f"{name}.py").write_text("raise ImportError('not ours')\n")
+    words = f"{sys.executable} {tmp_path}/script.py 'gr\u00f6\u00dfer' {shell}"
+    told = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG"))}
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {words}"], capture_output=True, cwd=here, env=told | variables
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "gr\u00f6\u00dfer \u2013 ['gr\u00f6\u00dfer', 0]"),
+        ({"LC_ALL": "C"}, "gr\u00f6\u00dfer \u2013 ['gr\u00f6\u00dfer', 0]"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "gr??er ? ['gr??er', 0]"),
+        ({"PYTHONIOENCODING": "ascii"}, "gr??er ? ['gr??er', 0]"),
+        ({"PYTHONWARNINGS": "error", "PYTHONOPTIMIZE": "2"}, "gr\u00f6\u00dfer \u2013 ['gr\u00f6\u00dfer', 0]"),
+        ({"PYTHONPATH": f"{os.pathsep}/nowhere"}, "gr\u00f6\u00dfer \u2013 ['gr\u00f6\u00dfer', 0]"),
+    ],
+    ids=["plain", "C", "ascii", "ascii-output", "warnings-optimize", "path"],
+)
+def test_a_command_is_the_same_in_any_surroundings(tmp_path: Path, variables: dict[str, str], said: str) -> None:
+    done = command(tmp_path, variables)
+    assert (done.returncode, done.stdout.decode().splitlines()) == (0, [said, "the end"]), done.stderr
+
+
+@pytest.mark.parametrize("shell", [">&-", "<&- >&- 2>&-", "| head -n 1"])
+def test_a_command_goes_on_where_nobody_listens(tmp_path: Path, shell: str) -> None:
+    done = command(tmp_path, {}, shell=shell)
+    assert done.returncode == 0, done.stderr
+    assert b"Error" not in done.stderr

@@ -45,7 +45,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "videonsa.hub",
         ),
         *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops", "videonsa.tracking"),
-        "videonsa.surroundings",
+        *("videonsa.surroundings", "videonsa.bootstrap"),
     ),
     "evals": (
         *(
@@ -67,9 +67,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
         "videonsa.identity",
     ),
-    "videonsa.bench": ("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling"),
-    "videonsa.fidelity": ("videonsa.config", "videonsa.kernels"),
-    "videonsa.audit": ("videonsa.config", "videonsa.kernels"),
+    "videonsa.bench": (
+        *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
+    ),
+    "videonsa.fidelity": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap"),
+    "videonsa.audit": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap"),
     "videonsa": (),
 }
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}

@@ -205,7 +205,7 @@ def memory(length: int) -> list[tuple[str, float, float]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; the module's docstring says what it prints and returns."""
-    parser = argparse.ArgumentParser(prog="python -m videonsa.audit", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m videonsa.audit", description=(__doc__ or "\n").splitlines()[0])
     parser.add_argument("--semantics", default="paper", help="paper, release, release-NAME or NAME+NAME")
     parser.add_argument("--backend", default="all", choices=["all", "reference", "triton"])
     parser.add_argument("--memory", type=int, metavar="TOKENS", help="instead: release semantics' peak GPU memory")
@@ -242,4 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    from videonsa.bootstrap import ensure_environment
+
+    ensure_environment()
     sys.exit(main())

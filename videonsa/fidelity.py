@@ -163,7 +163,7 @@ def table(found: dict[str, Agreement]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the comparison of each file; 0 when all pass, 1 when one does not, 2 for an unfit file or setting."""
-    parser = argparse.ArgumentParser(prog="python -m videonsa.fidelity", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m videonsa.fidelity", description=(__doc__ or "\n").splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
     parser.add_argument("--semantics", default="release", help="also release-NAME or NAME+NAME (default: release)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default: cpu)")
@@ -194,4 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    from videonsa.bootstrap import ensure_environment
+
+    ensure_environment()
     sys.exit(main())

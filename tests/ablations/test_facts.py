@@ -92,9 +92,9 @@ def test_a_hub_name_is_pinned_when_it_is_first_seen(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(("visible", "device"), [("", "cpu"), ("-1", "cpu"), ("0", "cuda"), ("GPU-1a2b", "cuda")])
 def test_this_machines_device(visible: str, device: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr("slurm.executor.metadata.version", lambda name: "2.13.0")
+    monkeypatch.setattr("slurm.machine.metadata.version", lambda name: "2.13.0")
     assert local_device() == device
-    monkeypatch.setattr("slurm.executor.metadata.version", lambda name: "2.13.0+cpu")
+    monkeypatch.setattr("slurm.machine.metadata.version", lambda name: "2.13.0+cpu")
     assert local_device() == "cpu"
 
 

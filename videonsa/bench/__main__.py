@@ -153,4 +153,7 @@ def write(rows: list[dict[str, object]], path: Path | None) -> None:
 
 
 if __name__ == "__main__":
+    from videonsa.bootstrap import ensure_environment
+
+    ensure_environment()
     sys.exit(main())

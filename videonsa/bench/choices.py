@@ -114,7 +114,7 @@ def report(case: Case, dtype: str, seed: int) -> tuple[str, bool]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 0 when every choice that differs is a tie, 1 when one is not, 2 without a device."""
     parser = argparse.ArgumentParser(
-        prog="python -m videonsa.bench.choices", description=(__doc__ or "").splitlines()[0]
+        prog="python -m videonsa.bench.choices", description=(__doc__ or "\n").splitlines()[0]
     )
     for name, value in (("length", 6000), ("heads", 14), ("kv-heads", 2), ("head-dim", 128), ("block-size", 16)):
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -138,4 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    from videonsa.bootstrap import ensure_environment
+
+    ensure_environment()
     sys.exit(main())

@@ -9,7 +9,14 @@ FOLDER/checkpoints/      to resume from; calling again goes on where the last ca
 FOLDER/final/            the trained model, as transformers saves it; complete when it is there
 """
 
+# Surroundings first: torch and transformers read them as they are imported.
+
 from __future__ import annotations
+
+if __name__ == "__main__":
+    from videonsa.bootstrap import ensure_environment
+
+    ensure_environment()
 
 import json
 import logging

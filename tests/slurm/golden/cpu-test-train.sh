@@ -20,12 +20,16 @@
 timeout 60 sh -c 'until [ -d /shared/code ]; do sleep 1; done' || exit 66
 export PYTHONPATH=/shared/code
 export PYTHONSAFEPATH=1
+export PYTHONUTF8=1
+export PYTHONIOENCODING=utf-8:backslashreplace
+export PYTHONWARNINGS=''
+export PYTHONOPTIMIZE=''
 export TOKENIZERS_PARALLELISM=false
-export SRUN_CPUS_PER_TASK=1
 export OMP_NUM_THREADS=1
 export MKL_NUM_THREADS=1
 export OPENBLAS_NUM_THREADS=1
 export NUMEXPR_NUM_THREADS=1
+export SRUN_CPUS_PER_TASK=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
