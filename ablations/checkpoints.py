@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablations.checks import check_keys, mapping_at, text_or_none
 from videonsa.config import NSASettings, SettingsError, from_dict, to_dict
 from videonsa.hub import is_hub_name, split_revision
 from videonsa.weights import over, saved_settings
@@ -39,20 +40,16 @@ class Checkpoint:
 
 def check_checkpoints(content: Any, where: str) -> dict[str, dict[str, Any]]:
     """The `checkpoints:` of a grid or profile: {hub name or folder: {name, model, settings of NSA}}."""
-    if not isinstance(content or {}, Mapping):
-        raise SettingsError(
-            f"{where}: checkpoints: expected a mapping, as in {{Enxin/VideoNSA: {{semantics: release}}}}"
-        )
     checked = {}
-    for given, about in (content or {}).items():
+    example = ", as in {Enxin/VideoNSA: {semantics: release}}"
+    for given in mapping_at({"checkpoints": content}, "checkpoints", where, example):
         here = f"{where}: checkpoints: {given}"
-        if not isinstance(about or {}, Mapping):
-            raise SettingsError(f"{here}: expected a mapping with some of {', '.join(KEYS)}")
-        for key in about or {}:
-            if key not in KEYS:
-                raise SettingsError(f"{here}: unknown key {key!r}; known keys: {', '.join(KEYS)}")
-        from_dict(NSASettings, {key: value for key, value in (about or {}).items() if key in SETTINGS}, here)
-        checked[str(given)] = dict(about or {})
+        about = mapping_at(content, given, f"{where}: checkpoints", f" with some of {', '.join(KEYS)}")
+        check_keys(about, KEYS, here)
+        for key in ("name", "model"):
+            text_or_none(about.get(key), f"{here}: {key}")
+        from_dict(NSASettings, {key: value for key, value in about.items() if key in SETTINGS}, here)
+        checked[given] = about
     return checked
 
 

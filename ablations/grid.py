@@ -22,22 +22,27 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ablations.checkpoints import check_checkpoints
-from ablations.profile import check_keys, load_yaml, numbers, whole_numbers
+from ablations.checks import check_keys, mapping_at, text_or_none, whole_numbers
+from ablations.profile import TEXTS, load_yaml
+from slurm.profile import TEXTS as SLURM_TEXTS
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, one_of
+from videonsa.values import read_value, scalar, unknown
 
 FOLDER = Path(__file__).parent / "grids"
 KEYS = (
     *("question", "asks", "base", "axes", "combine", "exclude", "labels", "suites", "seeds"),
     *("reference", "checkpoints"),
 )
+EXAMPLE = ", as in {nsa.window: ...}"
 SHORT = {
     "nsa.block_count": "b",
     "nsa.window": "w",
@@ -53,6 +58,8 @@ _FIELDS = {
     "train": [f.name for f in dataclasses.fields(TrainSettings) if f.name not in ("nsa", "seed")],
     "suite": [f.name for f in dataclasses.fields(SuiteSettings) if f.name != "name"],
 }
+_SETTINGS = ("checkpoint", *(f"{group}.{name}" for group, names in _FIELDS.items() for name in names))
+_SETTINGS += tuple(f"train.nsa.{name}" for name in _FIELDS["nsa"])
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,8 @@ def find_grid(name: str, profile: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / profile / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(grid_names(profile)) or "none"
-        raise SettingsError(f"no grid {name!r}; grids of profile {profile}: {known}; or the path of a YAML file")
+        near = unknown(name, grid_names(profile))
+        raise SettingsError(f"no grid {name!r}; grids of profile {profile}: {known}; or the path of a YAML file{near}")
     return path
 
 
@@ -105,7 +113,8 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     check_keys(content, KEYS, where)
     one_of(f"{where}: asks", content.get("asks", "test"), ("test", "train"))
     one_of(f"{where}: combine", content.get("combine", "product"), ("product", "zip"))
-    axes = [_axis(key, values, where) for key, values in _mapping(content, "axes", where).items()]
+    axes = [_axis(key, values, where) for key, values in mapping_at(content, "axes", where, EXAMPLE).items()]
+    _check_axes(axes, where)
     changes = dict(changes or {})
     suites, seeds = changes.pop("suites", content.get("suites")), changes.pop("seeds", content.get("seeds"))
     for key in changes:
@@ -114,15 +123,15 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     common = [key for key in changes if key != "checkpoint"]
     axes = [[{key: value for key, value in row.items() if key not in common} for row in axis] for axis in axes]
     varied = tuple(dict.fromkeys(key for axis in axes for row in axis for key in row if key != "label"))
-    base = flatten(_mapping(content, "base", where), f"{where}: base") | changes
-    labels = SHORT | _mapping(content, "labels", where)
+    base = flatten(mapping_at(content, "base", where, EXAMPLE), f"{where}: base") | changes
+    labels = SHORT | _labels(content, where)
     points = _combine(axes, content.get("combine", "product"), where)
-    excluded = [flatten(rule, f"{where}: exclude") for rule in content.get("exclude") or []]
+    excluded = [flatten(rule, f"{where}: exclude", is_rule=True) for rule in _rules(content.get("exclude"), where)]
     kept = [point for point in points if not any(_matches(base | _merge(point), rule) for rule in excluded)]
     variants = _variants(kept, base, labels, where)
     return Grid(
         name=path.stem,
-        question=str(content.get("question", "")),
+        question=re.sub(r"[ \t\n]+", " ", text_or_none(content.get("question"), f"{where}: question") or "").strip(),
         asks=content.get("asks", "test"),
         variants=variants,
         suites=_suites(suites, where),
@@ -134,8 +143,11 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     )
 
 
-def flatten(mapping: Any, where: str) -> dict[str, Any]:
-    """{'nsa': {'window': 8}} and {'nsa.window': 8} -> {'nsa.window': 8}; a name that is no setting is refused."""
+def flatten(mapping: Any, where: str, is_rule: bool = False) -> dict[str, Any]:
+    """{'nsa': {'window': 8}} and {'nsa.window': 8} -> {'nsa.window': 8}; a name that is no setting is refused.
+
+    In a rule of `exclude` a list stands for any of its values.
+    """
     if not isinstance(mapping, Mapping):
         raise SettingsError(f"{where}: expected settings such as nsa.window: 8")
     flat: dict[str, Any] = {}
@@ -150,8 +162,10 @@ def flatten(mapping: Any, where: str) -> dict[str, Any]:
             }
         else:
             flat[str(key)] = value
-    for key in flat:
+    for key, value in flat.items():
         check_setting(key, where)
+        if key == "checkpoint" and not is_rule:
+            text_or_none(value, f"{where}: checkpoint")
     return flat
 
 
@@ -164,9 +178,14 @@ def check_setting(key: str, where: str) -> None:
         return
     if group in _FIELDS and name:
         known = ", ".join(f"{group}.{known}" for known in _FIELDS[group])
-        raise SettingsError(f"{where}: unknown setting {key!r}; known: {known}")
+        raise SettingsError(f"{where}: unknown setting {key!r}; known: {known}{_nearest(key, where)}")
     more = ", and with --set slurm.*" if where == "--set" else ""
-    raise SettingsError(f"{where}: unknown setting {key!r}; settings are nsa.*, train.*, suite.* and checkpoint{more}")
+    settings = f"settings are nsa.*, train.*, suite.* and checkpoint{more}"
+    raise SettingsError(f"{where}: unknown setting {key!r}; {settings}{_nearest(key, where)}")
+
+
+def _nearest(key: str, where: str) -> str:
+    return unknown(key, (*_SETTINGS, "suites", "seeds") if where == "--set" else _SETTINGS)
 
 
 def parse_changes(pairs: list[str]) -> dict[str, Any]:
@@ -175,29 +194,37 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
     Those of slurm.* are about machines and checked by the Slurm profile; all others are settings.
     """
     changes: dict[str, Any] = {}
+    texts = TEXTS | SLURM_TEXTS
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise SettingsError(f"--set {pair}: give key=value, such as nsa.window=8")
-        try:
-            value = numbers(yaml.safe_load(text))
-        except yaml.YAMLError:
-            raise SettingsError(f"--set {pair}: the value is not valid YAML") from None
-        if key.startswith("slurm."):
-            pass
-        elif key not in ("suites", "seeds"):
+        if key in changes:
+            raise SettingsError(f"--set {key}: given twice")
+        if key not in ("suites", "seeds") and not key.startswith("slurm."):
             check_setting(key, "--set")
-        elif isinstance(value, str):
-            value = numbers([yaml.safe_load(part) for part in value.split("+")])
+        value = read_value(text, f"--set {key}", key.rpartition(".")[2] in texts, texts)
+        if key == "checkpoint":
+            text_or_none(value, "--set checkpoint")
+        elif key in ("suites", "seeds") and isinstance(value, str):
+            value = [scalar(part.strip(), f"--set {key}", key == "suites") for part in value.split("+")]
         changes[key] = value
     return changes
 
 
-def _mapping(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    value = content.get(key) or {}
-    if not isinstance(value, Mapping):
-        raise SettingsError(f"{where}: {key}: expected a mapping, as in {key}: {{nsa.window: ...}}")
-    return dict(value)
+def _labels(content: Mapping[str, Any], where: str) -> dict[str, str]:
+    labels = mapping_at(content, "labels", where, EXAMPLE)
+    for key, label in labels.items():
+        check_setting(key, f"{where}: labels")
+        if not isinstance(label, str):
+            raise SettingsError(f"{where}: labels: {key}={label!r} is not valid: text")
+    return labels
+
+
+def _rules(rules: Any, where: str) -> list[Any]:
+    if not isinstance(rules, list | None):
+        raise SettingsError(f"{where}: exclude: expected a list of settings, as in [{{nsa.window: 4}}]")
+    return rules or []
 
 
 def _axis(name: str, values: Any, where: str) -> list[dict[str, Any]]:
@@ -208,11 +235,32 @@ def _axis(name: str, values: Any, where: str) -> list[dict[str, Any]]:
     for value in values:
         if isinstance(value, Mapping):
             settings = flatten({k: v for k, v in value.items() if k != "label"}, f"{where}: axes: {name}")
-            rows.append(settings | ({"label": str(value["label"])} if "label" in value else {}))
+            rows.append(
+                settings | ({"label": _label(value["label"], f"{where}: axes: {name}")} if "label" in value else {})
+            )
         else:
-            check_setting(name, f"{where}: axes")
-            rows.append({name: value})
+            rows.append(flatten({name: value}, f"{where}: axes"))
     return rows
+
+
+def _label(label: Any, where: str) -> str:
+    """As it was written: a label is text for people."""
+    if not isinstance(label, str) or not label.strip() or not {"\n", "\t"}.isdisjoint(label):
+        raise SettingsError(f"{where}: label={label!r} is not valid: one line of text")
+    return label
+
+
+def _seen_as(label: str) -> str:
+    """What a reader of a table tells labels apart by: not by spaces, nor by how a character is composed."""
+    return " ".join(unicodedata.normalize("NFC", label).split())
+
+
+def _check_axes(axes: list[list[dict[str, Any]]], where: str) -> None:
+    """Refuse a setting that two axes set: the later one would win in silence."""
+    for first, second in itertools.combinations(axes, 2):
+        both = {key for row in first for key in row} & {key for row in second for key in row} - {"label"}
+        if both:
+            raise SettingsError(f"{where}: axes: two axes set {min(both)}; give it to one")
 
 
 def _varies(axis: list[dict[str, Any]], key: str) -> bool:
@@ -254,17 +302,18 @@ def _variants(
     ]
     seen: set[str] = set()
     for variant in variants:
-        if variant.label in seen:
+        if _seen_as(variant.label) in seen:
             raise SettingsError(f"{where}: two variants are called {variant.label!r}; give rows a label")
-        seen.add(variant.label)
+        seen.add(_seen_as(variant.label))
     return tuple(variants)
 
 
 def _reference(label: Any, variants: tuple[Variant, ...], where: str) -> str | None:
     labels = [variant.label for variant in variants]
-    if label is not None and str(label) not in labels:
-        raise SettingsError(f"{where}: reference: no variant is called {label!r}; variants: {', '.join(labels)}")
-    return None if label is None else str(label)
+    if label is not None and label not in labels:
+        near = unknown(label, labels)
+        raise SettingsError(f"{where}: reference: no variant is called {label!r}; variants: {', '.join(labels)}{near}")
+    return label
 
 
 def _row_label(row: Mapping[str, Any], labels: Mapping[str, str]) -> str:
@@ -275,8 +324,13 @@ def _row_label(row: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 
 def _setting_label(key: str, value: Any, labels: Mapping[str, str]) -> str:
     short = labels.get(key, key.rpartition(".")[2])
-    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = "+".join(map(_spelled, value)) if isinstance(value, list) else _spelled(value)
     return f"{short}={text}" if short else text
+
+
+def _spelled(value: Any) -> str:
+    """As it is written in a grid."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _suites(suites: Any, where: str) -> dict[str, dict[str, Any]] | None:
@@ -284,8 +338,10 @@ def _suites(suites: Any, where: str) -> dict[str, dict[str, Any]] | None:
         return None
     if isinstance(suites, str):
         suites = [suites]
-    if isinstance(suites, list):
-        suites = {str(name): {} for name in suites}
-    if not isinstance(suites, Mapping) or not suites:
+    names = suites if isinstance(suites, list | Mapping) else []
+    if not names or not all(isinstance(name, str) for name in names):
         raise SettingsError(f"{where}: suites: give a list of suites, or a mapping of suites to their settings")
-    return {str(name): dict(changes or {}) for name, changes in suites.items()}
+    if len(set(names)) < len(names):
+        raise SettingsError(f"{where}: suites: {', '.join(names)}: give each suite once")
+    settings = suites if isinstance(suites, Mapping) else dict.fromkeys(names)
+    return {name: mapping_at(settings, name, f"{where}: suites") for name in names}

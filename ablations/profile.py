@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ablations.checkpoints import check_checkpoints
-from videonsa.config import SettingsError, SuiteSettings, TrainSettings, from_dict
+from ablations.checks import check_keys, mapping_at, positive, text_or_none, whole_numbers
+from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict
+from videonsa.values import read_mapping, text_fields
 
 FOLDER = Path(__file__).parent / "profiles"
 KEYS = ("description", "train", "checkpoint", "checkpoints", "suites", "seeds", "probe", "gates")
 PROBE_KEYS = ("suite", "videos")
 GATES_KEYS = ("samples",)
 GATE_SAMPLES = 1000  # as the paper took
-_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+# Keys of grids and profiles below which text is meant, whatever it looks like.
+TEXTS = frozenset(
+    {"question", "description", "label", "labels", "reference", "checkpoint", "suite"}
+    | text_fields(NSASettings)
+    | text_fields(TrainSettings)
+    | text_fields(SuiteSettings)
+)
 
 
 @dataclass(frozen=True)
@@ -44,22 +49,25 @@ def load_profile(name: str) -> Profile:
         raise SettingsError(f"no profile {name!r}; profiles: {', '.join(profile_names())}; or the path of a YAML file")
     content = load_yaml(path)
     check_keys(content, KEYS, str(path.name))
-    probe = content.get("probe") or {}
+    probe, gates, train = (mapping_at(content, key, path.name) for key in ("probe", "gates", "train"))
     check_keys(probe, PROBE_KEYS, f"{path.name}: probe")
-    gates = content.get("gates") or {}
     check_keys(gates, GATES_KEYS, f"{path.name}: gates")
-    suites = {key: dict(value or {}) for key, value in (content.get("suites") or {}).items()}
+    suites = {key: dict(value or {}) for key, value in mapping_at(content, "suites", path.name).items()}
     check_suites(suites, path.name)
-    from_dict(TrainSettings, content.get("train") or {}, f"{path.name}: train")
+    if probe.get("suite") is not None:
+        check_suites({probe["suite"]: {}}, f"{path.name}: probe")
+    if "seed" in train:
+        raise SettingsError(f"{path.name}: train.seed: a training's seed is one of `seeds:`")
+    from_dict(TrainSettings, train, f"{path.name}: train")
     return Profile(
         name=path.stem,
-        description=content.get("description", ""),
-        train=content.get("train") or {},
-        checkpoint=content.get("checkpoint"),
+        description=text_or_none(content.get("description"), f"{path.name}: description") or "",
+        train=train,
+        checkpoint=text_or_none(content.get("checkpoint"), f"{path.name}: checkpoint"),
         suites=suites,
         seeds=whole_numbers(content.get("seeds", [0]), f"{path.name}: seeds"),
         probe_suite=probe.get("suite"),
-        probe_videos=probe.get("videos", 8),
+        probe_videos=positive(probe.get("videos", 8), f"{path.name}: probe: videos"),
         checkpoints=check_checkpoints(content.get("checkpoints"), path.name),
         gate_samples=positive(gates.get("samples", GATE_SAMPLES), f"{path.name}: gates: samples"),
     )
@@ -96,46 +104,5 @@ def check_suites(suites: Mapping[str, Mapping[str, Any]], where: str) -> None:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping; numbers such as 3e-3, which YAML 1.1 calls text, become numbers."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path}: expected a mapping of keys to values")
-    return numbers(content)
-
-
-def numbers(value: Any) -> Any:
-    """The value with text such as '3e-3' made a number, at any depth."""
-    if isinstance(value, dict):
-        return {key: numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [numbers(item) for item in value]
-    return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
-
-
-def check_keys(content: Any, known: Iterable[str], where: str) -> None:
-    """Refuse a key that is not known, listing those that are."""
-    if not isinstance(content, Mapping):
-        raise SettingsError(f"{where}: expected a mapping with some of {', '.join(known)}")
-    for key in content:
-        if key not in known:
-            raise SettingsError(f"{where}: unknown key {key!r}; known keys: {', '.join(known)}")
-
-
-def positive(value: Any, where: str) -> int:
-    """A whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SettingsError(f"{where}={value!r} is not valid: give a whole number of at least 1")
-    return value
-
-
-def whole_numbers(values: Any, where: str) -> tuple[int, ...]:
-    """A non-empty list of whole numbers, from one number or several."""
-    items = values if isinstance(values, list | tuple) else [values]
-    if not items or not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
-        raise SettingsError(f"{where}={values!r} is not valid: give whole numbers of at least 0, such as [0, 1, 2]")
-    return tuple(dict.fromkeys(items))
+    """A grid's or profile's file as a mapping of its values."""
+    return read_mapping(path, TEXTS)

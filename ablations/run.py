@@ -38,6 +38,8 @@ from slurm.machine import unused_gpus
 from slurm.profile import ClusterError, SlurmProfile, changed, load_slurm_profile, slurm_profile_names
 from slurm.queue import QueueAway
 from videonsa.config import SettingsError, one_of
+from videonsa.options import Parser, folder, text
+from videonsa.values import one_line, unknown
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 
@@ -64,20 +66,29 @@ def main(arguments: Sequence[str] | None = None, stages: Stages | None = None) -
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(prog="python ablations/run.py", description=__doc__)
-    parser.add_argument("--grid", metavar="NAME", help="a grid of the profile, or the path of a YAML file")
+    parser = Parser(prog="python ablations/run.py", description=__doc__)
+    parser.add_argument("--grid", type=text, metavar="NAME", help="a grid of the profile, or the path of a YAML file")
     parser.add_argument("--list", action="store_true", help="the grids and what they ask")
     parser.add_argument("--dry-run", action="store_true", help="cells, what is shared and done, time; runs nothing")
     parser.add_argument("--status", action="store_true", help="how far the sweep is")
     parser.add_argument("--adopt", action="store_true", help="give finished records of an older form their new names")
     parser.add_argument("--retry-failed", action="store_true", help="run failed cells again")
-    parser.add_argument("--only", metavar="PATTERN", help="cells whose label, suite or id holds this (* and ? allowed)")
+    parser.add_argument(
+        "--only", type=text, metavar="PATTERN", help="cells whose label, suite or id holds this (* and ? allowed)"
+    )
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting (repeatable)")
     parser.add_argument(
-        "--profile", action="append", default=[], metavar="NAME", help="tiny (default) or paper; and a Slurm profile"
+        "--profile",
+        type=text,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="tiny (default) or paper; and a Slurm profile",
     )
-    parser.add_argument("--cluster", default="auto", metavar="|".join(CLUSTERS), help="where jobs run")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="records, tables (default: runs)")
+    parser.add_argument("--cluster", type=text, default="auto", metavar="|".join(CLUSTERS), help="where jobs run")
+    parser.add_argument(
+        "--out", type=folder, default=Path("runs"), metavar="DIR", help="records, tables (default: runs)"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="processes at once (default: one a GPU, or a core)")
     parser.add_argument("--wait", action="store_true", help="on Slurm: stay, show progress and then the table")
     parser.add_argument("--cancel", action="store_true", help="on Slurm: cancel this sweep's jobs, and nothing else")
@@ -214,7 +225,8 @@ def load_profiles(names: list[str]) -> tuple[Profile, SlurmProfile | None]:
             scale = name
         else:
             known = f"{', '.join(profile_names())}; Slurm profiles: {', '.join(slurm_profile_names())}"
-            raise SettingsError(f"no profile {name!r}; profiles: {known}; or the path of a YAML file")
+            near = unknown(name, [*profile_names(), *slurm_profile_names()])
+            raise SettingsError(f"no profile {name!r}; profiles: {known}; or the path of a YAML file{near}")
     return load_profile(scale), machines
 
 
@@ -257,7 +269,7 @@ def check_out(out: Path) -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    print(text, file=sys.stderr)
+    print(one_line(text), file=sys.stderr)
     return code
 
 

@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 from analysis.figures import DRAWINGS, fits  # noqa: E402
 from analysis.summary import draw_all, summarize, sweep_data, write_tables  # noqa: E402
+from videonsa.options import Parser, folder, text  # noqa: E402
 
 __all__ = ["main", "summarize"]
 OTHERS = {
@@ -55,15 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = ", ".join([*OTHERS, *DRAWINGS])
-    parser = argparse.ArgumentParser(
-        prog="analysis/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="analysis/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"what to make: {names}")
     parser.add_argument("--all", action="store_true", help="everything that the records allow")
     parser.add_argument("--list", action="store_true", help="names of figures and tables, and the sweeps there are")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the records (default: runs)")
-    parser.add_argument("--sweep", action="append", default=[], help="only this sweep (may be repeated)")
-    parser.add_argument("--benchmark", type=Path, default=BENCHMARK, help="measurements for the figure `kernels`")
+    parser.add_argument("--out", type=folder, default=Path("runs"), help="folder of the records (default: runs)")
+    parser.add_argument("--sweep", type=text, action="append", default=[], help="only this sweep (may be repeated)")
+    parser.add_argument("--benchmark", type=folder, default=BENCHMARK, help="measurements for the figure `kernels`")
     options = parser.parse_args(arguments)
     if not (options.names or options.all or options.list):
         parser.error(f"say what to make: {names}; or --all, or --list")

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from videonsa.values import SettingsError, read_mapping, text_fields, unknown
 
 FOLDER = Path(__file__).parent / "profiles"
+LEAST_MEMORY = 0.1  # GB; shared among the GPUs of a node it must not come to 0 MB, which to Slurm is all there is
+_TIME = re.compile(r"(?:([0-9]{1,4})-)?([0-9]{1,6})(?::([0-9]{1,6}))?(?::([0-9]{1,6}))?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class ClusterError(RuntimeError):
@@ -39,14 +42,38 @@ class SlurmProfile:
     file: str = ""  # where it was read
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "cpus", "minutes", "max_parallel"):
-            _number(self.name, name, getattr(self, name), 1)
-        _number(self.name, "gpus_per_node", self.gpus_per_node, 0)
-        if not isinstance(self.memory, int | float) or isinstance(self.memory, bool) or self.memory <= 0:
-            raise ClusterError(f"Slurm profile {self.name}: memory={self.memory!r} is not valid: GB, a number above 0")
+        for name, least in {"nodes": 1, "cpus": 1, "max_parallel": 1, "gpus_per_node": 0}.items():
+            value = getattr(self, name)
+            self._require(_is_whole(value, least), name, value, f"a whole number of at least {least}")
+        forms = "a whole number of at least 1, or a time as sbatch takes it: 90:00, 12:00:00, 1-12, 1-12:30, 1-12:30:00"
+        self._require(_is_whole(self.minutes, 1), "minutes", self.minutes, forms)
+        given = isinstance(self.memory, int | float) and not isinstance(self.memory, bool)
+        self._require(
+            given and self.memory >= LEAST_MEMORY,
+            "memory",
+            self.memory,
+            f"GB, a number above 0, at least {LEAST_MEMORY}",
+        )
         for name in ("partition", "account", "qos", "constraint"):
-            if not isinstance(getattr(self, name), str | None):
-                raise ClusterError(f"Slurm profile {self.name}: {name}={getattr(self, name)!r} is not valid: a name")
+            value = getattr(self, name)
+            self._require(value is None or (_is_text(value) and not re.search(r"\s", value)), name, value, "a name")
+        for name in ("modules", "setup"):
+            value = getattr(self, name)
+            good = isinstance(value, list | tuple) and all(map(_is_text, value))
+            self._require(good, name, value, "text, or a list of it")
+            object.__setattr__(self, name, tuple(value))
+        if not isinstance(self.environment, Mapping):
+            raise ClusterError(f"Slurm profile {self.name}: environment: expected a mapping of variables to values")
+        for name, value in self.environment.items():
+            good = bool(_VARIABLE.fullmatch(name)) and isinstance(value, str)
+            self._require(good, f"environment: {name}", value, 'a variable and its text ("" for an empty one)')
+
+    def _require(self, condition: bool, name: str, value: Any, valid: str) -> None:
+        if not condition:
+            raise ClusterError(f"Slurm profile {self.name}: {name}={value!r} is not valid: {valid}")
+
+
+TEXTS = frozenset(text_fields(SlurmProfile))  # keys below which text is meant, whatever it looks like
 
 
 def load_slurm_profile(name: str) -> SlurmProfile:
@@ -56,9 +83,9 @@ def load_slurm_profile(name: str) -> SlurmProfile:
         known = ", ".join(slurm_profile_names())
         raise ClusterError(f"no Slurm profile {name!r}; Slurm profiles: {known}, or the path of a YAML file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ClusterError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        content = read_mapping(path, TEXTS)
+    except SettingsError as error:
+        raise ClusterError(str(error)) from None
     return make_slurm_profile(path.stem, content, str(path))
 
 
@@ -69,15 +96,15 @@ def make_slurm_profile(name: str, content: Any, file: str = "") -> SlurmProfile:
         raise ClusterError(f"Slurm profile {name}: expected a mapping with some of {', '.join(known)}")
     for key in content:
         if key not in known:
-            raise ClusterError(f"Slurm profile {name}: unknown key {key!r}; known keys: {', '.join(known)}")
+            near = unknown(key, known)
+            raise ClusterError(f"Slurm profile {name}: unknown key {key!r}; known keys: {', '.join(known)}{near}")
     values = dict(content)
     values["memory"] = _gigabytes(values.get("memory", SlurmProfile.memory))
+    values["minutes"] = _minutes(values.get("minutes", SlurmProfile.minutes))
     for key in ("modules", "setup"):
-        given = values.get(key) or ()
-        values[key] = (given,) if isinstance(given, str) else tuple(str(line) for line in given)
-    if not isinstance(values.get("environment") or {}, Mapping):
-        raise ClusterError(f"Slurm profile {name}: environment: expected a mapping of variables to values")
-    values["environment"] = {str(key): str(value) for key, value in (values.get("environment") or {}).items()}
+        given = values.get(key)
+        values[key] = (given,) if isinstance(given, str) else () if given is None else given
+    values["environment"] = {} if values.get("environment") is None else values["environment"]
     return SlurmProfile(name=name, file=file, **values)
 
 
@@ -87,8 +114,9 @@ def changed(profile: SlurmProfile, changes: Mapping[str, Any]) -> SlurmProfile:
     name, file = content.pop("name"), content.pop("file")
     for key in changes:
         if key not in content:
-            known = ", ".join(f"slurm.{known}" for known in content)
-            raise ClusterError(f"--set slurm.{key}: there is no such setting; known: {known}")
+            known = [f"slurm.{known}" for known in content]
+            near = unknown(f"slurm.{key}", known)
+            raise ClusterError(f"--set slurm.{key}: there is no such setting; known: {', '.join(known)}{near}")
     return make_slurm_profile(name, content | dict(changes), file)
 
 
@@ -97,14 +125,28 @@ def slurm_profile_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _gigabytes(value: Any) -> Any:
     """'64G' -> 64, '512M' -> 0.5, as sbatch writes memory; anything else as it is."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT])B?", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)([MGT])B?", value) if isinstance(value, str) else None
     return float(found[1]) * {"M": 1 / 1024, "G": 1, "T": 1024}[found[2]] if found else value
 
 
-def _number(profile: str, name: str, value: Any, minimum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ClusterError(
-            f"Slurm profile {profile}: {name}={value!r} is not valid: a whole number of at least {minimum}"
-        )
+def _minutes(value: Any) -> Any:
+    """'12:00:00' -> 720: a time as sbatch's --time takes it, in whole minutes, rounded up; anything else as it is."""
+    found = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if not found:
+        return value
+    days, *given = found.groups()
+    parts = [int(part) for part in given if part is not None]
+    if days is None and len(parts) < 3:  # minutes, or minutes:seconds
+        parts = [0, *parts]
+    hours, minutes, seconds = (*parts, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 3600 + minutes * 60 + seconds + 59) // 60

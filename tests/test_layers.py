@@ -16,10 +16,12 @@ PACKAGES = ("videonsa", "ablations", "evals", "slurm", "analysis")
 # Room -> rooms of ours that its files may import. The most specific name counts; a room may always import itself.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.names": (),
+    "videonsa.values": (),
+    "videonsa.options": ("videonsa.values",),
     "videonsa.limits": ("videonsa.names",),
     "videonsa.identity": (),
     "videonsa.hub": (),
-    "videonsa.config": ("videonsa.names", "videonsa.limits", "videonsa.identity"),
+    "videonsa.config": ("videonsa.names", "videonsa.limits", "videonsa.identity", "videonsa.values"),
     "videonsa.weights": ("videonsa.config", "videonsa.identity"),
     "videonsa.fingerprint": ("videonsa.config", "videonsa.identity"),
     "videonsa.disk": (),
@@ -56,16 +58,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "videonsa.synth",
             "videonsa.tiny",
         ),
-        *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub"),
+        *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub", "videonsa.values"),
         *("videonsa.baselines", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
         "videonsa.surroundings",
     ),
     "ablations": PACKAGES,
-    "slurm": (),
+    "slurm": ("videonsa.values",),  # its profiles are read as all else is
     "analysis": (
         *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
-        "videonsa.identity",
+        *("videonsa.identity", "videonsa.options"),
     ),
     "videonsa.bench": (
         *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
@@ -76,6 +78,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
+    *("videonsa.values", "videonsa.options"),
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.record"),
     *("videonsa.tracking", "videonsa.surroundings"),
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),

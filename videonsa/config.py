@@ -25,12 +25,9 @@ from videonsa.names import (
     POSITION_DIFFERENCES,
     PRECISIONS,
 )
+from videonsa.values import SettingsError, number, unknown
 
 S = TypeVar("S")
-
-
-class SettingsError(ValueError):
-    """A setting is wrong. The message is one line: the field, what was given, what is valid."""
 
 
 def require(condition: bool, field_name: str, value: Any, valid: str) -> None:
@@ -122,12 +119,7 @@ class NSASettings:
         object.__setattr__(self, "semantics", canonical_semantics(self.semantics))
         self._check_limits()
         object.__setattr__(self, "branches", tuple(name for name in BRANCHES if name in self.branches))
-        require(
-            _is_number(self.gate_temperature) and self.gate_temperature > 0,
-            "gate_temperature",
-            self.gate_temperature,
-            "a number above 0",
-        )
+        object.__setattr__(self, "gate_temperature", _above_0("gate_temperature", self.gate_temperature))
         if self.gate_mode == "fixed":
             valid = "three numbers of at least 0 for cmp, slc, swa, as in 1.0+0.5+0.5, with gate_mode=fixed"
             given = self.gate_values
@@ -209,19 +201,20 @@ class TrainSettings:
             object.__setattr__(self, name, _listed(getattr(self, name)))
         for name in ("model", "data"):
             _text(name, getattr(self, name))
+            _name(name, getattr(self, name))
         for name in ("batch_size", "micro_batch_size", "save_every", "max_tokens", "pixels_per_frame"):
             _integer(name, getattr(self, name), minimum=1)
         _integer("seed", self.seed, minimum=0)
         if self.steps is not None:
             _integer("steps", self.steps, minimum=1)
         if self.video_folder is not None:
-            require(isinstance(self.video_folder, str | Path), "video_folder", self.video_folder, "a folder")
+            _name("video_folder", self.video_folder)
         for name, (valid, good) in _NUMBERS.items():
             require(_is_number(getattr(self, name)) and good(getattr(self, name)), name, getattr(self, name), valid)
-            object.__setattr__(self, name, float(getattr(self, name)))
+            object.__setattr__(self, name, _float(getattr(self, name)))
         betas = self.betas
         require(len(betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in betas), "betas", betas, "two from 0 to 1")
-        object.__setattr__(self, "betas", tuple(map(float, betas)))
+        object.__setattr__(self, "betas", tuple(map(_float, betas)))
         names = bool(self.families) and all(isinstance(name, str) for name in self.families)
         require(names, "families", self.families, "names of question families, joined with +")
         even = all(isinstance(n, int) and n >= 2 and n % 2 == 0 for n in self.frames) and bool(self.frames)
@@ -268,7 +261,7 @@ class SuiteSettings:
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), minimum=1)
         require(self.frames is not None or self.fps is not None, "frames", None, "give frames, or fps, or both as caps")
-        require(self.fps is None or (_is_number(self.fps) and self.fps > 0), "fps", self.fps, "a number above 0")
+        object.__setattr__(self, "fps", None if self.fps is None else _above_0("fps", self.fps))
 
 
 def _integer(name: str, value: Any, minimum: int) -> None:
@@ -279,8 +272,22 @@ def _text(name: str, value: Any) -> None:
     require(isinstance(value, str), name, value, "text")
 
 
+def _name(name: str, value: Any) -> None:
+    require(isinstance(value, str | Path) and bool(str(value).strip()), name, value, "text, and not empty")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _float(value: float) -> float:
+    """1 and 1.0, 0 and -0.0 are one number, and have one identity."""
+    return float(value) + 0.0
+
+
+def _above_0(name: str, value: Any) -> float:
+    require(_is_number(value) and value > 0, name, value, "a number above 0")
+    return _float(value)
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
@@ -290,9 +297,11 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 def _floats(name: str, values: Any) -> tuple[float, ...]:
     try:
-        return tuple(float(value) for value in values)
-    except (TypeError, ValueError):
-        raise SettingsError(f"{name}={values!r} is not valid: give numbers") from None
+        numbers = [number(value, name) if isinstance(value, str) else value for value in values]
+    except (TypeError, SettingsError):
+        numbers = [None]
+    require(all(map(_is_number, numbers)), name, values, "give numbers")
+    return tuple(map(_float, numbers))
 
 
 def from_dict(cls: type[S], mapping: Mapping[str, Any], where: str = "") -> S:
@@ -301,9 +310,10 @@ def from_dict(cls: type[S], mapping: Mapping[str, Any], where: str = "") -> S:
     prefix = f"{where}: " if where else ""
     if not isinstance(mapping, Mapping):
         raise SettingsError(f"{prefix}{mapping!r} is not valid: give some of {', '.join(sorted(known))}")
-    unknown = [key for key in mapping if key not in known]
-    if unknown:
-        raise SettingsError(f"{prefix}unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+    for key in mapping:
+        if key not in known:
+            names = ", ".join(sorted(known))
+            raise SettingsError(f"{prefix}unknown key {key!r}; known keys: {names}{unknown(key, known)}")
     values = dict(mapping)
     if "nsa" in known and isinstance(values.get("nsa"), Mapping):
         values["nsa"] = from_dict(NSASettings, values["nsa"], f"{where}.nsa" if where else "nsa")

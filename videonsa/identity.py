@@ -56,7 +56,7 @@ CODE: dict[str, tuple[str, ...]] = {
 # What the code above imports and what yet counts nowhere, because its effect shows in the inputs, or it has none.
 NOT_COUNTED = (
     *("videonsa/identity.py", "videonsa/fingerprint.py", "videonsa/hub.py", "videonsa/names.py", "videonsa/record.py"),
-    "videonsa/disk.py",
+    *("videonsa/disk.py", "videonsa/values.py"),
     *("videonsa/__init__.py", "videonsa/weights.py", "videonsa/tracking.py", "evals/plugin.py", "evals/content.py"),
     *("evals/needs.py", "evals/shipped.py", "videonsa/surroundings.py"),
     "videonsa/bootstrap.py",
@@ -64,7 +64,7 @@ NOT_COUNTED = (
 # Of these files functions count, and declarations do not: the values that they declare are inputs.
 DECLARATIONS = ("videonsa/config.py", "videonsa/modeling/configuration.py", "evals/suites.py", "evals/aggregates.py")
 # Of this one not even checks and readers count: whatever they do shows in the values.
-CHECKS = {"videonsa/config.py": ("require", "one_of", "split_list")}
+CHECKS = {"videonsa/config.py": ("require", "one_of", "split_list", "from_dict")}
 
 Files = Callable[[str], Iterable[tuple[str, str]]]  # folder or file -> (path, text) of each file of code in it
 
