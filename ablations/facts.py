@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.failures import PlannedOtherwise
+from ablations.lock import Lock
 from slurm.machine import local_device
 from videonsa.config import SettingsError, SuiteSettings, TrainSettings
 from videonsa.fingerprint import fingerprint
@@ -145,17 +146,20 @@ def read_revisions(out: Path) -> dict[str, str]:
     """The revisions that an out folder pins."""
     try:
         content = json.loads((out / REVISIONS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return {str(name): str(revision) for name, revision in content.items()} if isinstance(content, dict) else {}
 
 
 def pin_revisions(facts: Facts, out: Path) -> None:
     """Keep the revisions that are new: later sweeps of this out folder use the same."""
-    known = read_revisions(out)
-    new = {name: revision for name, revision in facts.hub.items() if revision and name not in known}
-    if new:
-        write_text(out / REVISIONS, json.dumps(known | new, indent=1, sort_keys=True) + "\n")
+    if not any(facts.hub.values()):
+        return
+    with Lock(out / f"{REVISIONS}.lock", wait=True):  # two sweeps may have something new at once
+        known = read_revisions(out)
+        new = {name: revision for name, revision in facts.hub.items() if revision and name not in known}
+        if new:
+            write_text(out / REVISIONS, json.dumps(known | new, indent=1, sort_keys=True) + "\n")
 
 
 def _data(file: Path, folder: Path) -> dict[str, Any]:

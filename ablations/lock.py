@@ -1,30 +1,52 @@
 """A lock as a file, for folders that several machines share. Imports no torch.
 
-flock and SQLite are not to be trusted on NFS, link() is: a file with the owner's name is made aside and linked to the
-lock's name, which fails when that exists. The owner touches it every few seconds. A lock is stale when its owner, on
-this machine, is no longer alive, or, on another machine, has not touched it for STALE_SECONDS (file server's clock).
+flock and SQLite are not to be trusted on NFS, link() and rename() are: a file with the owner's name is made aside and
+linked to the lock's name, which fails when that exists. The owner touches it every BEAT_SECONDS. Another may take it
+
+- from an owner in the same place (boot and pid namespace) once that process is gone, at once;
+- from any other when nobody has touched it for STALE_SECONDS, nor while it is then watched for WATCH_SECONDS.
+
+Times are the file server's: the lock's is compared with that of a file just touched. An owner that was suspended or cut
+off for so long finds the lock to be another's, and ends before it writes (`check`). docs/sweeps.md has it as a table.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import platform
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from ablations.process import is_alive, is_stopped, me, place, process_started
+from videonsa.disk import link, writing
+
+__all__ = ["Lock", "LockHeld", "claimed", "describe", "is_alive", "is_held", "process_started", "read_owner"]
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+WATCH_SECONDS = 15.0  # more than a beat: a server that was away, or whose clock jumped, makes all locks look old
+SAY_SECONDS = 30.0  # of waiting, before it is said for whom
+LOST = 1  # exit status of a process whose lock is another's
 
 
 class LockHeld(RuntimeError):
     """Somebody else holds the lock; the message says who."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A lock as it was found: what it says of its owner (nothing, if damaged), when it was touched, which one it is."""
+
+    owner: dict[str, Any]
+    touched: float
+    key: str
 
 
 class Lock:
@@ -34,154 +56,207 @@ class Lock:
         self.path, self.wait, self.poll_seconds = path, wait, poll_seconds
         self.token = uuid.uuid4().hex
         self._stop = threading.Event()
+        self._renewed = 0.0  # when it was last ours for certain
 
     def __enter__(self) -> Lock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        while not self._take():
-            if not self.wait:
-                raise LockHeld(describe(read_owner(self.path)))
-            time.sleep(self.poll_seconds)
+        self._take_or_wait()
         threading.Thread(target=self._beat, daemon=True, name=f"lock {self.path.name}").start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        if (read_owner(self.path) or {}).get("token") == self.token:
+        if self._is_ours():
             self.path.unlink(missing_ok=True)
 
-    def _take(self) -> bool:
-        """Try once: link our file to the name; a stale lock is moved away first."""
-        mine = self.path.with_name(f".{self.path.name}.{self.token}")
-        mine.write_text(json.dumps(_me() | {"token": self.token}), encoding="utf-8")
+    def check(self) -> None:
+        """Before writing: ends this process when the lock has been taken from it."""
         try:
-            if is_stale(self.path, now=mine.stat().st_mtime):
-                _remove_stale(self.path, self.token)
-            _publish(mine, self.path)
-        except FileExistsError:
+            ours = self._is_ours()
+        except OSError:
+            return  # the file server is away: what is to be written will not get there either
+        if not ours:
+            self._leave()
+
+    def _take_or_wait(self) -> None:
+        mine = self.path.with_name(f".{self.path.name}.{self.token}")
+        said = time.monotonic() + SAY_SECONDS
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                mine.write_text(json.dumps(me() | {"token": self.token}), encoding="utf-8")
+                while not self._take(mine):
+                    owner = read_owner(self.path)
+                    if owner is None:  # given back just now
+                        continue
+                    if not self.wait:
+                        raise LockHeld(describe(owner))
+                    if time.monotonic() > said:
+                        said = float("inf")
+                        print(f"waiting for {describe(owner)} ({self.path})", file=sys.stderr, flush=True)
+                    time.sleep(self.poll_seconds)
+            finally:
+                mine.unlink(missing_ok=True)
+
+    def _take(self, mine: Path) -> bool:
+        """Try once."""
+        now = _clock()
+        if not self._publish(mine) and not self._succeed(mine):
             return False
+        self._renewed = now
+        return True
+
+    def _succeed(self, mine: Path) -> bool:
+        """Put our file in place of a lock whose owner is gone. One at a time tries, so that none removes a new one."""
+        seen = look(self.path)
+        if seen is None or not is_stale(seen, _touch(mine)):
+            return False
+        if is_alive_here(seen.owner) is None:
+            time.sleep(WATCH_SECONDS)
+        heir = Lock(self.path.with_name(f".{self.path.name}.heir"))
+        try:
+            heir._take_or_wait()
+        except LockHeld:
+            return False
+        try:
+            again = look(self.path)
+            if again is None or (again.key, again.touched) != (seen.key, seen.touched) or not heir._is_fresh():
+                return False
+            os.replace(mine, self.path)
+            return True
         finally:
-            mine.unlink(missing_ok=True)
+            heir.__exit__()
+
+    def _publish(self, mine: Path) -> bool:
+        """Give our file the lock's name; False when that is taken."""
+        try:
+            link(mine, self.path)
+        except FileExistsError:
+            return self._is_named()  # it is ours where a file server did what we asked twice
+        return True
+
+    def _is_fresh(self) -> bool:
+        """Nobody can have taken it yet, whatever happened."""
+        return _clock() - self._renewed < STALE_SECONDS / 2
+
+    def _is_ours(self) -> bool:
+        return self._is_fresh() or self._renew()
+
+    def _is_named(self) -> bool:
+        seen = look(self.path)
+        return seen is not None and seen.key == self.token
+
+    def _renew(self) -> bool:
+        """Touch the lock; False when it is not ours any more. Raises OSError when the file server does not answer."""
+        now = _clock()
+        try:
+            os.utime(self.path)
+        except FileNotFoundError:
+            return False
+        if not self._is_named():
+            return False
+        self._renewed = now
         return True
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             try:
-                if (read_owner(self.path) or {}).get("token") != self.token:
-                    return  # taken away: we were thought dead
-                os.utime(self.path)
+                ours = self._renew()
             except OSError:  # a file server that is away for a moment
                 continue
+            if not ours and not self._stop.is_set():
+                self._leave()
+
+    def _leave(self) -> None:
+        """End this process: what it does is another's now. An exception might be caught by what is being evaluated."""
+        with suppress(OSError):
+            seen = look(self.path)
+            why = "gone, or its folder is" if seen is None else f"held by {describe(seen.owner)} by now"
+            print(f"{self.path} is {why}: this process ends, nothing finished is lost", file=sys.stderr, flush=True)
+        os._exit(LOST)
 
 
-def read_owner(path: Path) -> dict | None:
-    """Who holds the lock; None when nobody does."""
+def look(path: Path) -> Seen | None:
+    """The lock as it is now; None when there is none. Opening asks the server: what is known of a name may be old."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return {}
+        with open(path, "rb") as file:
+            content, here = file.read(), os.fstat(file.fileno())
+    except (FileNotFoundError, PermissionError):
+        try:
+            content, here = b"", os.lstat(path)
+        except FileNotFoundError:
+            return None
+    try:
+        owner = json.loads(content)
+    except ValueError:
+        owner = None
+    owner = owner if isinstance(owner, dict) else {}
+    return Seen(owner, here.st_mtime, str(owner.get("token") or here.st_ino))
+
+
+def read_owner(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock; None when nobody does, empty when that cannot be read."""
+    seen = look(path)
+    return None if seen is None else seen.owner
 
 
 def is_held(path: Path) -> bool:
     """Somebody alive holds the lock."""
-    return read_owner(path) is not None and not is_stale(path, now=time.time())
+    seen = look(path)
+    return seen is not None and not is_stale(seen, _server_time(path.parent))
 
 
-def is_stale(path: Path, now: float) -> bool:
-    """The lock exists and its owner is gone."""
-    owner = read_owner(path)
-    if owner is None:
-        return False
-    job = os.environ.get("SLURM_JOB_ID")
-    if job and owner.get("job") == job and owner.get("pid") != os.getpid():
-        return True  # an earlier run of this very job, requeued
-    if owner.get("host") == platform.node() and owner.get("boot") == _boot():
-        return not is_alive(owner.get("pid", -1), owner.get("started", ""))
-    try:
-        return now - path.stat().st_mtime > STALE_SECONDS
-    except FileNotFoundError:
-        return False
+def is_stale(seen: Seen, now: float) -> bool:
+    """The owner is gone; or, where that cannot be seen from here, has not touched the lock for long.
+
+    `now`: of the file server. A lock from the future is as old as one from the past: a clock was set.
+    """
+    alive = is_alive_here(seen.owner)
+    return abs(now - seen.touched) > STALE_SECONDS if alive is None else not alive
 
 
-def is_alive(pid: int, started: str) -> bool:
-    """A process with this id runs and is the one that started then (ids are used again)."""
-    state = _process(pid)
-    return state is not None and state[0] not in "ZX" and state[1] == started
+def is_alive_here(owner: dict[str, Any]) -> bool | None:
+    """Whether an owner in this very place is alive; None for one elsewhere, or of whom that cannot be told."""
+    pid, here = owner.get("pid"), place()
+    if not here or owner.get("place") != here or not isinstance(pid, int):
+        return None
+    return is_alive(pid, str(owner.get("started") or ""))
 
 
-def describe(owner: dict | None) -> str:
-    """'pid 12 on node3 since 14:02' for messages."""
+def describe(owner: dict[str, Any] | None) -> str:
+    """'pid 12 on node3, since 14:02' for messages."""
     if not owner:
         return "an unknown process"
     job = f", Slurm job {owner['job']}" if owner.get("job") else ""
-    return f"pid {owner.get('pid')} on {owner.get('host')}{job}, since {owner.get('since')}"
+    stopped = ", suspended (kill -CONT)" if is_alive_here(owner) and is_stopped(owner["pid"]) else ""
+    return f"pid {owner.get('pid')} on {owner.get('host')}{job}, since {owner.get('since')}{stopped}"
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> Iterator[Lock]:
     """Hold a folder's claim while making what belongs in it; waits for another process that makes the same thing."""
-    with Lock(folder / "claim", wait=True):
-        yield
+    with Lock(folder / "claim", wait=True) as claim:
+        yield claim
 
 
-def _me() -> dict:
-    state = _process(os.getpid())
-    return {
-        "host": platform.node(),
-        "boot": _boot(),
-        "pid": os.getpid(),
-        "started": state[1] if state else "",
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
+def _touch(path: Path) -> float:
+    """The file server's time: that of a file touched now."""
+    os.utime(path)
+    return path.stat().st_mtime
 
 
-def process_started(pid: int) -> str:
-    """When a process started, in a form that tells it from a later one with the same id; '' when there is none."""
-    state = _process(pid)
-    return state[1] if state else ""
-
-
-def _process(pid: int) -> tuple[str, str] | None:
-    """(state letter, start time in clock ticks since boot) of a process, from /proc."""
+def _server_time(folder: Path) -> float:
+    """As _touch; this machine's time where nothing may be written."""
+    trial = folder / f".time.{uuid.uuid4().hex}"
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        trial.touch()
+        return _touch(trial)
     except OSError:
-        return None
-    return fields[0], fields[19]
-
-
-def _boot() -> str:
-    """Which boot of which machine: containers share a boot but not a name."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-
-
-def _publish(source: Path, name: Path) -> None:
-    """Give the file this name too. Raises FileExistsError when it is taken."""
-    try:
-        os.link(source, name)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        with open(name, "x", encoding="utf-8") as file:  # next best, on a file system without links
-            file.write(source.read_text(encoding="utf-8"))
-
-
-def _remove_stale(path: Path, token: str) -> None:
-    """Move a stale lock away. Two may try at once: whoever moved a lock that is not stale puts it back."""
-    aside = path.with_name(f".{path.name}.{token}.stale")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return
-    try:
-        if not is_stale(aside, now=time.time()):
-            _publish(aside, path)
-    except FileExistsError:
-        pass
+        return time.time()
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            trial.unlink(missing_ok=True)
+
+
+def _clock() -> float:
+    """Seconds that also pass while this machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

@@ -33,11 +33,14 @@ class Progress:
         except OSError:
             temporary.unlink(missing_ok=True)
 
-    def begin(self, phase: str, what: str = "", cell: str = "") -> Callable[..., None]:
-        """A new phase; returns the on_progress(done, total) to hand to a stage."""
+    def begin(
+        self, phase: str, what: str = "", cell: str = "", check: Callable[[], None] = lambda: None
+    ) -> Callable[..., None]:
+        """A new phase; returns the on_progress(done, total) to hand to a stage, which calls `check` each time."""
         self.write(force=True, phase=phase, what=what, cell=cell, done=0, total=0, since=time.time())
 
         def on_progress(done: int = 0, total: int = 0, *_: Any, **__: Any) -> None:
+            check()
             self.write(done=done, total=total)
 
         return on_progress
