@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from videonsa.disk import DiskError
+
 
 class TrainingFailed(RuntimeError):
     """The training that a cell needs has failed."""
@@ -24,10 +26,11 @@ CANCELLED = "Cancelled"  # by somebody, before or while it ran
 WORKER_DIED = "WorkerDied"  # killed, preempted, its node lost: it left no word
 OUT_OF_MEMORY = "OutOfMemory"  # as Slurm says
 NOT_SHARED = "NotShared"  # its node does not see the out folder
+DISK_ERROR = DiskError.__name__  # the disk was full, or failed
 NO_RECORD = "JobError"  # it came to its end, yet wrote no record
 TRAINING_FAILED = TrainingFailed.__name__
 
-INTERRUPTIONS = (WORKER_DIED, CANCELLED)  # nobody's fault: tried again without being asked
+INTERRUPTIONS = (WORKER_DIED, CANCELLED, DISK_ERROR)  # nobody's fault: tried again without being asked
 
 
 def training_failure(training: str, error: Mapping[str, str]) -> dict[str, str]:

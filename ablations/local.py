@@ -14,7 +14,7 @@ from ablations.failures import NO_RECORD, WORKER_DIED
 from ablations.lock import process_started
 from ablations.plan import DONE, Job, Sweep, cell_folder, training_folder
 from ablations.progress import read_progress
-from ablations.records import fail_cell, fail_record, set_aside
+from ablations.records import fail_record, set_aside
 from ablations.stages import Stages
 from ablations.worker import Parent, job_folder, make_work
 from slurm.executor import Running, run_here, start_local
@@ -117,7 +117,7 @@ def close_job(sweep: Sweep, job: Job, process: Running) -> list[Job]:
         if not is_trained(sweep, job):
             fail_record(sweep.out, job.training, error)
             for cell in job.cells:
-                fail_cell(sweep.out, cell, error)
+                fail_record(sweep.out, cell, error)
     elif job.probe is not None:
         fail_record(sweep.out, job.probe, error)
     return []
@@ -128,7 +128,7 @@ def _close_cells(sweep: Sweep, job: Job, error: dict[str, str], progress: dict) 
     left = [cell for cell in job.cells if read_record(cell_folder(sweep.out, cell.id) / "record.json") is None]
     begun = left if "cells" not in progress else [cell for cell in left if cell.id == progress.get("cell")]
     for cell in begun:
-        fail_cell(sweep.out, cell, error)
+        fail_record(sweep.out, cell, error)
     rest = tuple(cell for cell in left if cell not in begun)
     return [replace(job, name=job.name + "+", cells=rest)] if rest else []
 

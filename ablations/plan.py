@@ -129,7 +129,7 @@ def read_amended(folder: Path) -> dict[str, dict[str, Any]]:
     """The cells that were given other settings when they were retried, by their place in the grid."""
     try:
         return json.loads((folder / AMENDED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +51,14 @@ def _is_trained_so(training: Training, settings: Mapping[str, Any]) -> bool:
     return states(stated, training.record_settings)
 
 
-def fail_cell(out: Path, cell: Cell, error: Mapping[str, str]) -> None:
-    """Leave a failure record where there is no finished one."""
-    path = cell_folder(out, cell.id) / "record.json"
-    record = read_record(path)
-    if record is None or record["status"] != DONE:
-        write_record(path, record_of(cell) | {"error": dict(error), "provenance": provenance()})
-
-
-def fail_record(out: Path, what: Training | Probe, error: Mapping[str, str]) -> None:
-    """Leave a failure record of a training or probe where there is no record."""
+def fail_record(out: Path, what: Training | Cell | Probe, error: Mapping[str, str]) -> None:
+    """Leave a failure record where there is no record, nor one that another process writes just now."""
     path = folder_of(out, what) / "record.json"
-    if read_record(path) is None:
-        write_record(path, record_of(what) | {"error": dict(error), "provenance": provenance()})
+    if read_record(path) is not None:
+        return
+    record = record_of(what) | {"error": dict(error), "provenance": provenance()}
+    with suppress(FileExistsError):
+        write_record(path, record, replace=path.exists())  # what is there is no whole record
 
 
 def fail_untrained(sweep: Sweep, state: State, cells: Iterable[Cell]) -> None:
@@ -72,7 +68,7 @@ def fail_untrained(sweep: Sweep, state: State, cells: Iterable[Cell]) -> None:
         if state.trainings[key] == FAILED and state.cells[cell.id] == WAITING:
             record = read_record(training_folder(sweep.out, key) / "record.json")
             if record is not None:
-                fail_cell(sweep.out, cell, training_failure(key, record["error"]))
+                fail_record(sweep.out, cell, training_failure(key, record["error"]))
 
 
 def set_aside(sweep: Sweep, jobs: Iterable[Job]) -> None:
@@ -87,3 +83,6 @@ def set_aside(sweep: Sweep, jobs: Iterable[Job]) -> None:
             record = read_record(folder / "record.json")
             if record is not None and record["status"] != DONE:
                 os.replace(folder / "record.json", folder / "failure.json")
+                record = read_record(folder / "failure.json")
+                if record is not None and record["status"] == DONE:  # another sweep has finished it just now
+                    os.replace(folder / "failure.json", folder / "record.json")

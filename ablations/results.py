@@ -18,6 +18,7 @@ from ablations.power import power_lines
 from ablations.profile import profile_names
 from ablations.progress import read_progress
 from videonsa.config import SettingsError
+from videonsa.disk import disk_error
 from videonsa.record import write_text
 
 
@@ -127,6 +128,9 @@ def show(sweep: Sweep, state: State) -> bool:
     try:
         paths = summary(sweep)
     except Exception as error:
+        if (disk := disk_error(error, sweep.folder)) is not None:
+            print(f"the table could not be made: {disk}")
+            return False
         traceback.print_exc()
         print(f"the table could not be made: {type(error).__name__}: {error}")
         return False

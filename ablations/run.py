@@ -38,6 +38,7 @@ from slurm.machine import unused_gpus
 from slurm.profile import ClusterError, SlurmProfile, changed, load_slurm_profile, slurm_profile_names
 from slurm.queue import QueueAway
 from videonsa.config import SettingsError, one_of
+from videonsa.disk import disk_error, writing
 from videonsa.options import Parser, folder, text
 from videonsa.values import one_line, unknown
 
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str] | None = None, stages: Stages | None = None) -
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
+        disk = disk_error(error, options.out)
+        if disk is not None:
+            return _complain(f"{disk}; nothing finished is lost: once it is well the same command goes on", 1)
         return _complain(f"cannot write to {error.filename or options.out}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         return _complain("interrupted; nothing finished is lost: the same command goes on", INTERRUPTED)
@@ -263,7 +267,8 @@ def check_out(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     trial = out / ".writable"
     try:
-        trial.write_bytes(b"\0" * (1 << 20))
+        with writing(out, 1 << 20):
+            trial.write_bytes(b"\0" * (1 << 20))
     finally:
         trial.unlink(missing_ok=True)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ablations.failures import CANCELLED, NOT_SHARED, OUT_OF_MEMORY, WORKER_DIED, training_failure
 from ablations.lock import Lock
-from ablations.plan import DONE, Sweep, cell_folder, training_folder
-from ablations.records import fail_cell, fail_record
+from ablations.plan import DONE, Sweep, training_folder
+from ablations.records import fail_record
 from slurm.queue import JobState, cancel, job_states
 from videonsa.record import read_record, write_text
 
@@ -37,10 +37,10 @@ class Submitted:
 
 
 def read_submitted(sweep_folder: Path) -> list[Submitted]:
-    """What was submitted for a sweep, oldest first."""
+    """What was submitted for a sweep, oldest first. Raises OSError: unread, all would be submitted once more."""
     try:
         rows = json.loads((sweep_folder / "jobs" / "slurm.json").read_text(encoding="utf-8"))["jobs"]
-    except (OSError, ValueError, KeyError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
         return []
     return [Submitted(**row | {"cells": tuple(row["cells"])}) for row in rows]
 
@@ -133,8 +133,8 @@ def settle_lost(sweep: Sweep, states: Mapping[str, JobState]) -> None:
         if job.kind == "probe" and job.training in sweep.probes:
             fail_record(sweep.out, sweep.probes[job.training], error)
         for key in job.cells:
-            if key in cells and read_record(cell_folder(sweep.out, key) / "record.json") is None:
-                fail_cell(sweep.out, cells[key], _with_training(sweep, job, error))
+            if key in cells:
+                fail_record(sweep.out, cells[key], _with_training(sweep, job, error))
 
 
 def error_of(job: Submitted, state: JobState, logs: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 from ablations.cell import Cell
@@ -18,7 +19,7 @@ from ablations.stages import Stages
 from ablations.worker import make_work
 from slurm.executor import Request, submit_slurm
 from slurm.profile import ClusterError, SlurmProfile
-from slurm.queue import QueueAway, max_array_size, require_slurm
+from slurm.queue import QueueAway, cancel, max_array_size, require_slurm
 from videonsa.record import write_text
 
 KINDS = ("evaluate", "probe")  # of jobs that wait for trainings
@@ -84,7 +85,12 @@ def submit_sweep(
         new = [_submitted(job, number, now) for job, number in zip(batch, ids, strict=True)]
         waiting_for |= {job.training: job.id for job in new if job.kind == "train"}
         submitted += new
-        _remember(sweep, new)
+        try:
+            _remember(sweep, new)
+        except OSError:  # nobody would know of them, and the next command would submit them once more
+            with suppress(QueueAway):
+                cancel(job.id for job in new)
+            raise
     return submitted, calls
 
 

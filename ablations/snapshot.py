@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import uuid
 from pathlib import Path
 from typing import Any
 
+from videonsa.disk import whole_folder
 from videonsa.identity import code_version
 from videonsa.record import ROOT, provenance, write_text
 
@@ -20,17 +19,13 @@ def take_snapshot(parent: Path, packages: tuple[str, ...] = PACKAGES) -> Path:
     folder = parent / code_version(*packages)
     if folder.is_dir():
         return folder
-    draft = parent / f".{uuid.uuid4().hex}"
-    for name in packages:
-        if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-            shutil.copytree(ROOT / name, draft / name, ignore=ignored)
-    write_text(draft / "COMMIT", f"{provenance()['commit']}\n")
-    write_text(draft / "DIFF", _diff())
-    try:
-        os.rename(draft, folder)
-    except OSError:  # another submission made it meanwhile
-        shutil.rmtree(draft)
+    with whole_folder(folder) as draft:
+        for name in packages:
+            if (ROOT / name).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+                shutil.copytree(ROOT / name, draft / name, ignore=ignored)
+        write_text(draft / "COMMIT", f"{provenance()['commit']}\n")
+        write_text(draft / "DIFF", _diff())
     return folder
 
 

@@ -15,18 +15,20 @@ from typing import Any
 
 from ablations.cell import Cell, Training
 from ablations.facts import check_here
-from ablations.failures import JobFailed, TrainingFailed, training_failure
+from ablations.failures import DISK_ERROR, JobFailed, TrainingFailed, training_failure
 from ablations.gates import FILE, read_gates
 from ablations.inputs import PACKAGES, TRAIN_PACKAGES
-from ablations.lock import claimed, is_alive
+from ablations.lock import Lock, claimed
 from ablations.mirror import mirror
 from ablations.plan import DONE, FAILED, Job, Sweep, cell_folder, is_of, training_folder
+from ablations.process import is_alive
 from ablations.progress import Progress
-from ablations.records import fail_cell, fail_record, record_of
+from ablations.records import fail_record, record_of
 from ablations.stages import Stages
 from slurm.executor import delayed, distributed_environment, leave_when_told, told_to_leave
 from videonsa.config import TrainSettings, to_dict
-from videonsa.record import failure, provenance, read_record, write_record, write_text
+from videonsa.disk import disk_error
+from videonsa.record import failure, provenance, read_record, without_paths, write_record, write_text
 from videonsa.surroundings import settings_decide
 
 
@@ -89,25 +91,26 @@ def job_folder(sweep: Sweep, job: Job) -> Path:
 def run_training(work: Work, progress: Progress) -> list[str]:
     """Train into trainings/<id>/final and leave its record; returns what failed."""
     training, folder = work.job.training, training_folder(work.out, work.job.training.id)
-    report = progress.begin("wait", "training")
-    with claimed(folder):
+    progress.begin("wait", "training")
+    with claimed(folder) as claim:
         record = read_record(folder / "record.json")
         if record is not None and record["status"] == DONE:
             return []
-        report = progress.begin("train", "training" if training.gates is None else "mean gates")
+        report = progress.begin("train", "training" if training.gates is None else "mean gates", check=claim.check)
         record = record_of(training)
         started = time.time()
         try:
             summary = _train(work, folder, report) | {"seconds": round(time.time() - started, 3)}
             record |= {"status": DONE, "summary": summary}
         except Exception as error:
-            record |= {"error": failure(error)}
+            record |= {"error": _failure(error, folder)}
+        claim.check()
         write_record(folder / "record.json", record | {"provenance": _provenance(work)})
     if record["status"] == DONE:
         return []
     reason = record["error"]
     for cell in work.job.cells:
-        fail_cell(work.out, cell, training_failure(training.id, reason))
+        fail_record(work.out, cell, training_failure(training.id, reason))
     return [f"training {training.id}: {reason['message']}"]
 
 
@@ -140,7 +143,7 @@ def train_along(work: Work) -> None:
         train(settings_here(training), folder)
     except Exception as error:
         if not told_to_leave():
-            fail_record(work.out, training, failure(error))
+            fail_record(work.out, training, _failure(error, folder))
         raise
 
 
@@ -150,11 +153,12 @@ def run_cells(work: Work, progress: Progress) -> list[str]:
     weights: dict[str, Any] = {}
     for number, cell in enumerate(work.job.cells):
         progress.write(force=True, cells_done=number, cells=len(work.job.cells))
-        report = progress.begin("evaluate", str(cell), cell.id)
-        with claimed(cell_folder(work.out, cell.id)):
+        progress.begin("wait", str(cell), cell.id)
+        with claimed(cell_folder(work.out, cell.id)) as claim:
             record = read_record(cell_folder(work.out, cell.id) / "record.json")
             if record is None or not is_of(record, cell) or record["status"] != DONE:
-                record = evaluate_cell(work, cell, weights, report)
+                report = progress.begin("evaluate", str(cell), cell.id, check=claim.check)
+                record = evaluate_cell(work, cell, weights, report, claim)
         if record["status"] != DONE:
             problems.append(f"{cell}: {record['error']['message']}")
         if work.mirror:
@@ -163,7 +167,9 @@ def run_cells(work: Work, progress: Progress) -> list[str]:
     return problems
 
 
-def evaluate_cell(work: Work, cell: Cell, weights: dict[str, Any], report: Callable[..., None]) -> dict[str, Any]:
+def evaluate_cell(
+    work: Work, cell: Cell, weights: dict[str, Any], report: Callable[..., None], claim: Lock
+) -> dict[str, Any]:
     """One cell's record, written. `weights` keeps the loaded checkpoint from cell to cell."""
     folder = cell_folder(work.out, cell.id)
     started = time.time()
@@ -183,7 +189,8 @@ def evaluate_cell(work: Work, cell: Cell, weights: dict[str, Any], report: Calla
             raise RuntimeError("no question could be scored")
         record |= {"status": DONE, "error": None}
     except Exception as error:
-        record |= {"status": FAILED, "error": failure(error)}
+        record |= {"status": FAILED, "error": _failure(error, folder)}
+    claim.check()
     write_record(folder / "record.json", record | {"provenance": _provenance(work, weights.get("loaded"))})
     return record
 
@@ -193,12 +200,12 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
     probe = work.job.probe
     assert probe is not None
     folder = work.out / "probes" / probe.id
-    report = progress.begin("wait", "probe")
-    with claimed(folder):
+    progress.begin("wait", "probe")
+    with claimed(folder) as claim:
         record = read_record(folder / "record.json")
         if record is not None and record["status"] == DONE:
             return []
-        progress.begin("probe", "gates and sinks")
+        report = progress.begin("probe", "gates and sinks", check=claim.check)
         record = record_of(probe)
         started = time.time()
         try:
@@ -210,9 +217,17 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
             record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
             record |= {"status": DONE, "summary": {"seconds": round(time.time() - started, 3)}, "error": None}
         except Exception as error:
-            record |= {"status": FAILED, "error": failure(error)}
+            record |= {"status": FAILED, "error": _failure(error, folder)}
+        claim.check()
         write_record(folder / "record.json", record | {"provenance": _provenance(work)})
     return [] if record["status"] == DONE else [f"probe {probe.id}: {record['error']['message']}"]
+
+
+def _failure(error: Exception, folder: Path) -> dict[str, str]:
+    """What a record says of an exception. Where a disk is to blame, in whatever library's words, it says which."""
+    disk = disk_error(error, folder)
+    told = {} if disk is None else {"type": DISK_ERROR, "message": without_paths(str(disk))}
+    return failure(error) | told
 
 
 def observed(loaded: Any = None) -> dict[str, Any]:
@@ -281,7 +296,7 @@ def _die_with(parent: Parent) -> None:
     controller = os.getppid()
 
     def watch() -> None:
-        while is_alive(parent.pid, parent.started) and os.getppid() == controller:
+        while is_alive(parent.pid, parent.started) is not False and os.getppid() == controller:
             time.sleep(0.5)
         os._exit(1)
 

@@ -113,6 +113,8 @@ def draw_all(names: Iterable[str], data: Mapping[str, Any], folder: Path) -> tup
             continue
         except ValueError as error:
             log.info("figure %s: %s", name, error)
+        except OSError:  # of the disk, which keeps the older ones
+            raise
         except Exception:
             log.exception("figure %s could not be drawn", name)
             whole = False

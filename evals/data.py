@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +18,7 @@ import av
 import numpy as np
 
 from videonsa.config import SettingsError, require
+from videonsa.disk import DiskError, whole_folder
 from videonsa.identity import identity, part_version
 from videonsa.synth import FAMILIES, make_sample, prompt_text
 
@@ -70,24 +69,17 @@ def data_folder(folder: Path | str | None = None) -> Path:
 def make_data(data: SyntheticData, folder: Path | str | None = None) -> Path:
     """The benchmark's folder; written first where it is not there yet. Two processes may do so at once.
 
-    Raises SettingsError when the data folder cannot be written.
+    Raises SettingsError when the data folder may not be written, DiskError when its disk is full or fails.
     """
     root = data_folder(folder)
     place = root / data.identity
     if place.is_dir():
         return place
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{data.identity}.", dir=root))
-        try:
+        with whole_folder(place) as draft:
             _write(data, draft)
-            draft.chmod(0o755)
-            draft.rename(place)
-        except OSError:
-            if not place.is_dir():  # else another process was faster
-                raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    except DiskError:
+        raise
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise SettingsError(

@@ -7,6 +7,7 @@ DiskError. No setting is to blame, and what was complete stays: once the disk is
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import resource
 import shutil
@@ -19,6 +20,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK = (*FULL, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 AWAY = (errno.ENOTCONN, errno.ETIMEDOUT, errno.ENXIO, errno.ENODEV)  # of a file; without one, a network's own affair
 TORCH = ("unexpected pos", "PytorchStreamWriter failed")  # all that torch.save says when a write fails
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+LEFT_SECONDS = 24 * 3600.0  # a draft that has not grown for so long is nobody's
 EMPTY = 1 << 20  # bytes; a disk with less is full
 
 
@@ -126,10 +129,11 @@ def mount_point(place: Path) -> Path:
     return place
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file's content atomically and durably: a reader, also on another node, sees all of it or nothing.
+def write_bytes(path: Path, content: bytes, replace: bool = True) -> None:
+    """Write a file atomically and durably: a reader, also on another node, sees all of it or nothing.
 
-    Raises DiskError, or OSError when it may not be written; what was there is then untouched.
+    Raises DiskError, or OSError when it may not be written, and what was there is then untouched; without `replace`
+    FileExistsError where there is a file, also one that came meanwhile.
     """
     temporary = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}.tmp")
     with writing(path, len(content)):
@@ -139,10 +143,30 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            if replace:
+                os.replace(temporary, path)
+            else:
+                link(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def link(file: Path, name: Path) -> None:
+    """Give a file this name too. Raises FileExistsError when it is taken."""
+    try:
+        os.link(file, name)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with open(name, "xb") as copy:  # next best, on a file system without links
+            try:
+                copy.write(file.read_bytes())
+                copy.flush()
+            except OSError:
+                name.unlink()
+                raise
 
 
 @contextmanager
@@ -154,6 +178,9 @@ def whole_folder(place: Path, needed: int | None = None) -> Iterator[Path]:
     draft = place.with_name(f".{place.name}.{uuid.uuid4().hex[:12]}")
     with writing(place, needed):
         draft.mkdir(parents=True)
+        for old in place.parent.glob(f".{glob.escape(place.name)}.*"):  # of a process that was killed
+            if draft.stat().st_mtime - old.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
         try:
             yield draft
             publish(draft, place)

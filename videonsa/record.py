@@ -24,13 +24,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch", "triton", "transformers", "lmms-eval", "numpy", "av")
 
 
-def write_record(path: Path, record: dict[str, Any]) -> None:
+def write_record(path: Path, record: dict[str, Any], replace: bool = True) -> None:
     """Write the record so that a reader, also on another node, sees all of it or nothing.
 
     Raises DiskError (an OSError) when the disk is full or fails, OSError when the folder may not be written; the record
-    that was there, if any, is then untouched.
+    that was there, if any, is then untouched. Without `replace` FileExistsError where there is one.
     """
-    write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_bytes(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode(), replace)
 
 
 def write_text(path: Path, text: str) -> None:

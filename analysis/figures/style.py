@@ -5,6 +5,7 @@ No pyplot: a Figure made here belongs to its caller, has no global state and nee
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,6 +21,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from videonsa.disk import write_bytes
 
 TEXT_WIDTH = 5.5  # inches, text of a one-column paper
 COLUMN_WIDTH = 3.3  # inches, one column of a two-column paper
@@ -105,7 +108,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
     Laid out once, and each format printed by its own canvas: Figure.savefig would lay out and draw six times.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
         figure.set_layout_engine("none")
@@ -116,10 +118,10 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     }
     paths = []
     for kind in FORMATS:
-        path, temporary = folder / f"{name}.{kind}", folder / f".{name}.part.{kind}"
+        path, printed = folder / f"{name}.{kind}", io.BytesIO()
         figure.dpi = DPI
-        printers[kind](str(temporary), metadata=METADATA[kind])
-        temporary.replace(path)
+        printers[kind](printed, metadata=METADATA[kind])
+        write_bytes(path, printed.getvalue())
         paths.append(path)
     return paths
 

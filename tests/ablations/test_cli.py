@@ -91,7 +91,8 @@ def test_a_full_disk_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     monkeypatch.setattr(Path, "write_bytes", full)
     message = complaint(capsys, "--grid", "smoke", "--out", str(tmp_path), code=1)
     assert message.startswith(f"cannot write to {tmp_path}")
-    assert message.endswith("No space left on device")
+    assert "No space left on device; disk /" in message
+    assert message.endswith("; nothing finished is lost: once it is well the same command goes on")
 
 
 def test_a_disk_that_fills_up_meanwhile_loses_no_record(sweep, out: Path, monkeypatch: pytest.MonkeyPatch, capsys):
