@@ -45,8 +45,8 @@ class VideoNSA(lmms):
         and every field of NSASettings: block_size, block_count, window, branches (joined with +), ...
     Questions are answered one at a time whatever the batch size, so that latency and memory are those of one question,
     and always greedily with one beam: of a task's generation settings only max_new_tokens counts. A question whose
-    video cannot be read gets an empty answer and a warning; our own evaluation (evals/run.py) records it as an error
-    instead.
+    video or image cannot be read gets an empty answer and a warning; our own evaluation (evals/run.py) records it as
+    an error instead.
     Raises SettingsError, one line, for an unknown argument or a checkpoint that cannot serve.
     """
 
@@ -139,7 +139,7 @@ class VideoNSA(lmms):
         return GenerationResult(row["prediction"] or "", TokenCounts(input_tokens=row["prefill_tokens"]))
 
     def question(self, doc_id: int, messages: Callable[[], list[dict[str, Any]]], max_new_tokens: int) -> Row:
-        """One question's row. What is wrong with this question alone stands in its `error`: its video, its length."""
+        """One question's row. What is wrong with this question alone stands in its `error`: its media, its length."""
         row: Row = dict.fromkeys(
             ("prompt_hash", "prediction", "latency_ms", "prefill_ms", "prefill_tokens", "vision_tokens")
         )
@@ -149,12 +149,18 @@ class VideoNSA(lmms):
             row["asked"] = content_of(processor, said)
             key = None if self.key is None else (self.key, row["asked"])
             question = self.checkpoint.questions.get(key, lambda: prepare(processor, said, self.sampling))
-            row |= {"prompt_hash": question.prompt_hash, "prefill_tokens": question.prefill_tokens}
-            row["vision_tokens"] = question.vision_tokens
-            if self.on_row is not None and not question.vision_tokens:
-                raise VideoError("the task gives no video for this question")  # a missing file, in some shipped tasks
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # a task without its file (some exit), a decoder: of this question alone
+            return row | {"error": one_line(error)}
+        row |= {"prompt_hash": question.prompt_hash, "prefill_tokens": question.prefill_tokens}
+        row["vision_tokens"] = question.vision_tokens
+        if self.on_row is not None and not question.vision_tokens:  # a missing file, in some shipped tasks
+            return row | {"error": one_line(VideoError("the task gives no video for this question"))}
+        try:
             given = answer(self.checkpoint, question, max_new_tokens)
-        except (ValueError, OSError, OutOfMemoryError, SystemExit) as error:  # some shipped tasks exit without the file
+        except (ValueError, OSError, OutOfMemoryError) as error:
             return row | {"error": one_line(error)}
         row |= {"prediction": given.text, "latency_ms": round(given.latency_ms, 3)}
         return row | {"prefill_ms": round(given.prefill_ms, 3), "peak_memory_mib": round(given.peak_memory_mib, 1)}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lmms_eval.protocol import ChatMessages
+from PIL import Image
 from transformers import BatchFeature, Qwen2_5_VLProcessor
 
 from evals.video import VideoError, read_video
@@ -80,9 +81,9 @@ class QuestionStore:
 
 
 def prepare(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]], sampling: Sampling) -> Question:
-    """Tensors of a question in lmms-eval's chat form. Raises VideoError for a video that cannot be read."""
+    """Tensors of a question in lmms-eval's chat form. Raises VideoError for a video or image that cannot be read."""
     text, media = _prompt(processor, messages)
-    images = [part.url for part in media if part.type == "image"]
+    images = [_image(part.url) for part in media if part.type == "image"]
     read = [_read(part, sampling) for part in media if part.type == "video"]
     videos, metadata = [frames for frames, _ in read], [about for _, about in read]
     token = processor.video_processor.patch_size * processor.video_processor.merge_size
@@ -130,7 +131,7 @@ def _fingerprint(source: Any) -> bytes:
     """Of a file its size and samples; of an image in memory its pixels."""
     if not isinstance(source, str | Path):
         return hashlib.sha256(source.tobytes() if hasattr(source, "tobytes") else repr(source).encode()).digest()
-    path = Path(source)
+    path = _path(source)
     if not path.is_file():
         return b"absent"
     size = path.stat().st_size
@@ -140,6 +141,27 @@ def _fingerprint(source: Any) -> bytes:
             stream.seek(start)
             digest.update(stream.read(SAMPLE))
     return digest.digest()
+
+
+def _image(source: Any) -> Any:
+    """An image as the task gives it; one given by its path is opened here.
+
+    transformers would leave that to torchvision, whose decoders are not there beside every build of torch.
+    """
+    if not isinstance(source, str | Path):
+        return source
+    path = _path(source)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except Exception as error:  # decoders raise whatever they like
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise VideoError(f"image {path.name[:80]}: {reason}".replace(str(path), path.name)) from None
+
+
+def _path(source: str | Path) -> Path:
+    return Path(str(source).removeprefix("file://"))
 
 
 def _read(part: Any, sampling: Sampling) -> tuple[Any, Any]:

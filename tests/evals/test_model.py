@@ -142,6 +142,20 @@ def test_measurements(loaded: Checkpoint, data: Path) -> None:
     assert short.text == loaded.processor.tokenizer.decode(first), "not the greedy first token"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("no decoder"), KeyError("video"), OSError(2, "no file"), SystemExit("no file"), MemoryError()],
+)
+def test_what_ails_one_question_is_its_own_error(error: BaseException, loaded: Checkpoint) -> None:
+    def messages() -> list:
+        raise error
+
+    row = VideoNSA.of(loaded, Sampling(8, None, 4)).question(3, messages, 4)
+    assert row["doc_id"] == 3
+    assert type(error).__name__ in row["error"]
+    assert row["prediction"] is None
+
+
 def test_only_generation_is_offered(folder: Path) -> None:
     model = build(f"pretrained={folder}")
     with pytest.raises(NotImplementedError, match="loglikelihood"):

@@ -87,6 +87,35 @@ def test_images_and_text(loaded: Checkpoint) -> None:
     assert bare.vision_tokens == 0
 
 
+@pytest.mark.parametrize("name", ["a.png", "b.gif", "a photo, 50 %#é.jpg"])
+def test_an_image_by_its_path_is_the_opened_image(name: str, loaded: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / name
+    exif = Image.Exif()
+    exif[274] = 6  # lies on its side: as little as for the opened image is it turned
+    colours = np.random.default_rng(0).integers(0, 255, (56, 84, 3), dtype=np.uint8)
+    Image.fromarray(colours).convert("P" if name.endswith("gif") else "RGB").save(path, exif=exif)
+
+    def pixels(url: object) -> torch.Tensor:
+        content = [{"type": "image", "url": url}, {"type": "text", "text": "what is it?"}]
+        return prepare(loaded.processor, [{"role": "user", "content": content}], Sampling(8, None, 4)).inputs[
+            "pixel_values"
+        ]
+
+    for url in (str(path), path, f"file://{path}"):
+        assert torch.equal(pixels(url), pixels(Image.open(path)))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(50)])
+def test_an_image_that_cannot_be_read_is_named(content: bytes | None, loaded: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(VideoError, match=r"^image a.png: [^/\n]+$"):
+        prepare(
+            loaded.processor, [{"role": "user", "content": [{"type": "image", "url": str(path)}]}], Sampling(8, None, 4)
+        )
+
+
 @pytest.mark.parametrize("part", [{"type": "audio", "url": "a.wav"}, {"type": "video", "url": [1, 2]}])
 def test_what_the_model_cannot_take(part: dict, loaded: Checkpoint) -> None:
     with pytest.raises(VideoError):
