@@ -11,6 +11,7 @@ import glob
 import os
 import resource
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -189,9 +190,14 @@ def whole_folder(place: Path, needed: int | None = None) -> Iterator[Path]:
 
 
 def publish(draft: Path, place: Path) -> None:
-    """Give a filled folder its name, once all that is in it is on the disk: after a power failure, too, it is whole."""
+    """Give a filled folder its name, once all that is in it is on the disk: after a power failure, too, it is whole.
+
+    Its files get the mode that the user's umask gives: safetensors and tempfile make theirs for their owner alone.
+    """
+    mode = mode_here(draft)
     for folder, _, names in os.walk(draft):
         for name in names:
+            os.chmod(os.path.join(folder, name), mode)
             with open(os.path.join(folder, name), "rb") as file:
                 os.fsync(file.fileno())
         sync_folder(Path(folder))
@@ -201,6 +207,19 @@ def publish(draft: Path, place: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     sync_folder(place.parent)
+
+
+def mode_here(folder: Path) -> int:
+    """The mode that a file gets here when it is simply made: by the umask, or by the folder's default rights.
+
+    Found out by making one: to ask for the umask is to change it for all threads.
+    """
+    probe = folder / f".{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        with open(probe, "xb") as file:
+            return stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,47 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
+from videonsa.disk import publish, writing
+
 KEPT = 2
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, progress: dict[str, Any]) -> None:
-    """Write the state after `step` steps; called by every process."""
-    draft, place = folder / f".{step:06d}", folder / f"{step:06d}"
-    if accelerator.is_main_process:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(draft))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (draft / "progress.json").write_text(json.dumps({"step": step, **progress}), encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)
-        draft.rename(place)
+@contextmanager
+def drafted(place: Path, needed: int, main: bool) -> Iterator[Path]:
+    """A draft that several processes fill and the main one gives its name, `place`, when the block ends well.
+
+    `needed`: bytes that will go there, about: by them a full disk is told from others, where torch says but "failed".
+    One that was left half written is removed: it would fill the disk on which the next try needs its room.
+    Raises DiskError when the disk is full or fails; what stood at `place` before is then untouched.
+    """
+    draft = place.with_name(f".{place.name}")
+    with writing(place, needed):
+        try:
+            if main:
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir(parents=True)
+            yield draft
+            if main:
+                shutil.rmtree(place, ignore_errors=True)
+                publish(draft, place)
+        except BaseException:
+            if main:
+                shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+
+def save_checkpoint(
+    accelerator: Accelerator, folder: Path, step: int, progress: dict[str, Any], needed: int = 0
+) -> None:
+    """Write the state after `step` steps, of about `needed` bytes; called by every process. Raises DiskError."""
+    main = accelerator.is_main_process
+    with drafted(folder / f"{step:06d}", needed, main) as draft:
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(draft))
+        accelerator.wait_for_everyone()
+        if main:
+            (draft / "progress.json").write_text(json.dumps({"step": step, **progress}), encoding="utf-8")
+    if main:
         for old in finished(folder)[:-KEPT]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
@@ -41,6 +68,9 @@ def restore_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, Any]
     The main process says which: on a shared file system the others may not see the newest one yet, and would go on
     from another step than it.
     """
+    if accelerator.is_main_process:
+        for draft in folder.glob(".[0-9]*"):  # that a kill left
+            shutil.rmtree(draft, ignore_errors=True)
     places = finished(folder)
     newest = torch.tensor(int(places[-1].name) if places else 0, device=accelerator.device)
     place = folder / f"{int(broadcast(newest)):06d}"

@@ -32,5 +32,10 @@ def gate_sums(model: Any, batches: Iterable[dict[str, Tensor]]) -> tuple[Tensor,
 
 
 def mean_of(sums: Tensor, tokens: Tensor) -> list[Any] | None:
-    """[layers][heads][3] of what `gate_sums` gives; None where no sample held vision."""
+    """[layers][heads][3] of what `gate_sums` gives; None where no sample held vision.
+
+    Raises FloatingPointError where a gate is no number: the weights then give none.
+    """
+    if not torch.isfinite(sums).all():
+        raise FloatingPointError("the mean gates are no numbers: the weights are not sound")
     return (sums / tokens).cpu().double().tolist() if tokens > 0 else None

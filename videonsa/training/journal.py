@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from videonsa.disk import writing
 from videonsa.identity import identity
 from videonsa.tracking import Tracker
 
@@ -40,8 +41,9 @@ class Journal:
         self.tracker.close(exit_code=0 if kind is None else 1)
 
     def write(self, metrics: dict[str, Any]) -> None:
-        self.file.write(json.dumps(metrics) + "\n")
-        self.file.flush()
+        with writing(self.path):
+            self.file.write(json.dumps(metrics) + "\n")
+            self.file.flush()
         self.tracker.log(metrics, step=metrics["step"])
 
 

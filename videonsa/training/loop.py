@@ -47,12 +47,18 @@ class Diverged(RuntimeError):
     """The loss or the gradient is no number any more, and so no weight will be."""
 
 
+ADVICE = "try a lower train.learning_rate, or another seed"
+
+
 def check_finite(step: int, loss: float, norm: float) -> None:
     """Raise Diverged, in all processes at once as both numbers are all processes', unless both are finite."""
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise Diverged(
-            f"step {step}: loss {loss}, gradient norm {norm}: try a lower train.learning_rate, or another seed"
-        )
+        raise Diverged(f"step {step}: loss {loss}, gradient norm {norm}: {ADVICE}")
+
+
+def _local(weight: Tensor) -> Tensor:
+    """This process's part of a weight that is sharded."""
+    return weight.to_local() if hasattr(weight, "to_local") else weight
 
 
 class Trainer:
@@ -71,6 +77,7 @@ class Trainer:
         if settings.activation_checkpointing:
             self._checkpoint_activations(model)
         model.train()
+        self.bytes = sum(weight.nbytes for weight in model.parameters())  # of the weights, whole
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, settings))
 
     def run(self, folder: Path, record: dict[str, Any], report: Report | None) -> None:
@@ -93,8 +100,19 @@ class Trainer:
                 if report is not None:
                     report(step + 1, steps, loss)
                 if (step + 1) % self.settings.save_every == 0 and step + 1 < steps:
+                    self.check_weights()
                     state = {"tokens": tokens, "seconds": seconds}
-                    save_checkpoint(self.accelerator, folder / "checkpoints", step + 1, state)
+                    needed = 3 * self.bytes  # AdamW keeps two numbers a weight
+                    save_checkpoint(self.accelerator, folder / "checkpoints", step + 1, state, needed)
+
+    def check_weights(self) -> None:
+        """Raise Diverged, in all processes at once, unless every weight is finite: only such weights are saved.
+
+        A last update may be the one that goes too far, when there is no loss any more that would tell of it.
+        """
+        whole = torch.stack([torch.isfinite(_local(weight)).all() for weight in self.model.parameters()])
+        if self.accelerator.reduce((~whole).sum(), "sum") > 0:
+            raise Diverged(f"the last step made weights that are no numbers: {ADVICE}")
 
     def mean_gates(self) -> list[Any] | None:
         """Mean gates over training samples of steps from all of the run, [layers][heads][3].

@@ -39,6 +39,7 @@ from videonsa.modeling.vision import speed_up_vision
 from videonsa.record import write_text
 from videonsa.surroundings import full_products, settings_decide
 from videonsa.tiny import build_tiny
+from videonsa.training.checkpoint import drafted
 from videonsa.training.journal import progress_bar
 from videonsa.training.loop import Trainer
 from videonsa.training.sources import Source, SyntheticSource, VideoSource
@@ -56,6 +57,8 @@ def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | N
         on_progress: called after each step with (done, total); without it a progress bar is shown.
     Raises:
         SettingsError: data, model or settings that cannot work, or a folder of a run with others, in one line.
+        Diverged: the loss, the gradient or a weight is no number any more.
+        DiskError: nothing can be written any more; the last checkpoint stays.
     """
     folder = Path(folder)
     final = folder / "final"
@@ -148,18 +151,19 @@ def make_source(settings: TrainSettings, processor: Qwen2_5_VLProcessor) -> Sour
 
 def write_final(trainer: Trainer, folder: Path) -> None:
     """Save weights, configuration with the mean gates, and processor; then the checkpoints to resume from can go."""
+    trainer.check_weights()
     gates, weights = trainer.mean_gates(), trainer.weights()
-    if trainer.accelerator.is_main_process:
-        model: Any = trainer.accelerator.unwrap_model(trainer.model)
-        model.config.static_gates = gates
-        if trainer.settings.precision == "bf16":
-            model.to(torch.bfloat16)  # what it saves as its type
-            weights = as_bfloat16(weights)
-        draft = folder / ".final"
-        shutil.rmtree(draft, ignore_errors=True)
-        model.save_pretrained(draft, state_dict=weights)
-        trainer.processor.save_pretrained(draft)
-        draft.rename(folder / "final")
+    main = trainer.accelerator.is_main_process
+    with drafted(folder / "final", trainer.bytes, main) as draft:
+        if main:
+            model: Any = trainer.accelerator.unwrap_model(trainer.model)
+            model.config.static_gates = gates
+            if trainer.settings.precision == "bf16":
+                model.to(torch.bfloat16)  # what it saves as its type
+                weights = as_bfloat16(weights)
+            model.save_pretrained(draft, state_dict=weights)
+            trainer.processor.save_pretrained(draft)
+    if main:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
