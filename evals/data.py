@@ -20,7 +20,7 @@ import numpy as np
 from videonsa.config import SettingsError, require
 from videonsa.disk import DiskError, whole_folder
 from videonsa.identity import identity, part_version
-from videonsa.synth import FAMILIES, make_sample, prompt_text
+from videonsa.synth import FAMILIES, SECONDS, make_sample, prompt_text
 
 DATA = "VIDEONSA_DATA"  # environment variable: the data folder
 DEFAULT_DATA = Path("runs") / "data"
@@ -28,7 +28,6 @@ DEFAULT_DATA = Path("runs") / "data"
 # YUV. The fastest setting both to write and to read (6 and 7 ms for 32 frames of 56 px), and 80 kB a video.
 CODEC = {"crf": "0", "preset": "ultrafast"}
 PIXELS = "yuv444p"
-SECONDS = 16  # of a video; as videonsa/training/sources.py has it
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class SyntheticData:
 
 
 def video_rate(frames: int) -> Fraction:
-    """Frames a second: a synthetic video lasts 16 s, however many frames show it, in training as here.
+    """Frames a second: a synthetic video lasts as long, however many frames show it, in training as here.
 
     So a longer video shows its span in more detail; it has no moments that the model never saw.
     """

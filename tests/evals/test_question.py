@@ -16,9 +16,9 @@ from evals.run import load_task
 from evals.suites import suite_settings
 from evals.video import VideoError
 from videonsa.identity import identity
-from videonsa.synth import make_sample
+from videonsa.synth import SECONDS, make_sample
 from videonsa.training.batch import encode
-from videonsa.training.sources import SYNTHETIC_SECONDS, Conversation
+from videonsa.training.sources import Conversation
 
 PINNED = Path(__file__).parent / "prompts.json"
 FAMILIES = ("needle", "order", "layout")
@@ -48,11 +48,11 @@ def test_tokens_and_times(tasks: dict, loaded: Checkpoint) -> None:
     question = prepare(loaded.processor, messages(tasks["needle"], 0), Sampling(32, None, 4))
     assert question.vision_tokens == 16 * 4
     assert question.prefill_tokens == question.inputs["input_ids"].numel() > 64
-    assert float(question.inputs["second_per_grid_ts"][0]) == 1.0, "the times between frames are lost"
+    assert float(question.inputs["second_per_grid_ts"][0]) == SECONDS / 16, "the times between frames are lost"
     assert question.inputs["video_grid_thw"].tolist() == [[16, 4, 4]]
     half = prepare(loaded.processor, messages(tasks["needle"], 0), Sampling(16, None, 1))
     assert half.vision_tokens == 8
-    assert float(half.inputs["second_per_grid_ts"][0]) == 2.0
+    assert float(half.inputs["second_per_grid_ts"][0]) == SECONDS / 8
     assert half.prompt_hash == question.prompt_hash, "the prompt's hash depends on the video's sampling"
 
 
@@ -60,7 +60,7 @@ def test_a_question_is_asked_as_in_training(tasks: dict, loaded: Checkpoint) -> 
     doc = tasks["order"].eval_docs[1]
     sample = make_sample("order", split="test", seed=0, index=1, frames=32)
     turns = (("user", doc["prompt"]), ("assistant", doc["answer"]))
-    conversation = Conversation(turns, sample.frames, 32 / SYNTHETIC_SECONDS)
+    conversation = Conversation(turns, sample.frames, 32 / SECONDS)
     trained = encode(loaded.processor, [conversation], pixels_per_frame=56 * 56)
     asked = prepare(loaded.processor, messages(tasks["order"], 1), Sampling(32, None, 4)).inputs
     length = asked["input_ids"].shape[1]

@@ -60,7 +60,7 @@ def test_tomatos_prompt_and_metric(
         return template(conversation, **options)
 
     monkeypatch.setattr(loaded.processor, "apply_chat_template", spy)
-    suite = suite_settings("tomato", task="tomato_local", fps=0.5, frames=8, tokens_per_frame=4, max_new_tokens=2)
+    suite = suite_settings("tomato", task="tomato_local", fps=1.0, frames=16, tokens_per_frame=4, max_new_tokens=2)
     result = evaluate(loaded, {}, suite, tmp_path / "cell")
     assert [part["type"] for part in asked[0][0]["content"]] == ["video", "text"]
     text = asked[0][0]["content"][1]["text"]
@@ -68,11 +68,7 @@ def test_tomatos_prompt_and_metric(
     assert f"<question> \n{QUESTION} \n</question>" in text
     assert "{'A': 'left', 'B': 'right', 'C': 'not at all'}" in text
     rows = result["questions"]
-    assert [row["vision_tokens"] for row in rows[:3]] == [
-        16,
-        16,
-        16,
-    ]  # 16 s at 0.5 frames a second
+    assert [row["vision_tokens"] for row in rows[:3]] == [16, 16, 16]  # 8 s at a frame a second
     # TOMATO takes an answer without a letter for A.
     assert [row["score"] for row in rows[:3]] == [1.0, 0.0, 0.0]
     assert rows[3]["error"] == "VideoError: the task gives no video for this question"

@@ -10,8 +10,7 @@ import pytest
 
 from evals.data import video_rate, write_video
 from evals.video import VideoError, choose_frames, read_video
-from videonsa.synth import FAMILIES, make_sample
-from videonsa.training.sources import SYNTHETIC_SECONDS
+from videonsa.synth import FAMILIES, SECONDS, make_sample
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def test_synthetic_videos_last_as_long_as_in_training(tmp_path: Path) -> None:
     for frames in (8, 10, 128):
         write_video(tmp_path / "a.mp4", np.zeros((frames, 56, 56, 3), np.uint8), video_rate(frames))
         _, metadata = read_video(tmp_path / "a.mp4", frames=None, fps=None)
-        assert (metadata.total_num_frames, metadata.duration) == (frames, pytest.approx(SYNTHETIC_SECONDS))
+        assert (metadata.total_num_frames, metadata.duration) == (frames, pytest.approx(SECONDS))
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 100], ids=["empty", "garbage"])

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.helpers import relative_error
-from tests.modeling.conftest import batch, pack, sample
+from tests.modeling.conftest import STOCK, batch, pack, sample
+from videonsa.modeling import VideoNSAConfig, VideoNSAForConditionalGeneration
 
 VIDEO_SAMPLE = (("text", 3), ("video", 8), ("text", 5))
 MIXED_SAMPLE = (("text", 2), ("video", 3), ("text", 4), ("image", 2), ("video", 5), ("text", 1))
@@ -104,3 +105,28 @@ def test_a_packed_row_leaves_no_cache(model):
         model(**inputs | {"use_cache": True})
     del inputs["use_cache"]
     assert model(**inputs).past_key_values is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("semantics", ["paper", "release"])
+def test_packed_on_a_device(semantics):
+    """In half precision, by the kernels: vision tokens and text each by their own."""
+    torch.manual_seed(0)
+    text = STOCK["text_config"] | {
+        "hidden_size": 112,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
+    }
+    stock = STOCK | {"text_config": text, "vision_config": STOCK["vision_config"] | {"out_hidden_size": 112}}
+    config = VideoNSAConfig(**stock, block_size=32, block_count=2, window=40, semantics=semantics)
+    model = VideoNSAForConditionalGeneration(config).eval().requires_grad_(False).bfloat16()
+    ones = samples_of((("text", 3), ("video", 60), ("text", 50)), (("text", 90),), MIXED_SAMPLE, (("video", 33),))
+    packed = on_a_device(pack(model, [ones]))
+    model.cuda()
+    for one, logits in zip(ones, split(model(**packed).logits, [ones]), strict=True):
+        assert relative_error(logits, model(**on_a_device(one)).logits[0]) < 2e-2
+
+
+def on_a_device(inputs):
+    moved = {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+    floats = ("pixel_values", "pixel_values_videos")
+    return moved | {name: moved[name].bfloat16() for name in floats if name in moved}

@@ -39,7 +39,7 @@ def test_a_family_named_twice_has_two_parts_and_all_its_kinds():
 
 def test_a_synthetic_video_lasts_as_long_however_many_frames_show_it():
     source = SyntheticSource(quick(steps=10))
-    assert {len(source[index].frames) / source[index].fps for index in (0, 39)} == {16.0}
+    assert {len(source[index].frames) / source[index].fps for index in (0, 39)} == {8.0}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from videonsa.config import one_of, require
 from videonsa.synth.families import FAMILIES, Family, Kind
 
 SPLITS = ("train", "test")
+SECONDS = 8  # a video lasts so long, however many frames show it
 TEXT, VIDEO, ANSWER = range(3)  # independent streams of random numbers
 
 

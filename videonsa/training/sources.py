@@ -14,11 +14,10 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.video_utils import load_video
 
 from videonsa.config import SettingsError, TrainSettings, require
-from videonsa.synth import FAMILIES, make_sample, prompt_text
+from videonsa.synth import FAMILIES, SECONDS, make_sample, prompt_text
 
 log = logging.getLogger(__name__)
 
-SYNTHETIC_SECONDS = 16  # a synthetic video lasts so long, however many frames show it
 TEXT_TOKENS = 1024  # of max_tokens, kept free for the conversation
 SUBSTITUTES = 20  # samples that are tried in place of one whose video cannot be read
 
@@ -67,7 +66,7 @@ class SyntheticSource:
         number = turn * families.count(families[place]) + families[:place].count(families[place])
         sample = make_sample(families[place], split="train", seed=self.settings.seed, index=number, frames=frames)
         turns = (("user", prompt_text(sample)), ("assistant", sample.answer))
-        return Conversation(turns, sample.frames, frames / SYNTHETIC_SECONDS)
+        return Conversation(turns, sample.frames, frames / SECONDS)
 
 
 class VideoSource:
