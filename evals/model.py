@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +16,14 @@ from tqdm import tqdm
 
 from evals import shipped
 from evals.answer import answer
+from evals.arguments import read_arguments
 from evals.checkpoint import Checkpoint, load
 from evals.question import Sampling, content_of, prepare
 from evals.scoring import draw_by_question, one_line
 from evals.video import VideoError
+from videonsa import values
 from videonsa.config import NSASettings, SettingsError, require
+from videonsa.limits import is_whole
 from videonsa.surroundings import full_products, settings_decide
 
 NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
@@ -63,7 +67,8 @@ class VideoNSA(lmms):
         super().__init__()
         unknown = [name for name in settings if name not in KNOWN + NSA_FIELDS]
         if unknown:
-            raise SettingsError(f"unknown model argument {unknown[0]!r}; known: {', '.join(KNOWN + NSA_FIELDS)}")
+            near = values.unknown(unknown[0], KNOWN + NSA_FIELDS)
+            raise SettingsError(f"unknown model argument {unknown[0]!r}; known: {', '.join(KNOWN + NSA_FIELDS)}{near}")
         if pretrained is None:
             raise SettingsError("model argument pretrained is missing: the folder or hub name of a checkpoint")
         _check_batch_size(batch_size)
@@ -75,11 +80,15 @@ class VideoNSA(lmms):
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> VideoNSA:
-        """As lmms-eval's, but a bad argument ends the program: its command line exits with 0 after a mere exception."""
+        """As lmms-eval's, but read by our rules (evals/arguments.py), and a bad argument ends the program.
+
+        Its command line exits with 0 after a mere exception. What stands in the arguments goes before an option.
+        """
+        options = {name: value for name, value in (additional_config or {}).items() if value is not None}
         try:
-            return super().create_from_arg_string(arg_string, additional_config)
+            return cls(**options | read_arguments(arg_string))
         except SettingsError as error:
-            raise SystemExit(f"videonsa: {error}") from None
+            raise SystemExit(f"videonsa: {values.one_line(str(error))}") from None
 
     @classmethod
     def of(
@@ -179,11 +188,12 @@ class VideoNSA(lmms):
 
 def _sampling(settings: dict[str, Any], checkpoint: Checkpoint) -> Sampling:
     frames, fps = settings.get("max_frames"), settings.get("fps")
-    tokens = settings.get("tokens_per_frame", checkpoint.tokens_per_frame)
+    tokens = settings.get("tokens_per_frame")
+    tokens = checkpoint.tokens_per_frame if tokens is None else tokens
     for name, value in (("max_frames", frames), ("tokens_per_frame", tokens)):
-        good = value is None or (isinstance(value, int) and value > 0)
-        require(good, name, value, "a whole number of at least 1")
-    require(fps is None or (isinstance(fps, int | float) and fps > 0), "fps", fps, "a number above 0")
+        require(value is None or is_whole(value, 1), name, value, "a whole number of at least 1")
+    number = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf
+    require(fps is None or number, "fps", fps, "a number above 0")
     return Sampling(MAX_FRAMES if frames is None and fps is None else frames, fps, tokens)
 
 

@@ -58,7 +58,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "videonsa.synth",
             "videonsa.tiny",
         ),
-        *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub", "videonsa.values"),
+        *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub", "videonsa.values", "videonsa.limits"),
         *("videonsa.baselines", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
         "videonsa.surroundings",

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from lmms_eval.models import get_model, get_model_manifest
-from lmms_eval.utils import simple_parse_args_string
 
 from evals.answer import answer
+from evals.arguments import read_arguments
 from evals.checkpoint import Checkpoint, from_memory
 from evals.model import VideoNSA
 from evals.question import Sampling, prepare
@@ -21,7 +21,7 @@ from videonsa.config import NSASettings, SettingsError
 
 
 def build(text: str) -> VideoNSA:
-    return VideoNSA(**simple_parse_args_string(text))
+    return VideoNSA(**read_arguments(text))
 
 
 def test_lmms_eval_finds_the_model() -> None:
@@ -64,6 +64,13 @@ def test_defaults(folder: Path, loaded: Checkpoint) -> None:
         ("dtype=int8", "dtype='int8' is not valid: choose one of bfloat16, float16, float32"),
         ("device=abacus", "device='abacus' is not valid"),
         ("batch_size=none", "batch_size='none' is not valid"),
+        ("max_frames=true", "max_frames=True is not valid"),
+        ("fps=nan", "fps='nan' is not valid: a number above 0"),
+        ("max_frames=1_000", "max_frames='1_000' is not valid"),
+        ("gate_mode=fixed,gate_values=nan+1+1", "gate_values=.*'nan'.* is not valid: give numbers"),
+        ("window=", "model argument window: no value is given; write null for none"),
+        ("window=8,block_count=2,window=16", "model argument window is given twice"),
+        ("windw=8", "unknown model argument 'windw'; .*; did you mean window\\?"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(arguments: str, message: str, folder: Path) -> None:

@@ -1,0 +1,33 @@
+"""The model arguments of lmms-eval's command line, read as all our values are. Imports no torch.
+
+lmms-eval's own reading makes 1000 of 1_000, a number of nan, text of nothing, keeps the last of two and cuts a path at
+its comma.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from videonsa.config import NSASettings, SettingsError
+from videonsa.values import read_value, text_fields
+
+TEXTS = frozenset({"pretrained", "dtype", "device"} | text_fields(NSASettings))
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """'pretrained=FOLDER,block_count=8' as a mapping: an argument ends at the comma before the next name=.
+
+    Raises SettingsError for what is no name=value, for a name that stands twice, and for a value that is none.
+    """
+    arguments: dict[str, Any] = {}
+    for part in re.split(r",(?=\s*\w+\s*=|\s*$)", text) if text.strip() else ():
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not part.strip():
+            continue  # a comma at the end
+        if not equals or not name:
+            raise SettingsError(f"model argument {part.strip()!r} is not valid: give name=value, such as window=8")
+        if name in arguments:
+            raise SettingsError(f"model argument {name} is given twice")
+        arguments[name] = read_value(value, f"model argument {name}", name in TEXTS)
+    return arguments
