@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from ablations.checkpoints import Checkpoint, describe
@@ -19,6 +18,7 @@ from ablations.grid import Grid, Variant
 from ablations.inputs import cell_inputs, gates_inputs, identity_of, probe_inputs, training_inputs
 from ablations.profile import Profile, check_suites, suite_settings
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict, to_dict
+from videonsa.hub import folder_at
 from videonsa.identity import identity
 from videonsa.weights import ask, check_folder
 
@@ -221,8 +221,8 @@ def make_training(
         given = describe(checkpoint, _said(grid, profile), named, f"{where}: train.nsa")
         asked = _group(variant.settings, "nsa")
         return Training(None, given, facts, gates_for(checkpoint, given.nsa, asked, train, profile.gate_samples))
-    if Path(train.model).expanduser().is_dir():
-        check_folder(Path(train.model).expanduser())
+    if folder := folder_at(train.model):
+        check_folder(folder)
     return Training(train, None, facts)
 
 

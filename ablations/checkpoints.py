@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ablations.checks import check_keys, mapping_at, text_or_none
 from videonsa.config import NSASettings, SettingsError, from_dict, to_dict
-from videonsa.hub import is_hub_name, split_revision
+from videonsa.hub import folder_at, is_hub_name, split_revision
 from videonsa.weights import over, saved_settings
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(NSASettings))
@@ -66,12 +65,12 @@ def describe(
         SettingsError: a folder that cannot be loaded, a setting that is not valid.
     """
     about = dict(said.get(given) or {})
-    is_folder = Path(given).expanduser().is_dir()
-    if not is_folder and not is_hub_name(given):
+    folder = folder_at(given)
+    if folder is None and not is_hub_name(given):
         raise SettingsError(f"checkpoint {given!r}: there is no such folder")
-    name = about.get("name") or (None if is_folder else split_revision(given)[0])
+    name = about.get("name") or (None if folder else split_revision(given)[0])
     about = {**(said.get(str(name)) or {}), **about}
     stated = {key: value for key, value in about.items() if key in SETTINGS} | dict(named)
-    saved = saved_settings(Path(given).expanduser()) if is_folder else NSASettings()
-    known = is_folder or given in said or name in said or bool(stated)
+    saved = saved_settings(folder) if folder else NSASettings()
+    known = folder is not None or given in said or name in said or bool(stated)
     return Checkpoint(given, name, about.get("model"), over(saved, stated, where) if known else None)

@@ -18,7 +18,7 @@ from ablations.lock import Lock
 from slurm.machine import local_device
 from videonsa.config import SettingsError, SuiteSettings, TrainSettings
 from videonsa.fingerprint import fingerprint
-from videonsa.hub import cached_revision, hub_revision, is_hub_name, split_revision
+from videonsa.hub import cached_revision, folder_at, hub_revision, is_hub_name, split_revision
 from videonsa.identity import part_version
 from videonsa.record import write_text
 from videonsa.weights import check_folder
@@ -55,8 +55,7 @@ class Facts:
         return self.look("weights", checkpoint, lambda: self._weights(checkpoint))
 
     def _weights(self, checkpoint: str) -> dict[str, Any]:
-        folder = Path(checkpoint).expanduser()
-        if folder.is_dir():
+        if folder := folder_at(checkpoint):
             check_folder(folder)
             return {"folder": fingerprint(folder)}
         if not is_hub_name(checkpoint):
@@ -89,8 +88,7 @@ class Facts:
 
     def location(self, checkpoint: str) -> str:
         """What to load: the folder wherever a job starts, or the hub name at the revision that was planned."""
-        folder = Path(checkpoint).expanduser()
-        if folder.is_dir():
+        if folder := folder_at(checkpoint):
             return str(folder.resolve())
         revision = self.weights(checkpoint).get("revision")
         return f"{split_revision(checkpoint)[0]}@{revision}" if revision else checkpoint

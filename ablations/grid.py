@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -94,7 +95,7 @@ def grid_names(profile: str) -> list[str]:
 def find_grid(name: str, profile: str) -> Path:
     """The file of a grid given by name or by path."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / profile / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for what can be no path
         known = ", ".join(grid_names(profile)) or "none"
         near = unknown(name, grid_names(profile))
         raise SettingsError(f"no grid {name!r}; grids of profile {profile}: {known}; or the path of a YAML file{near}")

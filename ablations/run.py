@@ -39,7 +39,7 @@ from slurm.profile import ClusterError, SlurmProfile, changed, load_slurm_profil
 from slurm.queue import QueueAway
 from videonsa.config import SettingsError, one_of
 from videonsa.disk import disk_error, writing
-from videonsa.options import Parser, folder, text
+from videonsa.options import Parser, folder, positive, text
 from videonsa.values import one_line, unknown
 
 WRONG_INPUT, INTERRUPTED = 2, 130
@@ -93,14 +93,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=folder, default=Path("runs"), metavar="DIR", help="records, tables (default: runs)"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes at once (default: one a GPU, or a core)")
+    parser.add_argument(
+        "--workers", type=positive, metavar="N", help="processes at once (default: one a GPU, or a core)"
+    )
     parser.add_argument("--wait", action="store_true", help="on Slurm: stay, show progress and then the table")
     parser.add_argument("--cancel", action="store_true", help="on Slurm: cancel this sweep's jobs, and nothing else")
     options = parser.parse_args(arguments)
     if not (options.grid or options.list):
         parser.error("give --grid NAME, or --list to see the grids")
-    if options.workers is not None and options.workers < 1:
-        parser.error("--workers: give a whole number of at least 1")
     return options
 
 
@@ -223,7 +223,7 @@ def load_profiles(names: list[str]) -> tuple[Profile, SlurmProfile | None]:
     scale, machines = "tiny", None
     for name in names:
         is_file = name.endswith((".yaml", ".yml"))
-        if name in slurm_profile_names() or (is_file and Path(name).is_file() and "train" not in load_yaml(Path(name))):
+        if name in slurm_profile_names() or (is_file and os.path.isfile(name) and "train" not in load_yaml(Path(name))):
             machines = load_slurm_profile(name)
         elif name in profile_names() or is_file:
             scale = name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ TEXTS = frozenset(text_fields(SlurmProfile))  # keys below which text is meant, 
 def load_slurm_profile(name: str) -> SlurmProfile:
     """Read and check a profile by name, or by the path of a YAML file."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for what can be no path
         known = ", ".join(slurm_profile_names())
         raise ClusterError(f"no Slurm profile {name!r}; Slurm profiles: {known}, or the path of a YAML file")
     try:

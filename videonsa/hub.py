@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9._-]{1,96})?(@[A-Za-z0-9._/-]+)?")
 
 
 def is_hub_name(given: str) -> bool:
-    """What can be a name on the hub, 'org/model' or 'model'; anything else is a folder."""
-    return not given.startswith((".", "/", "~")) and split_revision(given)[0].count("/") <= 1
+    """What can be a name on the hub, 'org/model' or 'model', perhaps with @revision; anything else is a folder."""
+    return _NAME.fullmatch(given) is not None
+
+
+def folder_at(given: str) -> Path | None:
+    """The folder of this name, ~ being the home folder; None where there is none, also for what can be no path."""
+    path = os.path.expanduser(given)
+    return Path(path) if os.path.isdir(path) else None
 
 
 def split_revision(name: str) -> tuple[str, str | None]:

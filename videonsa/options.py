@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
-from videonsa.values import SettingsError, one_line, plain_text
+from videonsa.values import SettingsError, one_line, plain_text, scalar
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,6 +25,14 @@ def text(given: str) -> str:
         return plain_text(given, "the value")
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def positive(given: str) -> int:
+    """A whole number of at least 1."""
+    value = scalar(text(given).strip(), "the value") if len(given) < 10 else None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise argparse.ArgumentTypeError("give a whole number of at least 1")
+    return value
 
 
 def folder(given: str) -> Path:

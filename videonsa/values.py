@@ -56,8 +56,8 @@ def read_yaml(text: str, where: str, texts: Collection[str] = ()) -> Any:
 
 def read_value(text: str, where: str, is_text: bool = False, texts: Collection[str] = ()) -> Any:
     """One value from a command line: as in a file, but # and : mean nothing; lists, mappings and quotes are YAML's."""
-    text = text.strip()
-    if not text:
+    text = text.strip(" \t\r\n")
+    if not text.strip():
         raise SettingsError(f"{where}: no value is given; write null for none")
     if text[0] in "[{'\"":
         return _Reader(where, texts, lines=False).read(text, "", is_text)

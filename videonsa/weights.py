@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def saved_settings(folder: Path) -> NSASettings:
 
 def stated_gates(checkpoint: str) -> bool:
     """A folder whose config.json holds static gates. Of a hub name it is not known, and so not taken for granted."""
-    config = _read_json(Path(checkpoint).expanduser() / "config.json")
+    config = _read_json(Path(os.path.expanduser(checkpoint)) / "config.json")
     return bool(config and config.get("static_gates"))
 
 
