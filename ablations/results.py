@@ -60,16 +60,16 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, agai
     lines += [*again, *reference_lines(sweep), *hub_lines(sweep)]
     lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")
     lines += power_lines(sweep, state)
-    lines += needs_lines(sweep)
+    lines += needs_lines(sweep.cells)
     lines.append(f"Records: {sweep.out}; table and figures: {sweep.folder}")
     return "\n".join(lines)
 
 
-def needs_lines(sweep: Sweep) -> list[str]:
-    """What a benchmark of the sweep lacks on this machine, and what to do; without it no question is asked."""
+def needs_lines(cells: Iterable[Cell]) -> list[str]:
+    """What a benchmark of these cells lacks on this machine, and what to do; without it no question is asked."""
     from evals.needs import missing
 
-    suites = {cell.suite.name: cell.suite for cell in sweep.cells}
+    suites = {cell.suite.name: cell.suite for cell in cells}
     return [f"Missing: {line}" for suite in suites.values() if (line := missing(suite))]
 
 

@@ -28,7 +28,7 @@ from ablations.lock import Lock, LockHeld
 from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_state, write_plan
 from ablations.profile import Profile, load_profile, load_yaml, profile_names
 from ablations.records import fail_untrained
-from ablations.results import dry_run_text, hub_lines, list_text, problems, show, status_text
+from ablations.results import dry_run_text, hub_lines, list_text, needs_lines, problems, show, status_text
 from ablations.slurm_follow import NO_JOBS, follow, queue_lines
 from ablations.slurm_jobs import cancel_sweep, queued, settle_ended
 from ablations.slurm_submit import submit
@@ -157,7 +157,10 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         print(f"Since {sweep.name} was planned: {'; '.join(changed)}. What depends on that is made again.")
         if on_slurm and queued(make(as_planned=True)):
             raise ClusterError(f"{sweep.name} is in the queue with the code of then: --status, or --cancel it first")
-    if older := older_records(sweep, read_state(sweep), chosen):
+    state = read_state(sweep)
+    lacking = needs_lines(cell for cell in chosen if state.cells[cell.id] != DONE)
+    print("\n".join(lacking), end="\n" if lacking else "")
+    if older := older_records(sweep, state, chosen):
         print(f"{len(older)} finished records of an older form ask the same: --adopt says which can stand, and why not")
     if others:
         with Lock(sweep.folder / "lock"):

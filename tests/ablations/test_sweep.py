@@ -313,3 +313,20 @@ def test_w_and_b_never_fails_a_cell(sweep: Sweep, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
     assert sweep() == 0
     assert "W&B: b=1 · synth_needle: ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_what_a_benchmark_lacks_is_said_before_anything_runs(out: Path, tmp_path: Path, monkeypatch, capsys):
+    from tests.ablations import fakes
+
+    for name in ("OPENAI_API_KEY", "API_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    grid = tmp_path / "judged.yaml"
+    grid.write_text("asks: test\naxes: {nsa.block_count: [1, 2]}\nsuites: [videoevalpro]\n")
+    arguments = ["--grid", str(grid), "--out", str(out), "--cluster", "debug"]
+    line = "Missing: suite videoevalpro: its answers are judged by a language model: set OPENAI_API_KEY"
+    fakes.main(arguments)
+    said = capsys.readouterr().out
+    assert said.count(line) == 1 and said.startswith(line)
+    fakes.main(arguments)
+    assert line not in capsys.readouterr().out  # all is done: nothing is lacking any more
