@@ -327,6 +327,7 @@ def test_what_a_benchmark_lacks_is_said_before_anything_runs(out: Path, tmp_path
     line = "Missing: suite videoevalpro: its answers are judged by a language model: set OPENAI_API_KEY"
     fakes.main(arguments)
     said = capsys.readouterr().out
-    assert said.count(line) == 1 and said.startswith(line)
+    assert said.count(line) == 1
+    assert said.startswith(line)
     fakes.main(arguments)
     assert line not in capsys.readouterr().out  # all is done: nothing is lacking any more
