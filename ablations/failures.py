@@ -33,6 +33,12 @@ TRAINING_FAILED = TrainingFailed.__name__
 INTERRUPTIONS = (WORKER_DIED, CANCELLED, DISK_ERROR)  # nobody's fault: tried again without being asked
 
 
+def disk_words(log: str) -> str | None:
+    """What a log says of the disk that ended its process; None when it was something else."""
+    found = [line.partition(f"{DISK_ERROR}: ")[2] for line in log.splitlines() if f"{DISK_ERROR}: " in line]
+    return found[-1] if found else None
+
+
 def training_failure(training: str, error: Mapping[str, str]) -> dict[str, str]:
     """The error of a cell whose training failed; an interrupted training interrupts it too."""
     kind = error["type"] if error["type"] in INTERRUPTIONS else TRAINING_FAILED

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ablations.display import Display
-from ablations.failures import NO_RECORD, WORKER_DIED
+from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words
 from ablations.lock import process_started
 from ablations.plan import DONE, Job, Sweep, cell_folder, training_folder
 from ablations.progress import read_progress
@@ -19,6 +19,7 @@ from ablations.stages import Stages
 from ablations.worker import Parent, job_folder, make_work
 from slurm.executor import Running, run_here, start_local
 from slurm.machine import local_cores, local_gpus
+from videonsa.disk import DiskError
 from videonsa.record import read_record
 
 POLL_SECONDS = 0.2
@@ -45,7 +46,9 @@ def run_debug(sweep: Sweep, jobs: list[Job], stages: Stages) -> None:
     for job in jobs:
         if job.after is None or is_trained(sweep, job):
             folder = job_folder(sweep, job)
-            run_here(make_work(sweep, job, stages), folder)
+            error = run_here(make_work(sweep, job, stages), folder)
+            if isinstance(error, DiskError):  # what else went wrong is in the records
+                raise error
 
 
 def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resources) -> None:
@@ -102,8 +105,11 @@ def is_trained(sweep: Sweep, job: Job) -> bool:
 def close_job(sweep: Sweep, job: Job, process: Running) -> list[Job]:
     """After a worker's end: what has no record gets one that says why. Returns a job for the cells it had not begun."""
     words = process.last_words()
-    if process.succeeded():  # it came to its end, yet could not write a record
-        error = {"type": NO_RECORD, "message": words.splitlines()[-1] if words else "no record was written"}
+    disk = disk_words(words)
+    if disk is not None:
+        error = {"type": DISK_ERROR, "message": disk}
+    elif process.succeeded() and words:  # it came to its end, yet could not write a record
+        error = {"type": NO_RECORD, "message": words.splitlines()[-1]}
     else:
         reason = f"the worker ended without a word during {job.kind} (killed, or out of memory)"
         error = {

@@ -12,7 +12,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ablations.failures import CANCELLED, NOT_SHARED, OUT_OF_MEMORY, WORKER_DIED, training_failure
+from ablations.failures import (
+    CANCELLED,
+    DISK_ERROR,
+    NOT_SHARED,
+    OUT_OF_MEMORY,
+    WORKER_DIED,
+    disk_words,
+    training_failure,
+)
 from ablations.lock import Lock
 from ablations.plan import DONE, Sweep, training_folder
 from ablations.records import fail_record
@@ -156,6 +164,8 @@ def error_of(job: Submitted, state: JobState, logs: Path) -> dict[str, str]:
     if log is None and kind == WORKER_DIED:
         reason += f"; it left no log: is {logs} on a file system that the nodes share?"
     text = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]) if log else ""
+    if kind == WORKER_DIED and (disk := disk_words(text)) is not None:
+        kind, reason = DISK_ERROR, disk
     return {"type": kind, "message": f"Slurm job {job.id} ({job.name}): {reason}", "traceback": text}
 
 

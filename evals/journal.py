@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from videonsa.disk import write_bytes, writing
 
 NAME = "questions.jsonl"
 
@@ -29,13 +30,13 @@ class Journal:
         self.rows = {doc: {**kept[shown], "doc_id": doc} for doc, shown in now.items() if shown in kept}
         content = "".join(map(self._line, self.rows.values())).encode()
         if content != before:
-            self._rewrite(content)
+            write_bytes(self.path, content)
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a finished question; on the disk when this returns, short of a power failure."""
-        self.rows[row["doc_id"]] = row
-        with open(self.path, "a", encoding="utf-8") as file:
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(self._line(row))
+        self.rows[row["doc_id"]] = row
 
     def _line(self, row: dict[str, Any]) -> str:
         return json.dumps({"key": self.key, **row}) + "\n"
@@ -50,11 +51,3 @@ class Journal:
         if row.get("error") or not row.get("asked"):
             return None  # asked again: the file may be whole now, or memory free
         return row
-
-    def _rewrite(self, content: bytes) -> None:
-        draft = self.path.with_name(f".{NAME}.{os.getpid()}.tmp")
-        try:
-            draft.write_bytes(content)
-            os.replace(draft, self.path)
-        finally:
-            draft.unlink(missing_ok=True)

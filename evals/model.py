@@ -23,6 +23,7 @@ from evals.scoring import draw_by_question, one_line
 from evals.video import VideoError
 from videonsa import values
 from videonsa.config import NSASettings, SettingsError, require
+from videonsa.disk import DiskError
 from videonsa.limits import is_whole
 from videonsa.surroundings import full_products, settings_decide
 
@@ -158,10 +159,9 @@ class VideoNSA(lmms):
             row["asked"] = content_of(processor, said)
             key = None if self.key is None else (self.key, row["asked"])
             question = self.checkpoint.questions.get(key, lambda: prepare(processor, said, self.sampling))
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # a task without its file (some exit), a decoder: of this question alone
+        except DiskError:  # of no question: whoever asks again when the disk is well gets its answer
+            raise
+        except (Exception, SystemExit) as error:  # a task without its file (some exit), a decoder: of this question
             return row | {"error": one_line(error)}
         row |= {"prompt_hash": question.prompt_hash, "prefill_tokens": question.prefill_tokens}
         row["vision_tokens"] = question.vision_tokens

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import BatchFeature, Qwen2_5_VLProcessor
 
 from evals.video import VideoError, read_video
+from videonsa.disk import check_readable
 
 KEPT_BYTES = 3 << 28  # 768 MiB: the three synthetic suites, 192 videos of 32 frames each
 SAMPLE = 1 << 16  # bytes of a video file that tell it from another, at its begin, middle and end
@@ -156,6 +157,7 @@ def _image(source: Any) -> Any:
             image.load()
             return image
     except Exception as error:  # decoders raise whatever they like
+        check_readable(path)
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise VideoError(f"image {path.name[:80]}: {reason}".replace(str(path), path.name)) from None
 

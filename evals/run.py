@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from evals.scores import summarize_costs
 from evals.scoring import kept_apart, rows, scores
 from evals.suites import Suite, get_suite
 from evals.task import load_task, require_videos, synthetic_data
-from videonsa.config import NSASettings, SuiteSettings, to_dict
+from videonsa.config import NSASettings, SettingsError, SuiteSettings, to_dict
+from videonsa.disk import DiskError, disk_error
 from videonsa.identity import evaluation_parts, identity, part_version, settings_inputs
 
 JUDGES = 4  # questions to a judge at a time, as lmms-eval does
@@ -51,7 +52,8 @@ def evaluate(
         {"scores", "questions", "summary"} of an evaluation record.
     Raises:
         SettingsError: an unknown suite or setting, a checkpoint that cannot serve; one line.
-        NothingAnswered: every question was an error. OSError: the folder cannot be written.
+        NothingAnswered: every question was an error. OSError: the folder cannot be written. DiskError: nor can a full
+            or failing disk; also when it no longer gives the videos.
     """
     kind = get_suite(suite.name)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
@@ -72,6 +74,8 @@ def evaluate(
         on_progress(len(journal.rows), total)
     samples = _ask(loaded, kind, suite, task, dict(journal.rows), on_row, content)
     questions = rows(kind, journal.rows, samples)
+    if any(row["error"] for row in questions):
+        _require_still(suite, task, total)
     if all(row["error"] for row in questions):
         first = questions[0]["error"]
         raise NothingAnswered(f"none of the {len(questions)} questions could be answered; the first: {first}")
@@ -82,12 +86,23 @@ def evaluate(
     }
 
 
+def _require_still(suite: SuiteSettings, task: Any, total: int) -> None:
+    """Raise DiskError when the videos have gone since the first question: no number is made of those before."""
+    try:
+        require_videos(suite, task, total)
+    except SettingsError as error:
+        raise DiskError(f"{error}; they were there when it began") from None
+
+
 def _shown(loaded: Checkpoint, task: Any, total: int) -> dict[int, str]:
-    """What each question shows; those that cannot be told are left out."""
+    """What each question shows; those that cannot be told are left out. Raises DiskError, as no answer may be lost."""
     shown = {}
     for number in range(total):
-        with suppress(Exception, SystemExit):  # asked again, it is an error of this question
+        try:
             shown[number] = content_of(loaded.processor, task.doc_to_messages(task.eval_docs[number]))
+        except (Exception, SystemExit) as error:  # asked again, it is an error of this question
+            if (disk := disk_error(error, f"question {number} of {task.config.task}")) is not None:
+                raise disk from error
     return shown
 
 

@@ -10,6 +10,8 @@ import av
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+from videonsa.disk import check_readable
+
 ENOUGH = 0.9  # of the wanted frames: headers often promise a frame or two more than there are
 TEMPORAL_PATCH = 2  # frames that make one patch: an even number of frames wastes none
 
@@ -89,6 +91,7 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
                 raise VideoError("there is no video in it")
             yield container
     except (VideoError, av.error.FFmpegError, OSError) as error:
+        check_readable(path)
         reason = (
             str(error) if isinstance(error, VideoError) else getattr(error, "strerror", None) or type(error).__name__
         )

@@ -81,11 +81,11 @@ class Running:
         return "\n".join(text.splitlines()[-lines:])
 
 
-def run_here(function: Callable[[], Any], folder: Path) -> None:
-    """Run in this process (submitit's debug executor). An exception of the function stays in its records."""
+def run_here(function: Callable[[], Any], folder: Path) -> BaseException | None:
+    """Run in this process (submitit's debug executor). Returns the function's exception."""
     import submitit
 
-    submitit.DebugExecutor(folder).submit(function).exception()
+    return submitit.DebugExecutor(folder).submit(function).exception()
 
 
 def delayed(function: Callable[[], Any]) -> Any:

@@ -96,6 +96,20 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
 
 
+def check_readable(path: Path) -> None:
+    """Raise DiskError when the disk does not give the file's bytes: then what they mean is not to blame.
+
+    Decoders say "Input/output error" of a damaged file, too.
+    """
+    try:
+        with open(path, "rb") as file:
+            while file.read(1 << 22):
+                pass
+    except OSError as error:
+        if (found := disk_error(error, path)) is not None:
+            raise found from error
+
+
 def space(place: Path) -> tuple[int, int | None]:
     """Bytes and inodes that are free to this user; inodes None where the file system does not count them."""
     try:

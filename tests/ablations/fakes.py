@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.stages import Stages
+from tests.disks import fill
 
 STAGES = Stages(*(f"tests.ablations.fakes:{name}" for name in ("train", "load", "evaluate", "probe")))
 
@@ -33,6 +34,8 @@ def strike(out: Path, name: str) -> None:
         raise ValueError(f"{name} is broken")
     if fault == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "fill":
+        fill(out)
     if fault == "hog":
         hoard = bytearray(os.urandom(1 << 20)) * 2048  # 2 GiB
         time.sleep(5)
