@@ -14,6 +14,7 @@ from analysis.rows import each
 from analysis.stats import NO_ESTIMATE
 from analysis.tables import markdown_row, sweep_title
 from videonsa.record import write_text
+from videonsa.text import markdown
 
 COLUMNS = ["id", "label", "seed", "suite", "part", "score", "low", "high", "standard_error", "questions", "videos"]
 
@@ -47,15 +48,16 @@ def write_parts(plan: Mapping[str, Any], results: Results, sweep: Path) -> list[
 
 def to_markdown(parts: pd.DataFrame, plan: Mapping[str, Any]) -> str:
     """A table a benchmark: sub-scores in rows, with their questions; variants in columns."""
-    lines = [f"**{sweep_title(plan)}**", ""]
+    lines = [f"**{markdown(sweep_title(plan))}**", ""]
     for suite, group in parts.groupby("suite", sort=False):
         labels = list(dict.fromkeys(group["label"]))
-        lines += [markdown_row([str(suite), "questions", *labels]), markdown_row(["---"] * (2 + len(labels)))]
+        headings = [markdown(suite), "questions", *map(markdown, labels)]
+        lines += [markdown_row(headings), markdown_row(["---"] * len(headings))]
         for name, same in group.groupby("part", sort=False):
             here = {row.label: row for row in each(same)}
             counts = sorted({int(count) for count in same["questions"].dropna()})
             asked = "–".join(f"{count:,}" for count in dict.fromkeys([counts[0], counts[-1]])) if counts else "-"
-            lines.append(markdown_row([str(name), asked, *(_text(here.get(label)) for label in labels)]))
+            lines.append(markdown_row([markdown(name), asked, *(_text(here.get(label)) for label in labels)]))
         lines.append("")
     return "\n".join([*lines, "- scores in % [95 % interval, by video where questions share one]"]) + "\n"
 

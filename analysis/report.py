@@ -20,6 +20,7 @@ from analysis.rows import each
 from analysis.stats import SIGNIFICANT
 from analysis.tables import COSTS, cost_text, notes, score_text, sweep_title
 from videonsa.record import write_text
+from videonsa.text import line_of
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
@@ -28,6 +29,7 @@ p.what { color: #555; margin-top: .2rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
 th { color: #555; font-weight: 600; } td.n { text-align: right; } tr.reference td:first-child { font-weight: 700; }
+td:first-child { white-space: normal; max-width: 24rem; overflow-wrap: anywhere; }
 small { color: #666; } .better { color: #00694d; } .worse { color: #a44800; }
 .failed { color: #b00020; } .missing { color: #999; }
 figure { margin: 1.2rem 0 2rem; } figure img { max-width: 100%; height: auto; }
@@ -39,7 +41,7 @@ ul { padding-left: 1.1rem; color: #444; }
 
 def write_report(plan: Mapping[str, Any], results: Results, rows: pd.DataFrame, sweep: Path) -> Path:
     """Write report.html into the sweep folder, with the figures that lie in its figures/; returns its path."""
-    title = escape(sweep_title(plan))
+    title = _text(sweep_title(plan))
     name, _, question = title.partition(": ")
     parts = [
         f"<h1>{name}</h1><p class='what'>{question}</p>",
@@ -56,16 +58,21 @@ def write_report(plan: Mapping[str, Any], results: Results, rows: pd.DataFrame, 
     return sweep / "report.html"
 
 
+def _text(text: object) -> str:
+    """Text as HTML."""
+    return escape(line_of(text))
+
+
 def _table(rows: pd.DataFrame) -> str:
     suites = list(dict.fromkeys(rows["suite"]))
     headings = ["variant", *suites, *(heading for heading, _ in COSTS.values())]
-    lines = ["<div class='scroll'><table><tr>" + "".join(f"<th>{escape(text)}</th>" for text in headings) + "</tr>"]
+    lines = ["<div class='scroll'><table><tr>" + "".join(f"<th>{_text(text)}</th>" for text in headings) + "</tr>"]
     for label, group in rows.groupby("label", sort=False):
         here = {row.suite: row for row in each(group)}
         cells = "".join(_cell(here.get(suite)) for suite in suites)
         costs = "".join(f"<td class='n'>{cost_text(group[name], factor)}</td>" for name, (_, factor) in COSTS.items())
         kind = " class='reference'" if group["is_reference"].any() else ""
-        lines.append(f"<tr{kind}><td>{escape(str(label))}</td>{cells}{costs}</tr>")
+        lines.append(f"<tr{kind}><td>{_text(label)}</td>{cells}{costs}</tr>")
     return "\n".join([*lines, "</table></div>"])
 
 
@@ -80,11 +87,11 @@ def _cell(row: Any) -> str:
     hint = f"{int(row.answered)} questions"
     if row.test:
         hint += f"; p = {row.p:.2g}, Holm {row.p_holm:.2g} ({row.test}, {int(row.pairs)} pairs)"
-    return f"<td class='{kind}' title='{escape(hint)}'>{accuracy} <small>{escape(rest)}</small></td>"
+    return f"<td class='{kind}' title='{_text(hint)}'>{accuracy} <small>{_text(rest)}</small></td>"
 
 
 def _list(lines: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
+    return "<ul>" + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
 
 def _figures(folder: Path) -> str:
@@ -94,8 +101,8 @@ def _figures(folder: Path) -> str:
         if path.is_file():
             image = base64.b64encode(path.read_bytes()).decode()
             links = ", ".join(f"<a href='figures/{name}.{kind}'>{kind}</a>" for kind in ("pdf", "svg", "png"))
-            picture = f"<img alt='{escape(drawing.what)}' src='data:image/svg+xml;base64,{image}'>"
-            shown.append(f"<figure>{picture}<figcaption>{name}: {escape(drawing.what)} ({links})</figcaption></figure>")
+            picture = f"<img alt='{_text(drawing.what)}' src='data:image/svg+xml;base64,{image}'>"
+            shown.append(f"<figure>{picture}<figcaption>{name}: {_text(drawing.what)} ({links})</figcaption></figure>")
     return "<h2>Figures</h2>" + "\n".join(shown) if shown else ""
 
 
@@ -109,7 +116,7 @@ def _published(rows: pd.DataFrame) -> str:
     for pair in each(pairs):
         ours = f"{pair.ours:.1f} [{pair.low:.1f}–{pair.high:.1f}]"
         cells = (pair.label, pair.suite, ours, f"{pair.published:.1f}", pair.table, pair.method, pair.note)
-        lines.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
+        lines.append("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>")
     return "\n".join([*lines, "</table>"])
 
 
@@ -117,7 +124,7 @@ def _failures(rows: pd.DataFrame) -> str:
     lost = rows[rows["status"] == "failed"].fillna({"error_type": "error", "error": "", "traceback": "no traceback"})
     shown = []
     for row in each(lost):
-        title = escape(f"{row.label}, {row.suite}: {row.error_type}: {row.error}")
+        title = _text(f"{row.label}, {row.suite}: {row.error_type}: {row.error}")
         trace = f"<pre>{escape(str(row.traceback))}</pre>"
         shown.append(f"<details><summary class='failed'>{title}</summary>{trace}</details>")
     return "<h2>Failures</h2>" + "\n".join(shown) if shown else ""

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
     ensure_environment()
 
-from analysis.figures import DRAWINGS, fits  # noqa: E402
+from analysis.figures import DRAWINGS, fits, module  # noqa: E402
 from analysis.summary import draw_all, summarize, sweep_data, write_tables  # noqa: E402
 from videonsa.options import Parser, folder, text  # noqa: E402
 
@@ -112,8 +112,7 @@ def _make(options: argparse.Namespace) -> int:
 
 
 def _kernels(benchmark: Path, folder: Path) -> list[Path]:
-    from analysis.figures import kernels, style
-
+    kernels, style = module("kernels"), module("style")
     with style.style():
         return style.save(kernels.draw(kernels.read(benchmark)), folder, "kernels")
 

@@ -103,7 +103,7 @@ def write_tables(plan: Mapping[str, Any], data: Mapping[str, Any], sweep: Path) 
 
 def draw_all(names: Iterable[str], data: Mapping[str, Any], folder: Path) -> tuple[list[Path], bool]:
     """Draw these figures: their paths, and whether none failed (a failure is logged). What is not drawn is removed."""
-    from analysis.figures import draw, style
+    from analysis.figures import draw, module
 
     paths: list[Path] = []
     whole = True
@@ -118,6 +118,6 @@ def draw_all(names: Iterable[str], data: Mapping[str, Any], folder: Path) -> tup
         except Exception:
             log.exception("figure %s could not be drawn", name)
             whole = False
-        for kind in style.FORMATS:  # an older one would show other records
+        for kind in module("style").FORMATS:  # an older one would show other records
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
     return paths, whole

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +19,7 @@ from analysis.load import Results
 from analysis.numbers import difference_of, number_of
 from analysis.rows import AGGREGATE, each
 from analysis.stats import NO_ESTIMATE, NO_PAIRS, SIGNIFICANT, holm
+from videonsa.text import line_of, markdown, told_apart
 
 SUITES_A_TABLE = 4  # more suites than this are stacked as further tables
 COSTS = {  # column -> (heading, factor)
@@ -43,6 +43,7 @@ COMPARED = [
 ]
 ROUNDED = 1e-4  # lmms-eval rounds its figures
 TEXT_WIDTH = 140  # characters of table.txt
+LABEL_WIDTH = 48  # columns of a label in it
 
 
 def compare(results: Results, reference: str | None) -> pd.DataFrame:
@@ -124,9 +125,10 @@ def rich_table(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[s
     """The table for a terminal; it folds to the terminal's width."""
     suites = list(dict.fromkeys(rows["suite"]))
     chunks = [suites[i : i + SUITES_A_TABLE] for i in range(0, len(suites), SUITES_A_TABLE)]
-    parts: list[RenderableType] = [Text(sweep_title(plan), style="bold")]
+    parts: list[RenderableType] = [Text(line_of(sweep_title(plan)), style="bold")]
     parts += [_rich_part(rows, chunk, plan) for chunk in chunks]
-    parts += [Text.from_markup(f"[dim]{escape(note)}[/dim]") for note in [*notes(rows, plan), *problems]]
+    lines = [*notes(rows, plan), *problems, *_cut(rows)]
+    parts += [Text(line_of(note), style="dim") for note in lines]
     return Group(*parts)
 
 
@@ -134,17 +136,32 @@ def _rich_part(rows: pd.DataFrame, suites: Sequence[str], plan: Mapping[str, Any
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("variant", no_wrap=True)
     for suite in suites:
-        table.add_column(suite, min_width=12)  # "91.0 [86–94]"; the difference folds below it on a narrow terminal
+        table.add_column(
+            Text(line_of(suite)), min_width=12
+        )  # "91.0 [86–94]"; the difference folds below it on a narrow terminal
     for heading, _ in COSTS.values():
         table.add_column(heading, justify="right", no_wrap=True)
+    names = _names(rows)
     for label, group in rows.groupby("label", sort=False):
         here = {row.suite: row for row in each(group)}
         cells = [Text(score_text(here.get(suite)), style=_style(here.get(suite))) for suite in suites]
         shown = group[group["suite"].isin(suites)]
         costs = [cost_text(shown[column], factor) for column, (_, factor) in COSTS.items()]
-        name = Text(str(label), style="bold" if group["is_reference"].any() else "")
+        name = Text(names[str(label)], style="bold" if group["is_reference"].any() else "")
         table.add_row(name, *cells, *costs)
     return table
+
+
+def _names(rows: pd.DataFrame) -> dict[str, str]:
+    """Label -> what stands for it where there is little room."""
+    labels = list(dict.fromkeys(map(str, rows["label"])))
+    return dict(zip(labels, told_apart(labels, LABEL_WIDTH), strict=True))
+
+
+def _cut(rows: pd.DataFrame) -> list[str]:
+    """A note where labels are not whole."""
+    cut = any(line_of(label) != name for label, name in _names(rows).items())
+    return ["labels are shortened here; table.csv has them whole"] if cut else []
 
 
 def _style(row: Any) -> str:
@@ -268,23 +285,27 @@ def _first_line(text: Any) -> str:
 def to_text(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str] = ()) -> str:
     """The terminal's table as plain text."""
     stream = io.StringIO()
-    Console(file=stream, width=TEXT_WIDTH, color_system=None, highlight=False).print(rich_table(rows, plan, problems))
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+    about: dict[str, Any] = {"width": TEXT_WIDTH, "height": 100, "color_system": None, "force_terminal": False}
+    about |= {"highlight": False, "legacy_windows": False, "_environ": {}}  # not what COLUMNS or TERM say
+    Console(file=stream, **about).print(rich_table(rows, plan, problems))
+    return "\n".join(line.rstrip() for line in stream.getvalue().split("\n")).rstrip("\n") + "\n"
 
 
 def to_markdown(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str] = ()) -> str:
     """The same table for a README or a pull request; intervals with one decimal."""
     suites = list(dict.fromkeys(rows["suite"]))
     headings = ["variant", *suites, *(heading for heading, _ in COSTS.values())]
-    lines = [f"**{sweep_title(plan)}**", "", markdown_row(headings), markdown_row(["---"] * len(headings))]
+    lines = [f"**{markdown(sweep_title(plan))}**", "", markdown_row(map(markdown, headings))]
+    lines.append(markdown_row(["---"] * len(headings)))
     for label, group in rows.groupby("label", sort=False):
         here = {row.suite: row for row in each(group)}
         cells = [score_text(here.get(suite), decimals=1) for suite in suites]
         costs = [cost_text(group[column], factor) for column, (_, factor) in COSTS.items()]
-        lines.append(markdown_row([f"**{label}**" if group["is_reference"].any() else str(label), *cells, *costs]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in [*notes(rows, plan), *problems])]) + "\n"
+        name = markdown(label)
+        lines.append(markdown_row([f"**{name}**" if group["is_reference"].any() else name, *cells, *costs]))
+    return "\n".join([*lines, "", *(f"- {markdown(note)}" for note in [*notes(rows, plan), *problems])]) + "\n"
 
 
-def markdown_row(cells: Sequence[str]) -> str:
-    """One row of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+def markdown_row(cells: Iterable[str]) -> str:
+    """One row of a Markdown table, of what is Markdown already."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -30,6 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.torchvision_ops": (),
     "videonsa.tracking": (),
     "videonsa.surroundings": (),
+    "videonsa.text": (),
     "videonsa.kernels": ("videonsa.names", "videonsa.limits"),
     "videonsa.synth": ("videonsa.config",),
     "videonsa.modeling": (
@@ -67,7 +68,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "slurm": ("videonsa.values",),  # its profiles are read as all else is
     "analysis": (
         *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
-        *("videonsa.identity", "videonsa.options"),
+        *("videonsa.identity", "videonsa.options", "videonsa.text"),
     ),
     "videonsa.bench": (
         *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
@@ -80,7 +81,7 @@ ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
     *("videonsa.values", "videonsa.options"),
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.record"),
-    *("videonsa.tracking", "videonsa.surroundings"),
+    *("videonsa.tracking", "videonsa.surroundings", "videonsa.text"),
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs"),
 )

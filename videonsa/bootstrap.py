@@ -99,12 +99,16 @@ def calm_warnings():
 class Patient(io.FileIO):
     """A stream whose reader may leave, as `head` does, or a terminal that is closed: nothing else ends with that."""
 
+    def __init__(self, number):
+        super().__init__(number, "w", closefd=False)
+        self.bears = (errno.EPIPE, errno.EIO) if self.isatty() else (errno.EPIPE,)
+
     def write(self, data):
         """The number of bytes that were taken, or that nobody is there to take."""
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
+            if error.errno not in self.bears:
                 raise
             return len(data)
 
@@ -112,6 +116,6 @@ class Patient(io.FileIO):
 def patient(stream, errors):
     """The standard stream, which bears that its reader leaves, and letters that it cannot spell."""
     stream.flush()
-    raw = Patient(stream.fileno(), "w", closefd=False)
+    raw = Patient(stream.fileno())
     made = {"encoding": stream.encoding, "errors": errors, "line_buffering": stream.line_buffering}
     return io.TextIOWrapper(io.BufferedWriter(raw), write_through=stream.write_through, **made)

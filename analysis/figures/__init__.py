@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,32 @@ def fits(name: str, axes: set[str]) -> bool:
 
 def draw(name: str, data: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draw one figure into folder/<name>.{pdf,svg,png}. Raises ValueError when the data has nothing to draw."""
-    from analysis.figures import style
-
-    module, _, function = DRAWINGS[name].function.partition(":")
-    drawer = getattr(importlib.import_module(f"analysis.figures.{module}"), function)
+    style = module("style")
+    place, _, function = DRAWINGS[name].function.partition(":")
+    drawer = getattr(module(place), function)
     with style.style():
         return style.save(drawer(data[DRAWINGS[name].source]), folder, name)
+
+
+def module(name: str) -> ModuleType:
+    """A module of this folder, imported when it is asked for."""
+    with _own_matplotlib():
+        return importlib.import_module(f"analysis.figures.{name}")
+
+
+@contextmanager
+def _own_matplotlib() -> Iterator[None]:
+    """matplotlib is imported as it is, where nobody has imported it yet: no MPLBACKEND, no matplotlibrc of anybody.
+
+    It reads them while it is imported, first a file in the current folder, and some of what can stand there ends it.
+    """
+    spec = find_spec("matplotlib")
+    if "matplotlib" in sys.modules or spec is None or spec.origin is None:
+        yield
+        return
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # what it says of its caches and of fonts helps nobody
+    own, exists = Path(spec.origin).parent / "mpl-data" / "matplotlibrc", os.path.exists
+    not_here = patch("os.path.exists", lambda place: place != own.name and exists(place))
+    with patch.dict(os.environ, MATPLOTLIBRC=str(own)), not_here:
+        os.environ.pop("MPLBACKEND", None)
+        yield

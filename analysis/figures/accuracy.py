@@ -25,8 +25,8 @@ WIDE = 5  # inches that the legend's row needs
 def draw(rows: pd.DataFrame) -> Figure:
     """Every variant of the sweep by its label, in the sweep's order."""
     labels = list(dict.fromkeys(rows["label"]))
-    longest = max(map(len, labels), default=0)
-    return _draw(rows, labels, labels, label_width=0.055 * longest)
+    names = style.names(labels)
+    return _draw(rows, labels, names, label_width=style.widest(names))
 
 
 def draw_branches(rows: pd.DataFrame) -> Figure:
@@ -73,7 +73,9 @@ def _legend(figure: Figure, rows: pd.DataFrame) -> None:
     if not rows["p"].notna().any():
         return
     entries = {
-        str(rows["reference"].iloc[0]): Line2D([], [], color=style.VERMILION, marker="o", ms=4.2, lw=1.1),
+        style.names(rows["reference"], style.LEGEND_WIDTH)[0]: Line2D(
+            [], [], color=style.VERMILION, marker="o", ms=4.2, lw=1.1
+        ),
         f"differs from it (paired test, Holm p < {SIGNIFICANT})": Line2D(
             [], [], color=style.BLUE, marker="o", ms=4.2, lw=1.1
         ),

@@ -75,7 +75,9 @@ def _look(row: object) -> tuple[str, str]:
 def _legend(figure: Figure, done: pd.DataFrame) -> None:
     entries = {}
     if done["is_reference"].any():
-        entries[str(done["reference"].iloc[0])] = Line2D([], [], color=style.VERMILION, marker="o", ms=4.2, lw=0.8)
+        entries[style.names(done["reference"], style.LEGEND_WIDTH)[0]] = Line2D(
+            [], [], color=style.VERMILION, marker="o", ms=4.2, lw=0.8
+        )
     entries["other variants"] = Line2D([], [], color=style.BLUE, marker="o", ms=4.2, lw=0.8)
     if (~done["is_reference"] & (done["attention"] == "dense")).any():
         entries["dense"] = Line2D([], [], color=style.BLACK, marker="D", ms=4.2, lw=0.8)

@@ -21,10 +21,11 @@ def draw(gates: pd.DataFrame) -> Figure:
         raise ValueError("no probe with gates")
     shown = probes[:MOST]
     figure, panels, _ = style.layer_panels(len(shown), COLUMNS, "gate: mean, quartiles")
+    titles = style.probe_titles(gates)
     for probe, axes in zip(shown, panels, strict=True):
         here = gates[gates["probe"] == probe]
         _panel(axes, here)
-        axes.set_title(style.probe_title(here, alone=len(probes) == 1))
+        axes.set_title(titles[probe])
     if len(probes) > MOST:
         figure.text(0.01, 0.0, f"{MOST} of {len(probes)} probes shown", fontsize=5.5, color=style.GREY)
     handles, names = panels[0].get_legend_handles_labels()

@@ -30,10 +30,11 @@ def draw(sinks: pd.DataFrame) -> Figure:
     if not probes:
         raise ValueError("no probe with sinks")
     figure, panels, columns = style.layer_panels(len(probes), COLUMNS, "sinks (% of keys)")
+    titles = style.probe_titles(sinks)
     for probe, axes in zip(probes, panels, strict=True):
         here = sinks[sinks["probe"] == probe]
         _ratios(axes, here)
-        axes.set_title(style.probe_title(here, alone=len(probes) == 1))
+        axes.set_title(titles[probe])
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names) if columns > 1 else 3)
     return figure

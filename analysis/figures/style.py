@@ -6,8 +6,10 @@ No pyplot: a Figure made here belongs to its caller, has no global state and nee
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from videonsa.disk import write_bytes
+from videonsa.text import NO_WIDTH, escaped, line_of, told_apart
 
 TEXT_WIDTH = 5.5  # inches, text of a one-column paper
 COLUMN_WIDTH = 3.3  # inches, one column of a two-column paper
@@ -47,10 +52,24 @@ BENCHMARKS = {
     "lsdbench": "LSDBench",
     "videoevalpro": "VideoEvalPro",
 }
+# DejaVu ships with matplotlib: the same letters on every machine. What it lacks comes from the first other one that is
+# here; what none has is written as its number.
+OTHERS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Noto Sans CJK KR"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Symbola", "Arial Unicode MS", "Unifont"),
+)
+FONTS = ["DejaVu Sans", *(name for name in OTHERS if name in fontManager.get_font_names())]
+NAME_WIDTH = 2.1  # inches of a variant's name at an axis
+LEGEND_WIDTH = 1.3  # of the reference's, beside two others in a legend
+LONGEST = 44  # letters of one at most
 SCORES = "viridis"  # colour map of every score
 
+# Over matplotlib's own settings, not over those of the user's matplotlibrc; which backend shows windows is not ours.
+PLAIN = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(("backend", "inter"))}
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
+    "font.family": FONTS,
+    "text.parse_math": False,  # a dollar is a dollar
     "font.size": 7.0,
     "axes.titlesize": 7.5,
     "axes.labelsize": 7.0,
@@ -80,6 +99,40 @@ METADATA = {
 }  # nothing that changes by the day
 
 
+def names(labels: Iterable[object], inches: float = NAME_WIDTH, size: float = STYLE["ytick.labelsize"]) -> list[str]:
+    """Labels as a figure shows them: one line, letters that can be drawn, long ones shortened, no two alike."""
+    drawn = [drawable(label) for label in labels]
+    shown = told_apart(drawn, LONGEST)
+    for most in range(LONGEST - 2, 8, -2):
+        if widest(shown, size) <= inches:
+            break
+        shown = told_apart(drawn, most)
+    return shown
+
+
+def widest(texts: Iterable[str], size: float = STYLE["ytick.labelsize"]) -> float:
+    """Inches that the widest of the texts takes in letters of this size."""
+    font = FontProperties(family=FONTS, size=size)
+    widths = (text_to_path.get_text_width_height_descent(text, font, False)[0] for text in set(texts))
+    return max(widths, default=0.0) / 72
+
+
+def drawable(text: object) -> str:
+    """The text on one line in letters that FONTS have; others are written as numbers: an empty box says nothing."""
+    line = unicodedata.normalize("NFC", line_of(text))
+    known = _letters()
+    return "".join(
+        letter if ord(letter) in known else "" if unicodedata.category(letter) in NO_WIDTH else escaped(letter)
+        for letter in line
+    )
+
+
+@lru_cache
+def _letters() -> frozenset[int]:
+    fonts = [get_font(fontManager.findfont(FontProperties(family=[name]))) for name in FONTS]
+    return frozenset().union(*(font.get_charmap() for font in fonts))
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure in inches, laid out so that labels do not meet."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -100,7 +153,7 @@ def panels(count: int, columns: int, width: float, height: float, **options: Any
 
 def style() -> AbstractContextManager[None]:
     """The context in which a figure is both drawn and written."""
-    return matplotlib.rc_context(STYLE)
+    return matplotlib.rc_context(PLAIN | STYLE)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -108,6 +161,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
     Laid out once, and each format printed by its own canvas: Figure.savefig would lay out and draw six times.
     """
+    figure.dpi = DPI  # already for the layout: letters are set on whole pixels, so of 100 to an inch they are narrower
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
         figure.set_layout_engine("none")
@@ -119,7 +173,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     paths = []
     for kind in FORMATS:
         path, printed = folder / f"{name}.{kind}", io.BytesIO()
-        figure.dpi = DPI
+        figure.dpi = DPI  # a printer sets its own
         printers[kind](printed, metadata=METADATA[kind])
         write_bytes(path, printed.getvalue())
         paths.append(path)
@@ -190,7 +244,7 @@ def suite_title(name: str) -> str:
     """'synth_needle' -> 'needle (synthetic)', 'mlvu_test' -> 'MLVU'."""
     if name in BENCHMARKS:
         return BENCHMARKS[name]
-    return f"{name.removeprefix('synth_')} (synthetic)" if name.startswith("synth_") else name
+    return f"{name.removeprefix('synth_')} (synthetic)" if name.startswith("synth_") else drawable(name)
 
 
 def layer_panels(count: int, most_columns: int, ylabel: str) -> tuple[Figure, list[Axes], int]:
@@ -207,7 +261,10 @@ def layer_panels(count: int, most_columns: int, ylabel: str) -> tuple[Figure, li
     return figure, made, columns
 
 
-def probe_title(rows: pd.DataFrame, alone: bool) -> str:
-    """What a panel's probe looked at; the model's name is left out when there is only one."""
-    label, suite = rows["label"].iloc[0], rows["suite"].iloc[0]
-    return str(suite_title(suite) if alone and suite else label)
+def probe_titles(rows: pd.DataFrame) -> dict[str, str]:
+    """Probe -> what it looked at; the model's name is left out when there is only one."""
+    probes = rows.drop_duplicates("probe")
+    if len(probes) == 1 and (suite := probes["suite"].iloc[0]):
+        return {probes["probe"].iloc[0]: suite_title(suite)}
+    shown = names(probes["label"], TEXT_WIDTH / 3 - 0.25, STYLE["axes.titlesize"])
+    return dict(zip(probes["probe"], shown, strict=True))

@@ -53,7 +53,9 @@ def draw(rows: pd.DataFrame) -> Figure:
         "equal context (frames × tokens a frame)": Line2D([], [], color=style.GREY, lw=0.7, ls=(0, (4, 2)))
     }
     if done["is_reference"].any():
-        entries[str(rows["reference"].iloc[0])] = Rectangle((0, 0), 1, 1, fill=False, edgecolor=style.VERMILION, lw=1.5)
+        entries[style.names(rows["reference"], style.LEGEND_WIDTH)[0]] = Rectangle(
+            (0, 0), 1, 1, fill=False, edgecolor=style.VERMILION, lw=1.5
+        )
     if done["vision_tokens"].notna().any():
         entries["last line: vision tokens"] = Line2D([], [], ls="")
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3)

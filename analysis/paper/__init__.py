@@ -20,6 +20,7 @@ from analysis.paper.questions import (
 )
 from analysis.rows import each
 from videonsa.record import write_text
+from videonsa.text import markdown
 
 SOURCE = "published: arXiv 2510.02295v2, without intervals"
 FAILED = "a failed run in the paper, not a score"
@@ -104,10 +105,10 @@ def to_markdown(pairs: pd.DataFrame, reasons: pd.DataFrame | None = None) -> str
     for pair in each(pairs):
         ours = f"{pair.ours:.1f} [{pair.low:.1f}–{pair.high:.1f}]"
         cells = (pair.label, pair.suite, ours, f"{pair.published:.1f}", pair.table, pair.method, pair.note)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append("| " + " | ".join(markdown(cell).replace("|", "\\|") for cell in cells) + " |")
     if reasons is not None and len(reasons):
         lines += ["", "No published number:", ""]
-        lines += [f"- {row.label}, {row.suite}: {row.reason}" for row in each(reasons)]
+        lines += [f"- {markdown(f'{row.label}, {row.suite}: {row.reason}')}" for row in each(reasons)]
     return "\n".join(lines) + "\n"
 
 
