@@ -68,9 +68,9 @@ def power_lines(sweep: Sweep, state: State) -> list[str]:
     suites = {cell.suite.name: cell.suite for cell in sweep.cells}
     if len({cell.label for cell in sweep.cells}) < 2:
         return []
-    width = max(map(len, suites))
+    width = max(map(len, suites)) + 2 if len(suites) > 1 else 0  # the only suite stands in every cell's line
     known = {name: seen(sweep, state, suite) for name, suite in suites.items()}
-    lines = [f"  {name:<{width}}  {_line(suite, known[name])}" for name, suite in suites.items()]
+    lines = [f"  {name if width else '':<{width}}{_line(suite, known[name])}" for name, suite in suites.items()]
     return [TITLE, *lines, *([ASSUMED] if None in known.values() else [])]
 
 

@@ -7,6 +7,7 @@ its comma.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from videonsa.config import NSASettings, SettingsError
@@ -15,13 +16,16 @@ from videonsa.values import read_value, text_fields
 TEXTS = frozenset({"pretrained", "dtype", "device"} | text_fields(NSASettings))
 
 
-def read_arguments(text: str) -> dict[str, Any]:
+def read_arguments(given: str | Mapping[str, Any]) -> dict[str, Any]:
     """'pretrained=FOLDER,block_count=8' as a mapping: an argument ends at the comma before the next name=.
 
-    Raises SettingsError for what is no name=value, for a name that stands twice, and for a value that is none.
+    A mapping, which lmms-eval takes from Python and from its --config files, is as it was made. Raises SettingsError
+    for what is no name=value, for a name that stands twice, and for a value that is none.
     """
+    if isinstance(given, Mapping):
+        return dict(given)
     arguments: dict[str, Any] = {}
-    for part in re.split(r",(?=\s*\w+\s*=|\s*$)", text) if text.strip() else ():
+    for part in re.split(r",(?=\s*\w+\s*=|\s*$)", given) if given.strip() else ():
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not part.strip():
             continue  # a comma at the end

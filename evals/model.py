@@ -72,6 +72,8 @@ class VideoNSA(lmms):
             raise SettingsError(f"unknown model argument {unknown[0]!r}; known: {', '.join(KNOWN + NSA_FIELDS)}{near}")
         if pretrained is None:
             raise SettingsError("model argument pretrained is missing: the folder or hub name of a checkpoint")
+        named = isinstance(pretrained, str | os.PathLike) and bool(str(pretrained).strip())
+        require(named, "pretrained", pretrained, "the folder or hub name of a checkpoint")
         _check_batch_size(batch_size)
         nsa = {name: settings[name] for name in NSA_FIELDS if name in settings}
         rank = os.environ.get("LOCAL_RANK")
@@ -80,7 +82,9 @@ class VideoNSA(lmms):
         self._bind(checkpoint, _sampling(settings, checkpoint))
 
     @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> VideoNSA:
+    def create_from_arg_string(
+        cls, arg_string: str | dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> VideoNSA:
         """As lmms-eval's, but read by our rules (evals/arguments.py), and a bad argument ends the program.
 
         Its command line exits with 0 after a mere exception. What stands in the arguments goes before an option.

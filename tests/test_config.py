@@ -16,6 +16,7 @@ from videonsa.config import (
     from_dict,
     to_dict,
 )
+from videonsa.identity import identity, settings_inputs
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,9 @@ from videonsa.config import (
         ({"gate_mode": "learned"}, "choose one of dynamic, static, fixed"),
         ({"gate_mode": "fixed"}, "three numbers"),
         ({"gate_mode": "fixed", "gate_values": "1+x+0"}, "give numbers"),
+        ({"gate_mode": "fixed", "gate_values": "1+nan+0"}, "give numbers"),
+        ({"gate_mode": "fixed", "gate_values": "1+1_0+0"}, "give numbers"),
+        ({"gate_mode": "fixed", "gate_values": (1, float("inf"), 0)}, "give numbers"),
         ({"gate_values": (1, 1, 1)}, "only with gate_mode=fixed"),
         ({"attention": "sparse"}, "choose one of nsa, dense"),
         ({"backend": "cuda"}, "choose one of auto, reference, triton"),
@@ -91,6 +95,13 @@ def test_one_number_has_one_identity():
     assert TrainSettings(steps=1, weight_decay=0) == TrainSettings(steps=1, weight_decay=0.0)
     assert to_dict(TrainSettings(steps=1, weight_decay=0)) == to_dict(TrainSettings(steps=1, weight_decay=0.0))
     assert TrainSettings(steps=1, frames=8).frames == (8,)
+    for one, other in (
+        (NSASettings(gate_temperature=1), NSASettings(gate_temperature=1.0)),
+        (SuiteSettings("x", fps=2), SuiteSettings("x", fps=2.0)),
+        (TrainSettings(steps=1, weight_decay=-0.0), TrainSettings(steps=1, weight_decay=0)),
+        (NSASettings(gate_mode="fixed", gate_values=(1, 0, 1)), NSASettings(gate_mode="fixed", gate_values="1+0.0+1.")),
+    ):
+        assert identity(settings_inputs(one)) == identity(settings_inputs(other))
 
 
 def test_window_0_is_fine_without_its_branch():

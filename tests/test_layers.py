@@ -73,8 +73,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.bench": (
         *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
     ),
-    "videonsa.fidelity": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap"),
-    "videonsa.audit": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap"),
+    "videonsa.fidelity": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),
+    "videonsa.audit": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),
     "videonsa": (),
 }
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}

@@ -82,6 +82,12 @@ def test_an_alias_stands_for_what_it_names_and_is_read_where_it_stands():
     assert read_yaml(text, "here", ["label"]) == {"a": 10, "label": "010", "b": {"c": 1}, "d": {"c": 1}}
 
 
+@pytest.mark.parametrize("text", ["label: a\u2028 b", "label: 'a\u2028 b'", "{label: [{label: a\u2028 b}]}"])
+def test_the_line_separator_of_unicode_ends_no_line(text: str):
+    assert "a\u2028 b" in str(read_yaml(text, "here", ["label"])).replace("\\u2028", "\u2028")
+    assert read_yaml("a\u2029\ue000: \ue000\u2029", "here") == {"a\u2029\ue000": "\ue000\u2029"}
+
+
 def test_a_byte_order_mark_and_line_ends_of_windows_are_no_text(tmp_path: Path):
     (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbfa: 1\r\nlabel: on\r\n")
     assert read_mapping(tmp_path / "a.yaml", ["label"]) == {"a": 1, "label": "on"}

@@ -9,7 +9,6 @@ Exits 0 when nothing leaks, 1 when something does, 2 for a wrong argument.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 from videonsa.config import BRANCHES, NSASettings, SettingsError, canonical_semantics, differences
 from videonsa.kernels import nsa_attention
 from videonsa.kernels.release import mixed_attention
+from videonsa.options import Parser, positive
 
 Inputs = dict[str, Tensor]  # query, key, value, gates of one sample, as in nsa_attention
 ROWS = (*BRANCHES, "dense", "sum")  # the three branches, dense attention (of text; gate_leak has some for vision), all
@@ -205,10 +205,10 @@ def memory(length: int) -> list[tuple[str, float, float]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; the module's docstring says what it prints and returns."""
-    parser = argparse.ArgumentParser(prog="python -m videonsa.audit", description=(__doc__ or "\n").splitlines()[0])
+    parser = Parser(prog="python -m videonsa.audit", description=(__doc__ or "\n").splitlines()[0])
     parser.add_argument("--semantics", default="paper", help="paper, release, release-NAME or NAME+NAME")
     parser.add_argument("--backend", default="all", choices=["all", "reference", "triton"])
-    parser.add_argument("--memory", type=int, metavar="TOKENS", help="instead: release semantics' peak GPU memory")
+    parser.add_argument("--memory", type=positive, metavar="TOKENS", help="instead: release semantics' peak GPU memory")
     options = parser.parse_args(arguments)
     cuda = torch.cuda.is_available()
     try:

@@ -25,6 +25,7 @@ import yaml
 
 LARGEST = 2**53  # beyond, whole numbers are not exact in JSON's readers and in tables
 MOST_VALUES = 200_000  # of a file, aliases written out: a few lines of them can stand for billions
+OLD_BREAKS = "\u2028\u2029"  # ended a line in YAML 1.1, and in PyYAML do still
 CONSTANTS = {"null": None, "Null": None, "NULL": None, "~": None} | {
     name: name.lower() == "true" for name in ("true", "True", "TRUE", "false", "False", "FALSE")
 }
@@ -111,8 +112,11 @@ class _Reader:
         self.where, self.texts, self.lines, self.left = where, frozenset(texts), lines, MOST_VALUES
 
     def read(self, text: str, path: str, is_text: bool) -> Any:
+        spare = (char for char in map(chr, range(0xE000, 0xF8FF)) if char not in text)
+        stands_for = {ord(char): next(spare) for char in OLD_BREAKS if char in text}
+        self.back = {ord(char): chr(code) for code, char in stands_for.items()}
         try:
-            node = yaml.compose(text, Loader=_Loader)
+            node = yaml.compose(text.translate(stands_for), Loader=_Loader)
             return None if node is None else self.value(node, path, is_text, {})
         except SettingsError:
             raise
@@ -133,11 +137,12 @@ class _Reader:
             items = enumerate(node.value, 1)
             return [self.value(item, f"{path}, item {place}", is_text, {}) for place, item in items]
         where = self.at(node) + (f": {path}" if path else "")
+        text = node.value.translate(self.back)
         if getattr(node, "style", None) is not None:  # quoted, or a block
-            return plain_text(node.value, where)
-        if node.value == "":
+            return plain_text(text, where)
+        if text == "":
             raise self.error(node, f"{path} has no value; write null for none, or leave it out")
-        return scalar(node.value, where, is_text)
+        return scalar(text, where, is_text)
 
     def mapping(self, node: yaml.MappingNode, path: str, is_text: bool, seen: dict[str, int]) -> dict[str, Any]:
         """`seen`: the lines of keys by their whole names, so that a.b and a: {b: ...} are known for one."""
@@ -145,7 +150,7 @@ class _Reader:
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or not key_node.value.strip():
                 raise self.error(key_node, f"{path or 'the mapping'} has a key that is no name")
-            key = plain_text(key_node.value, self.at(key_node))
+            key = plain_text(key_node.value.translate(self.back), self.at(key_node))
             name, line = f"{path}.{key}" if path else key, key_node.start_mark.line + 1
             if name in seen:
                 raise self.error(key_node, f"{name} stands twice, first in line {seen[name]}")

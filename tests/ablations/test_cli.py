@@ -64,6 +64,18 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2
         (["--grid", "budget", "--set", "seeds=x"], "seeds=.* is not valid"),
         (["--grid", "budget", "--set", "checkpoint=./nowhere"], "checkpoint './nowhere': there is no such folder"),
         (["--grid", "budget", "--set", "checkpoint=runs/not/there"], "'runs/not/there': there is no such folder"),
+        (["--grid", "budget", "--set", "checkpoint="], "--set checkpoint: no value is given; write null for none"),
+        (["--grid", "budget", "--set", "suite.limit= "], "--set suite.limit: no value is given"),
+        (["--grid", "budget", "--set", "=1"], "give key=value"),
+        (["--grid", "smoke", "--set", "nsa.window=4", "--set", "nsa.window=8"], "--set nsa.window: given twice"),
+        (["--grid", "budget", "--set", "seeds=0+0"], r"seeds=\[0, 0\] is not valid: give each number once"),
+        (["--grid", "budget", "--set", "seeds=1_0"], "seeds=.'1_0'. is not valid"),
+        (["--grid", "smoke", "--set", "nsa.window=0x10"], "window='0x10' is not valid: a whole number"),
+        (["--grid", "smoke", "--set", "nsa.gate_temperature=nan"], "gate_temperature='nan' is not valid"),
+        (["--grid", "smoke", "--set", "train.seed=1"], r"unknown setting 'train.seed'; .*; did you mean seeds\?"),
+        (["--grid", "smoke", "--set", "training.lr=1"], r"settings are nsa.*; did you mean train.learning_rate\?"),
+        (["--grid", "smoke", "--set", "slurm.mem=1", "--profile", "cpu-test"], r"did you mean slurm.memory\?"),
+        (["--grid", "smoke", "--profile", "h100x2"], r"no profile 'h100x2'; .*; did you mean h100x1\?"),
         (["--grid", "budget", "--only", "b=77"], "--only b=77: no cell of this name; labels: b=1 w=2"),
     ],
 )
@@ -71,6 +83,27 @@ def test_wrong_input_is_one_line(arguments: list[str], message: str, capsys: pyt
     import re
 
     assert re.search(message, complaint(capsys, *arguments, "--dry-run"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--grid", ""], "argument --grid: the value is empty"),
+        (["--grid", "smoke", "--only", ""], "argument --only: the value is empty"),
+        (["--grid", "smoke", "--out", ""], "argument --out: the value is empty"),
+        (["--grid", "smoke", "--profile", " "], "argument --profile: the value is empty"),
+        (["--grid", "smoke", "--workers", "1_0"], "argument --workers: give a whole number of at least 1"),
+        (["--grid", "smoke", "--workers", "0"], "argument --workers: give a whole number of at least 1"),
+        (["--grid", "smoke", "--tyop"], "unrecognized arguments: --tyop"),
+        ([], "give --grid NAME, or --list to see the grids"),
+    ],
+)
+def test_wrong_options_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="2"):
+        run.main(arguments)
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
 
 
 def test_an_out_folder_that_cannot_be_made_is_one_line(capsys: pytest.CaptureFixture[str]):

@@ -8,6 +8,7 @@ import pytest
 
 from ablations.cell import make_cells
 from ablations.grid import FOLDER, grid_names, load_grid, parse_changes
+from ablations.plan import sweep_name
 from ablations.profile import load_profile, profile_names
 from videonsa.config import DIFFERENCES, SettingsError, canonical_semantics, differences
 
@@ -70,6 +71,60 @@ def test_labels_rename_settings(tmp_path: Path):
     assert labels(tmp_path, "axes: {nsa.window: [4]}\nlabels: {nsa.window: local}") == ["local=4"]
 
 
+def test_labels_are_as_they_were_written(tmp_path: Path):
+    written = [
+        "on",
+        "off",
+        "no",
+        "010",
+        "1.10",
+        "1e3",
+        "true",
+        "2024-01-01",
+        "12:30",
+        "$x_1|<b>",
+        "a\u2028b",
+        "e" * 300,
+    ]
+    rows = "\n".join(f"  - {{nsa.window: {n}, label: {label}}}" for n, label in enumerate(written, 1))
+    assert labels(tmp_path, f"axes:\n x:\n{rows}\nreference: 010") == written
+    assert labels(tmp_path, "axes: {train.activation_checkpointing: [true, false]}") == [
+        *("activation_checkpointing=true", "activation_checkpointing=false")
+    ]
+
+
+def test_text_that_looks_like_a_number_is_kept_where_text_is_meant(tmp_path: Path):
+    grid = load_grid(
+        write(tmp_path, "base: {train.model: 007}\naxes: {suite.task: [010, 1e3]}\nquestion: 1.50"), "tiny"
+    )
+    assert [variant.settings["suite.task"] for variant in grid.variants] == ["010", "1e3"]
+    assert (grid.variants[0].settings["train.model"], grid.question) == ("007", "1.50")
+    assert parse_changes(["train.model=007", "checkpoint=null"]) == {"train.model": "007", "checkpoint": None}
+
+
+def test_one_number_is_one_cell_and_one_sweep_however_it_is_written(tmp_path: Path):
+    profile, path = load_profile("tiny"), write(tmp_path, "suites: [synth_order]")
+    for key, *spellings in (
+        ("nsa.gate_temperature", "1", "1.0", "+1", "01", "1e0"),
+        ("suite.fps", "2", "2.0"),
+        ("train.steps", "20", "20.0", "2e1", "020"),
+        ("train.weight_decay", "0", "-0.0", "0e5"),
+    ):
+        found = set()
+        for written in spellings:
+            changes = parse_changes([f"{key}={written}"])
+            cells = make_cells(load_grid(path, "tiny", changes), profile)
+            found.add((cells[0].id, sweep_name("mine", path, profile, changes)))
+        assert len(found) == 1, key
+
+
+def test_two_labels_of_equal_settings_share_the_work_and_keep_their_rows(tmp_path: Path):
+    text = "axes: {v: [{nsa.window: 8, label: usual}, {nsa.window: 8.0, nsa.block_count: 04, label: spelt-out}]}"
+    cells = make_cells(load_grid(write(tmp_path, text + "\nsuites: [synth_order]"), "tiny"), load_profile("tiny"))
+    assert [cell.label for cell in cells] == ["usual", "spelt-out"]
+    assert len({cell.id for cell in cells}) == 1
+
+
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path):
     grid = load_grid(write(tmp_path, "base: {train.learning_rate: 3e-4}\naxes: {nsa.window: [4]}"), "tiny")
     assert grid.variants[0].settings["train.learning_rate"] == 3e-4
@@ -107,6 +162,20 @@ def test_set_of_suites_and_seeds():
         ("- a list", "expected a mapping"),
         ("seeds: [-1]", "seeds=.* is not valid"),
         ("suites: 3", "suites: give a list"),
+        ("suites: [synth_order, synth_order]", "suites: synth_order, synth_order: give each suite once"),
+        ("seeds: [0, 1, 0]", "seeds=.* is not valid: give each number once"),
+        ("axes: {nsa.window: [4]}\naxes: {nsa.window: [8]}", "line 2: axes stands twice, first in line 1"),
+        ("axes: {nsa.window: [4], x: [{nsa.window: 8}]}", "axes: two axes set nsa.window"),
+        ("axes: {x: [{nsa.window: 8, label: null}]}", "axes: x: label=None is not valid: one line of text"),
+        ("axes: {x: [{nsa.window: 8, label: ' '}]}", "axes: x: label=' ' is not valid: one line of text"),
+        ("axes: {x: [{nsa.window: 1, label: x y}, {nsa.window: 2, label: 'x  y '}]}", "two variants are called"),
+        ("axes: {x: [{nsa.window: 1, label: \u00e9}, {nsa.window: 2, label: e\u0301}]}", "two variants are called"),
+        ("axes: false", "axes: expected a mapping, as in .*, not False"),
+        ("base:", "line 1: base has no value; write null for none"),
+        ("base: {checkpoint: ''}", "base: checkpoint='' is not valid: give text, or null for none"),
+        ("base: {training.lr: 1}", r"unknown setting 'training.lr'; .*; did you mean train.learning_rate\?"),
+        ("labels: {nsa.windw: w}", r"labels: unknown setting 'nsa.windw'; .*; did you mean nsa.window\?"),
+        ("exclude: {nsa.window: 4}", "exclude: expected a list"),
     ],
 )
 def test_a_mistake_in_a_grid_is_one_line(tmp_path: Path, text: str, message: str):

@@ -22,6 +22,7 @@ def test_a_path_may_hold_commas_and_equals_signs():
     assert read_arguments("pretrained=a,b/c d, window=8") == {"pretrained": "a,b/c d", "window": 8}
     assert read_arguments("pretrained=a=b") == {"pretrained": "a=b"}
     assert read_arguments("") == read_arguments(" , ") == {}
+    assert read_arguments({"pretrained": "a", "window": 8}) == {"pretrained": "a", "window": 8}
 
 
 @pytest.mark.parametrize(

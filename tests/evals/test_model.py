@@ -64,6 +64,7 @@ def test_defaults(folder: Path, loaded: Checkpoint) -> None:
         ("dtype=int8", "dtype='int8' is not valid: choose one of bfloat16, float16, float32"),
         ("device=abacus", "device='abacus' is not valid"),
         ("batch_size=none", "batch_size='none' is not valid"),
+        ("pretrained=''", "pretrained='' is not valid: the folder or hub name"),
         ("max_frames=true", "max_frames=True is not valid"),
         ("fps=nan", "fps='nan' is not valid: a number above 0"),
         ("max_frames=1_000", "max_frames='1_000' is not valid"),

@@ -67,6 +67,18 @@ def test_profiles_of_scale_and_of_slurm_have_names_apart():
         ({"memory": "much"}, "memory='much' is not valid: GB, a number above 0"),
         ({"partition": 3}, "partition=3 is not valid: a name"),
         ({"environment": "A=1"}, "environment: expected a mapping of variables to values"),
+        ({"environment": {"A": None}}, "environment: A=None is not valid: a variable and its text"),
+        ({"environment": {"A B": "1"}}, "environment: A B=.1. is not valid: a variable and its text"),
+        ({"setup": [["a"]]}, "setup=.* is not valid: text, or a list of it"),
+        ({"modules": {"a": 1}}, "modules=.* is not valid: text, or a list of it"),
+        ({"partition": ""}, "partition='' is not valid: a name"),
+        ({"memory": 1e-9}, "memory=1e-09 is not valid: GB"),  # 0 MB is all there is
+        ({"memory": True}, "memory=True is not valid: GB"),
+        ({"minutes": 1.5}, "minutes=1.5 is not valid: a whole number of at least 1, or a time as sbatch takes it"),
+        ({"minutes": "12h"}, "minutes='12h' is not valid"),
+        ({"minutes": "1:2:3:4"}, "minutes='1:2:3:4' is not valid"),
+        ({"minutes": "0:00"}, "minutes=0 is not valid"),
+        ({"mem": 4}, r"unknown key 'mem'; .*; did you mean memory\?"),
         (["partition"], "expected a mapping with some of partition"),
     ],
 )
@@ -74,6 +86,31 @@ def test_a_wrong_profile_is_one_line(content: object, message: str):
     with pytest.raises(ClusterError, match=message) as caught:
         make_slurm_profile("mine", content)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "minutes"),
+    [
+        *[("90", 90), ("090", 90), ("'90'", 90), ("90.0", 90), ("90:00", 90), ("90:01", 91), ("0:30", 1)],
+        *[("12:00:00", 720), ("02:00:00", 120), ("0:90:00", 90), ("1-0", 1440), ("1-12", 2160), ("1-12:30", 2190)],
+        *[("2-00:00:01", 2881), ("0-0:0:1", 1)],
+    ],
+)
+def test_a_time_is_read_as_sbatch_reads_it(written: str, minutes: int, tmp_path: Path):
+    (tmp_path / "site.yaml").write_text(f"minutes: {written}\n")
+    assert load_slurm_profile(str(tmp_path / "site.yaml")).minutes == minutes
+
+
+def test_what_a_profile_means_as_text_is_as_it_was_written(tmp_path: Path):
+    text = "account: 007\npartition: 1e3\nmodules: [3.10, cuda/13.0]\nsetup: true\n"
+    (tmp_path / "site.yaml").write_text(text + "environment: {PORT: 010, RATE: 1.10, FLAG: yes, ON: true, NONE: ''}\n")
+    profile = load_slurm_profile(str(tmp_path / "site.yaml"))
+    assert (profile.account, profile.partition, profile.setup) == ("007", "1e3", ("true",))
+    assert profile.modules == ("3.10", "cuda/13.0")
+    assert profile.environment == {"PORT": "010", "RATE": "1.10", "FLAG": "yes", "ON": "true", "NONE": ""}
+    (tmp_path / "site.yaml").write_text("cpus: 1\ncpus: 2\n")
+    with pytest.raises(ClusterError, match=r"site.yaml: line 2: cpus stands twice, first in line 1"):
+        load_slurm_profile(str(tmp_path / "site.yaml"))
 
 
 def test_a_profile_can_be_changed_for_once():
