@@ -64,7 +64,6 @@ def test_defaults(folder: Path, loaded: Checkpoint) -> None:
         ("dtype=int8", "dtype='int8' is not valid: choose one of bfloat16, float16, float32"),
         ("device=abacus", "device='abacus' is not valid"),
         ("batch_size=none", "batch_size='none' is not valid"),
-        ("pretrained=''", "pretrained='' is not valid: the folder or hub name"),
         ("max_frames=true", "max_frames=True is not valid"),
         ("fps=nan", "fps='nan' is not valid: a number above 0"),
         ("max_frames=1_000", "max_frames='1_000' is not valid"),
@@ -88,6 +87,8 @@ def test_on_a_command_line_a_bad_argument_ends_the_program(folder: Path) -> None
 def test_a_checkpoint_must_be_named() -> None:
     with pytest.raises(SettingsError, match="model argument pretrained is missing"):
         build("block_count=8")
+    with pytest.raises(SettingsError, match="pretrained='' is not valid: the folder or hub name of a checkpoint"):
+        build("pretrained=''")
 
 
 def test_checkpoints_that_cannot_serve(folder: Path, tmp_path: Path) -> None:
