@@ -36,6 +36,7 @@ from ablations.checks import check_keys, mapping_at, text_or_none, whole_numbers
 from ablations.profile import TEXTS, load_yaml
 from slurm.profile import TEXTS as SLURM_TEXTS
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, one_of
+from videonsa.places import place
 from videonsa.values import read_value, scalar, unknown
 
 FOLDER = Path(__file__).parent / "grids"
@@ -94,7 +95,7 @@ def grid_names(profile: str) -> list[str]:
 
 def find_grid(name: str, profile: str) -> Path:
     """The file of a grid given by name or by path."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / profile / f"{name}.yaml"
+    path = place(name) if name.endswith((".yaml", ".yml")) else FOLDER / profile / f"{name}.yaml"
     if not os.path.isfile(path):  # False also for what can be no path
         known = ", ".join(grid_names(profile)) or "none"
         near = unknown(name, grid_names(profile))

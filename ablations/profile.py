@@ -11,6 +11,7 @@ from typing import Any
 from ablations.checkpoints import check_checkpoints
 from ablations.checks import check_keys, mapping_at, positive, text_or_none, whole_numbers
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict
+from videonsa.places import place
 from videonsa.values import read_mapping, text_fields
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -45,7 +46,7 @@ class Profile:
 
 def load_profile(name: str) -> Profile:
     """Read and check a profile by name, or by the path of a YAML file."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    path = place(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not os.path.isfile(path):  # False also for what can be no path
         raise SettingsError(f"no profile {name!r}; profiles: {', '.join(profile_names())}; or the path of a YAML file")
     content = load_yaml(path)

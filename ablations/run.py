@@ -40,6 +40,7 @@ from slurm.queue import QueueAway
 from videonsa.config import SettingsError, one_of
 from videonsa.disk import disk_error, writing
 from videonsa.options import Parser, folder, positive, text
+from videonsa.places import place
 from videonsa.values import one_line, unknown
 
 WRONG_INPUT, INTERRUPTED = 2, 130
@@ -226,7 +227,9 @@ def load_profiles(names: list[str]) -> tuple[Profile, SlurmProfile | None]:
     scale, machines = "tiny", None
     for name in names:
         is_file = name.endswith((".yaml", ".yml"))
-        if name in slurm_profile_names() or (is_file and os.path.isfile(name) and "train" not in load_yaml(Path(name))):
+        if name in slurm_profile_names() or (
+            is_file and os.path.isfile(place(name)) and "train" not in load_yaml(place(name))
+        ):
             machines = load_slurm_profile(name)
         elif name in profile_names() or is_file:
             scale = name

@@ -13,7 +13,7 @@ from transformers import Qwen2_5_VLProcessor
 from evals.question import QuestionStore
 from videonsa.config import BRANCHES, NSASettings, SettingsError, one_of, require
 from videonsa.fingerprint import NOT_WEIGHTS, fingerprint
-from videonsa.hub import loading_arguments, split_revision
+from videonsa.hub import folder_at, loading_arguments, split_revision
 from videonsa.identity import identity
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.vision import speed_up_vision
@@ -104,8 +104,8 @@ def from_memory(model: VideoNSAForConditionalGeneration, processor: Qwen2_5_VLPr
 
 def identity_of(checkpoint: str | Path, model: VideoNSAForConditionalGeneration) -> str:
     """12 digits for what answers: a folder's content, a hub name and its revision, or the sums of a model in memory."""
-    if checkpoint and Path(checkpoint).is_dir():
-        return fingerprint(Path(checkpoint))
+    if checkpoint and (folder := folder_at(str(checkpoint))):
+        return fingerprint(folder)
     revision = getattr(model.config, "_commit_hash", None)
     if checkpoint and revision:
         return identity({"hub": split_revision(str(checkpoint))[0], "revision": revision})

@@ -22,6 +22,7 @@ import yaml
 
 from videonsa.config import SettingsError, SuiteSettings
 from videonsa.identity import effect
+from videonsa.places import place
 
 OURS = Path(__file__).parent / "tasks"
 TASKS = "VIDEONSA_TASKS"  # environment variable: a folder of task YAML files
@@ -56,7 +57,7 @@ _Loader.add_constructor("!function", _function)
 def local_folder() -> Path | None:
     """The folder of local tasks."""
     name = os.environ.get(TASKS)
-    return Path(name).expanduser() if name else None
+    return place(name) if name else None
 
 
 def local_file(task: str) -> Path | None:

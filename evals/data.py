@@ -20,6 +20,7 @@ import numpy as np
 from videonsa.config import SettingsError, require
 from videonsa.disk import DiskError, whole_folder
 from videonsa.identity import identity, part_version
+from videonsa.places import place
 from videonsa.synth import FAMILIES, SECONDS, make_sample, prompt_text
 
 DATA = "VIDEONSA_DATA"  # environment variable: the data folder
@@ -62,7 +63,7 @@ def video_rate(frames: int) -> Fraction:
 
 def data_folder(folder: Path | str | None = None) -> Path:
     """The folder for data: as given, else $VIDEONSA_DATA, else runs/data."""
-    return Path(folder or os.environ.get(DATA) or DEFAULT_DATA)
+    return place(folder or os.environ.get(DATA) or DEFAULT_DATA)
 
 
 def make_data(data: SyntheticData, folder: Path | str | None = None) -> Path:

@@ -48,7 +48,7 @@ def _hub(task: str) -> str | None:
     from huggingface_hub import constants, get_token
 
     data = content.task_config(task).get("dataset_path")
-    prepared = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    prepared = Path(os.path.expanduser(os.environ.get("HF_DATASETS_CACHE") or f"{constants.HF_HOME}/datasets"))
     if not data or _is_in(Path(constants.HF_HUB_CACHE), f"datasets--{data}") or _is_in(prepared, data):
         return None
     if any(os.environ.get(name, "").lower() in YES for name in OFFLINE):

@@ -11,19 +11,18 @@ import os
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from videonsa.config import SettingsError
 
-HF_HOME = Path("~/.cache/huggingface")  # lmms-eval's and huggingface_hub's own default
+HF_HOME = "~/.cache/huggingface"  # lmms-eval's and huggingface_hub's own default
 DECORD = ("VideoReader", "cpu", "gpu")
 
 
 def make_loadable() -> None:
     """To be called before lmms-eval loads a task."""
-    os.environ.setdefault("HF_HOME", str(HF_HOME.expanduser()))
+    os.environ.setdefault("HF_HOME", os.path.expanduser(HF_HOME))
     if "decord" not in sys.modules and find_spec("decord") is None:
         module = ModuleType("decord", "Absent: its names can be imported and refuse to be used.")
         module.__spec__ = ModuleSpec("decord", None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from videonsa.places import place
 from videonsa.values import SettingsError, read_mapping, text_fields, unknown
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -79,7 +80,7 @@ TEXTS = frozenset(text_fields(SlurmProfile))  # keys below which text is meant, 
 
 def load_slurm_profile(name: str) -> SlurmProfile:
     """Read and check a profile by name, or by the path of a YAML file."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    path = place(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not os.path.isfile(path):  # False also for what can be no path
         known = ", ".join(slurm_profile_names())
         raise ClusterError(f"no Slurm profile {name!r}; Slurm profiles: {known}, or the path of a YAML file")

@@ -17,14 +17,17 @@ PACKAGES = ("videonsa", "ablations", "evals", "slurm", "analysis")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.names": (),
     "videonsa.values": (),
-    "videonsa.options": ("videonsa.values",),
+    "videonsa.options": ("videonsa.values", "videonsa.places"),
     "videonsa.limits": ("videonsa.names",),
     "videonsa.identity": (),
     "videonsa.hub": (),
-    "videonsa.config": ("videonsa.names", "videonsa.limits", "videonsa.identity", "videonsa.values"),
+    "videonsa.config": (
+        *("videonsa.names", "videonsa.limits", "videonsa.identity", "videonsa.values", "videonsa.places"),
+    ),
     "videonsa.weights": ("videonsa.config", "videonsa.identity"),
     "videonsa.fingerprint": ("videonsa.config", "videonsa.identity"),
     "videonsa.disk": (),
+    "videonsa.places": ("videonsa.values",),
     "videonsa.record": ("videonsa.disk",),
     "videonsa.bootstrap": (),
     "videonsa.torchvision_ops": (),
@@ -48,7 +51,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "videonsa.hub",
         ),
         *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops", "videonsa.tracking"),
-        *("videonsa.surroundings", "videonsa.bootstrap"),
+        *("videonsa.surroundings", "videonsa.bootstrap", "videonsa.places"),
     ),
     "evals": (
         *(
@@ -62,16 +65,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub", "videonsa.values", "videonsa.limits"),
         *("videonsa.baselines", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
-        "videonsa.surroundings",
+        *("videonsa.surroundings", "videonsa.places"),
     ),
     "ablations": PACKAGES,
-    "slurm": ("videonsa.values",),  # its profiles are read as all else is
+    "slurm": ("videonsa.values", "videonsa.places"),  # its profiles are read as all else is
     "analysis": (
         *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
         *("videonsa.identity", "videonsa.options", "videonsa.text"),
     ),
     "videonsa.bench": (
         *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
+        "videonsa.places",
     ),
     "videonsa.fidelity": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),
     "videonsa.audit": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),
@@ -81,7 +85,7 @@ ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
     *("videonsa.values", "videonsa.options"),
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.record"),
-    *("videonsa.tracking", "videonsa.surroundings", "videonsa.text"),
+    *("videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs"),
 )

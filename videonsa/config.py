@@ -25,6 +25,7 @@ from videonsa.names import (
     POSITION_DIFFERENCES,
     PRECISIONS,
 )
+from videonsa.places import place_text
 from videonsa.values import SettingsError, number, unknown
 
 S = TypeVar("S")
@@ -199,6 +200,9 @@ class TrainSettings:
         object.__setattr__(self, "families", _listed(split_list(self.families)))
         for name in ("frames", "betas"):
             object.__setattr__(self, name, _listed(getattr(self, name)))
+        for name in ("model", "data", "video_folder"):
+            if isinstance(given := getattr(self, name), str):
+                object.__setattr__(self, name, place_text(given))
         for name in ("model", "data"):
             _text(name, getattr(self, name))
             _name(name, getattr(self, name))

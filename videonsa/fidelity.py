@@ -21,7 +21,7 @@ from torch import Tensor
 
 from videonsa.config import SettingsError, canonical_semantics, differences
 from videonsa.kernels.release import Sizes, block_choices, check, mixed_attention, vision_rows
-from videonsa.options import Parser
+from videonsa.options import Parser, folder
 
 GATE_TEMPERATURE = 0.3
 LEAST_AGREEMENT = 0.99  # share of equal block choices, each for vision and text
@@ -164,7 +164,7 @@ def table(found: dict[str, Agreement]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the comparison of each file; 0 when all pass, 1 when one does not, 2 for an unfit file or setting."""
     parser = Parser(prog="python -m videonsa.fidelity", description=(__doc__ or "\n").splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
+    parser.add_argument("files", nargs="+", type=folder, metavar="FILE.npz")
     parser.add_argument("--semantics", default="release", help="also release-NAME or NAME+NAME (default: release)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default: cpu)")
     options = parser.parse_args(arguments)

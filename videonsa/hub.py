@@ -28,16 +28,16 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 def loading_arguments(checkpoint: str | Path) -> tuple[str, dict[str, str]]:
     """(folder or name, keyword arguments) for `from_pretrained` of what may be a hub name at a revision."""
-    if Path(checkpoint).is_dir():
-        return str(checkpoint), {}
+    if folder := folder_at(str(checkpoint)):
+        return str(folder), {}
     name, revision = split_revision(str(checkpoint))
     return name, {"revision": revision} if revision else {}
 
 
 def cached_revision(name: str) -> str | None:
     """The revision that the hub's `main` was when it was last fetched to this machine; None: never."""
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    home = os.path.expanduser(os.environ.get("HF_HOME") or "~/.cache/huggingface")
+    cache = Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or f"{home}/hub"))
     try:
         text = (cache / f"models--{name.replace('/', '--')}" / "refs" / "main").read_text(encoding="utf-8")
     except OSError:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import NoReturn
 
+from videonsa.places import place
 from videonsa.values import SettingsError, one_line, plain_text, scalar
 
 
@@ -37,4 +37,7 @@ def positive(given: str) -> int:
 
 def folder(given: str) -> Path:
     """A path, with ~ for the home folder, also where the shell leaves it as it is (--out=~/runs)."""
-    return Path(os.path.expanduser(text(given)))
+    try:
+        return place(text(given))
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -63,7 +63,7 @@ def without_paths(text: str) -> str:
         (str(ROOT), "."),
         (os.path.realpath(sys.prefix), "<venv>"),
         (sys.prefix, "<venv>"),
-        (str(Path.home()), "~"),
+        (os.path.expanduser("~"), "~"),
     ):
         if len(folder) > 1:
             text = text.replace(folder, name)

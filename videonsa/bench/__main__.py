@@ -23,6 +23,7 @@ from videonsa.bench import providers
 from videonsa.bench.case import Case, Inputs
 from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure
+from videonsa.places import place
 
 COLUMNS = (
     "provider", "stage", "mode", "length", "heads", "kv_heads", "head_dim", "block_size", "block_count", "window",
@@ -47,7 +48,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--dtype", choices=tuple(cases.DTYPES), default="bfloat16")
     parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=Path, default=None, help="CSV file to append to")
+    parser.add_argument("--out", type=place, default=None, help="CSV file to append to")
     return parser.parse_args(arguments)
 
 

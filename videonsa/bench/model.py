@@ -35,6 +35,7 @@ from videonsa.config import NSASettings
 from videonsa.modeling.layout import token_layout
 from videonsa.modeling.mixed import mixed_attention
 from videonsa.modeling.model import VideoNSATextModel
+from videonsa.places import place
 
 SHAPE_7B = {
     "hidden_size": 3584,
@@ -145,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=Path, default=None, help="CSV file, written anew")
+    parser.add_argument("--out", type=place, default=None, help="CSV file, written anew")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("videonsa.bench.model times a model on CUDA, and torch finds no CUDA device", file=sys.stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from videonsa.config import SettingsError
-from videonsa.hub import loading_arguments
+from videonsa.hub import folder_at, loading_arguments
 from videonsa.modeling.configuration import check_nsa_fields
 from videonsa.modeling.model import VideoNSAForConditionalGeneration
 from videonsa.weights import check_folder
@@ -19,10 +19,10 @@ def load_model(checkpoint: str | Path, *, nsa: dict[str, Any] | None = None, **k
     setting that is not valid.
     """
     check_nsa_fields(nsa or {})
-    folder = Path(checkpoint)
-    if folder.is_dir():
+    folder = folder_at(str(checkpoint))
+    if folder is not None:
         check_folder(folder)
-    elif str(checkpoint).startswith(("/", "./", "../")) or str(checkpoint).count("/") > 1:
+    elif str(checkpoint).startswith(("/", "./", "../", "~")) or str(checkpoint).count("/") > 1:
         raise SettingsError(f"checkpoint {str(checkpoint)!r}: there is no such folder")
     if nsa and "semantics" in nsa:  # known at load, so that the release is not first given its own
         kwargs["semantics"] = nsa["semantics"]

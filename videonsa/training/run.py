@@ -36,6 +36,7 @@ from videonsa.hub import loading_arguments
 from videonsa.identity import settings_inputs
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.vision import speed_up_vision
+from videonsa.places import place
 from videonsa.record import write_text
 from videonsa.surroundings import full_products, settings_decide
 from videonsa.tiny import build_tiny
@@ -180,8 +181,9 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        settings = from_dict(TrainSettings, json.loads(Path(arguments[0]).read_text(encoding="utf-8")), arguments[0])
-        print(train(settings, arguments[1]))
+        file, folder = map(place, arguments)
+        settings = from_dict(TrainSettings, json.loads(file.read_text(encoding="utf-8-sig")), str(file))
+        print(train(settings, folder))
     except (SettingsError, OSError, json.JSONDecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
