@@ -42,7 +42,7 @@ class Display:
             disable=not self.console.is_terminal,
         )
         self.rows: dict[str, Any] = {}
-        self.overall = self.bars.add_task(sweep.name, total=max(1, self.total), left="")
+        self.overall = self.bars.add_task(escape(sweep.name), total=max(1, self.total), left="")
         self.spoken = time.time()
 
     def __enter__(self) -> Display:

@@ -171,9 +171,9 @@ def _data(file: Path, folder: Path) -> dict[str, Any]:
 def _videos(content: bytes, folder: Path) -> str | None:
     """12 digits for the names and sizes of some of the videos that the data name; null where none is here."""
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
         whole = text.lstrip().startswith("[")
-        entries = json.loads(text) if whole else [json.loads(line) for line in text.splitlines() if line]
+        entries = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
         names = sorted({str(entry["video"]) for entry in entries if entry.get("video")})
     except (ValueError, TypeError, AttributeError):
         return None  # the training says what is wrong with it

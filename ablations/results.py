@@ -20,19 +20,22 @@ from ablations.progress import read_progress
 from videonsa.config import SettingsError
 from videonsa.disk import disk_error
 from videonsa.record import write_text
+from videonsa.text import line_of, padded, width
 
 
 def list_text(profile: str) -> str:
     """The grids of a profile with their questions, and the profiles."""
     lines = [f"Grids of profile {profile} (ablations/grids/{profile}/):"]
     names = grid_names(profile)
-    width = max(map(len, names), default=0)
+    longest = max(map(len, names), default=0)
     for name in names:
         try:
             grid = load_grid(name, profile)
-            lines.append(f"  {name:<{width}}  {grid.asks:<5}  {len(grid.variants):>3} variants  {grid.question}")
+            lines.append(
+                f"  {name:<{longest}}  {grid.asks:<5}  {len(grid.variants):>3} variants  {line_of(grid.question)}"
+            )
         except SettingsError as error:
-            lines.append(f"  {name:<{width}}  broken: {error}")
+            lines.append(f"  {name:<{longest}}  broken: {error}")
     others = [name for name in profile_names() if name != profile]
     lines.append(f"Other profiles: {', '.join(others)} (--profile NAME). A grid of your own: --grid path/to/file.yaml")
     return "\n".join(lines if FOLDER.is_dir() else lines[-1:])
@@ -41,12 +44,12 @@ def list_text(profile: str) -> str:
 def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, again: Iterable[str] = ()) -> str:
     """Cells, what they share, what is done, why some was done otherwise (`again`), how long the rest takes."""
     lines = [_title(sweep), ""]
-    width = max(len(cell.label) for cell in sweep.cells)
+    labels = {cell.label: line_of(cell.label) for cell in sweep.cells}
+    columns = max(map(width, labels.values()))
     suite_width = max(len(cell.suite.name) for cell in sweep.cells)
     for cell in sweep.cells:
-        row = (
-            f"  {cell.label:<{width}}  {cell.suite.name:<{suite_width}}  seed {cell.seed}  training {cell.training.id}"
-        )
+        label = padded(labels[cell.label], columns)
+        row = f"  {label}  {cell.suite.name:<{suite_width}}  seed {cell.seed}  training {cell.training.id}"
         lines.append(f"{row}  cell {cell.id}  {state.cells[cell.id]}")
     trainings = [f"{key} ({state.trainings[key]})" for key in sweep.trainings]
     lines += [
@@ -170,7 +173,7 @@ def summary(sweep: Sweep) -> list[Path]:
 
 
 def _title(sweep: Sweep) -> str:
-    return f"{sweep.name}: {sweep.grid.question} ({len(sweep.cells)} cells, changed at {sweep.grid.asks} time)"
+    return f"{sweep.name}: {line_of(sweep.grid.question)} ({len(sweep.cells)} cells, changed at {sweep.grid.asks} time)"
 
 
 def _counts(state: State) -> str:

@@ -38,6 +38,6 @@ def origin() -> dict[str, Any]:
 def _diff() -> str:
     command = ["git", "-C", str(ROOT), "diff", "HEAD"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -140,8 +140,12 @@ def read_conversations(path: Path) -> list[dict[str, Any]]:
     """The entries of a JSON list or of JSON lines. Raises SettingsError naming the file and what is wrong."""
     valid = 'a JSON or JSONL file of {"video": path, "conversations": [{"from": "human"|"gpt", "value": text}, ...]}'
     try:
-        text = path.read_text(encoding="utf-8")
-        entries = json.loads(text) if text.lstrip().startswith("[") else [json.loads(s) for s in text.splitlines() if s]
+        text = path.read_text(encoding="utf-8-sig")
+        entries = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [json.loads(s) for s in text.split("\n") if s.strip()]
+        )
     except (OSError, ValueError) as error:
         raise SettingsError(f"data={str(path)!r} cannot be read ({error}): give {valid}") from None
     good = entries and all(isinstance(entry, dict) and entry.get("conversations") for entry in entries)
