@@ -166,3 +166,28 @@ def test_a_finished_record_is_never_replaced_by_a_failure(sweep: Sweep, out: Pat
         fail_record(out, cells[0], {"type": "WorkerDied", "message": "m", "traceback": ""})
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
+
+
+def test_jobs_that_cannot_be_noted_are_cancelled(
+    out: Path, grid_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Nobody would know of them: the next command would submit them once more."""
+    cancelled: list[str] = []
+    here = "ablations.slurm_submit."
+    for name, stand_in in (
+        ("require_slurm", lambda: None),
+        ("settle", lambda sweep: []),
+        ("active_jobs", lambda jobs: []),
+        ("max_array_size", lambda: 64),
+        ("take_snapshot", lambda folder: folder),
+        ("submit_slurm", lambda works, request: (fill(out), [f"7_{number}" for number in range(len(works))])[1]),
+        ("cancel", cancelled.extend),
+    ):
+        monkeypatch.setattr(here + name, stand_in)
+    profile = grid_file.with_name("site.yaml")
+    profile.write_text("partition: debug\n")
+    command = ["--grid", str(grid_file), "--out", str(out), "--cluster", "slurm", "--profile", str(profile)]
+    assert fakes.main(command) == 1
+    assert f"slurm.json: No space left on device; disk {out}" in capsys.readouterr().err
+    assert cancelled == ["7_0"]
+    assert not list(out.rglob("slurm.json"))

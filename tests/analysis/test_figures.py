@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from analysis.figures import DRAWINGS, draw, style
 from analysis.figures import budget as budget_figure
@@ -16,6 +17,8 @@ from analysis.figures.kernels import read
 from analysis.load import Results, find_reference, load, read_plan
 from analysis.summary import sweep_data
 from analysis.tables import compare
+from tests.disks import fill, small_disk
+from videonsa.disk import DiskError
 
 SWEEPS = {"budget": "tiny-budget", "branches": "tiny-branches", "tokens": "tiny-tokens"}
 SIGNATURES = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
@@ -119,3 +122,18 @@ def test_a_bad_table_of_measurements_is_one_line(tmp_path: Path, content: str | 
         path.write_text(content)
     with pytest.raises(ValueError, match=r"m\.csv: no "):
         read(path)
+
+
+def test_a_full_disk_keeps_the_older_figure(tmp_path: Path) -> None:
+    def figure() -> Figure:
+        made = style.new_figure(2, 1)
+        made.text(0, 0, "one")
+        return made
+
+    with small_disk(tmp_path / "disk", "size=256k") as disk, style.style():
+        before = {path: path.read_bytes() for path in style.save(figure(), disk, "one")}
+        filling = fill(disk)
+        with pytest.raises(DiskError, match=r"one.pdf: No space left on device; disk .*/disk: 0 B free"):
+            style.save(figure(), disk, "one")
+        filling.unlink()
+        assert {path: path.read_bytes() for path in disk.iterdir()} == before

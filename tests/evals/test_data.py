@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from evals.data import SyntheticData, data_folder, make_data, read_docs
+from tests.disks import remount, small_disk
 from videonsa.config import SettingsError
+from videonsa.disk import DiskError
 
 SMALL = SyntheticData("needle", questions=4, frames=8)
 
@@ -68,6 +70,15 @@ def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=r"data folder '.*file/below'.*VIDEONSA_DATA"):
         make_data(SMALL, tmp_path / "file" / "below")
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        with pytest.raises(DiskError, match=r"cannot write to .*: No space left on device; disk .*/disk: "):
+            make_data(SMALL, disk / "data")
+        assert list((disk / "data").iterdir()) == []
+        remount(disk, "size=2m")
+        assert len(read_docs(make_data(SMALL, disk / "data"))) == 4
 
 
 def test_where_data_go(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from evals.data import video_rate, write_video
 from evals.video import VideoError, choose_frames, read_video
+from videonsa.disk import DiskError
 from videonsa.synth import FAMILIES, SECONDS, make_sample
 
 
@@ -82,3 +84,19 @@ def test_missing_and_cut_videos(video: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.mp4").write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     with pytest.raises(VideoError, match=r"^video cut\.mp4: "):
         read_video(tmp_path / "cut.mp4", frames=4, fps=None)
+
+
+def test_a_disk_that_does_not_give_the_bytes_is_no_fault_of_the_video(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg says Input/output error of a damaged file, too: whether the file can be read tells them apart."""
+
+    def broken(path: Path, *_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr("evals.video.av.open", broken)
+    with pytest.raises(VideoError, match=r"video grey.mp4: Input/output error"):
+        read_video(video, frames=4, fps=None)
+    monkeypatch.setattr("builtins.open", broken)
+    with pytest.raises(DiskError, match=r"cannot read or write \S+grey.mp4: Input/output error; disk /"):
+        read_video(video, frames=4, fps=None)
