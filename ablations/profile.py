@@ -92,9 +92,11 @@ def suite_settings(name: str, changes: Mapping[str, Any], where: str) -> SuiteSe
     from evals import suites
 
     try:
-        return suites.suite_settings(name, **changes)
+        settings = suites.suite_settings(name, **changes)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from None
+    text_or_none(settings.task, f"{where}: task")
+    return settings
 
 
 def check_suites(suites: Mapping[str, Mapping[str, Any]], where: str) -> None:

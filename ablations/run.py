@@ -26,7 +26,7 @@ from ablations.history import again_lines, older_records, plan_changes
 from ablations.local import Resources, local_resources, run_debug, run_local
 from ablations.lock import Lock, LockHeld
 from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_state, write_plan
-from ablations.profile import Profile, load_profile, load_yaml, profile_names
+from ablations.profile import TEXTS, Profile, load_profile, profile_names
 from ablations.records import fail_untrained
 from ablations.results import dry_run_text, hub_lines, list_text, needs_lines, problems, show, status_text
 from ablations.slurm_follow import NO_JOBS, follow, queue_lines
@@ -35,13 +35,14 @@ from ablations.slurm_submit import submit
 from ablations.stages import Stages
 from slurm.executor import CLUSTERS
 from slurm.machine import unused_gpus
+from slurm.profile import TEXTS as SLURM_TEXTS
 from slurm.profile import ClusterError, SlurmProfile, changed, load_slurm_profile, slurm_profile_names
 from slurm.queue import QueueAway
 from videonsa.config import SettingsError, one_of
 from videonsa.disk import disk_error, writing
 from videonsa.options import Parser, folder, positive, text
 from videonsa.places import place
-from videonsa.values import one_line, unknown
+from videonsa.values import one_line, read_mapping, unknown
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 
@@ -227,9 +228,7 @@ def load_profiles(names: list[str]) -> tuple[Profile, SlurmProfile | None]:
     scale, machines = "tiny", None
     for name in names:
         is_file = name.endswith((".yaml", ".yml"))
-        if name in slurm_profile_names() or (
-            is_file and os.path.isfile(place(name)) and "train" not in load_yaml(place(name))
-        ):
+        if name in slurm_profile_names() or (is_file and os.path.isfile(place(name)) and not _has_recipe(place(name))):
             machines = load_slurm_profile(name)
         elif name in profile_names() or is_file:
             scale = name
@@ -238,6 +237,11 @@ def load_profiles(names: list[str]) -> tuple[Profile, SlurmProfile | None]:
             near = unknown(name, [*profile_names(), *slurm_profile_names()])
             raise SettingsError(f"no profile {name!r}; profiles: {known}; or the path of a YAML file{near}")
     return load_profile(scale), machines
+
+
+def _has_recipe(path: Path) -> bool:
+    """A file that says how to train is a profile of scale, any other one of Slurm."""
+    return "train" in read_mapping(path, TEXTS | SLURM_TEXTS)
 
 
 def change_slurm(profile: SlurmProfile | None, changes: dict[str, Any]) -> SlurmProfile | None:

@@ -25,6 +25,7 @@ if __name__ == "__main__":
 from analysis.figures import DRAWINGS, fits, module  # noqa: E402
 from analysis.summary import draw_all, summarize, sweep_data, write_tables  # noqa: E402
 from videonsa.options import Parser, folder, text  # noqa: E402
+from videonsa.values import one_line, unknown  # noqa: E402
 
 __all__ = ["main", "summarize"]
 OTHERS = {
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return _make(options)
     except (Refused, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(f"error: {error}"), file=sys.stderr)
         return 2
 
 
@@ -85,7 +86,7 @@ def _chosen_sweeps(out: Path, wanted: Sequence[str]) -> list[str]:
     known = _sweep_names(out)
     for name in wanted:
         if name not in known:
-            raise Refused(f"no sweep {name!r} in {out}; sweeps: {', '.join(known) or 'none'}")
+            raise Refused(f"no sweep {name!r} in {out}; sweeps: {', '.join(known) or 'none'}{unknown(name, known)}")
     return list(wanted) or known
 
 
@@ -93,7 +94,7 @@ def _make(options: argparse.Namespace) -> int:
     known = [*OTHERS, *DRAWINGS]
     for name in options.names:
         if name not in known:
-            raise Refused(f"unknown name {name!r}; names: {', '.join(known)}")
+            raise Refused(f"unknown name {name!r}; names: {', '.join(known)}{unknown(name, known)}")
     names = list(dict.fromkeys(options.names))
     whole = True
     if options.all:

@@ -25,6 +25,10 @@ from videonsa.identity import identity, settings_inputs
         ({"window": 0}, "window=0 is not valid: 1 or more while swa"),
         ({"branches": "cmp+foo"}, "subset of cmp, slc, swa"),
         ({"branches": []}, "non-empty"),
+        (
+            {"branches": "cmp+"},
+            "branches='cmp+' is not valid: a subset of cmp, slc, swa",
+        ),
         ({"branches": "cmp+cmp+swa"}, "branches='cmp+cmp+swa' is not valid: a subset of cmp, slc, swa, each once"),
         ({"block_count": 0}, "block_count=0 is not valid: a whole number of at least 1"),
         ({"block_size": 2.5}, "block_size=2.5"),
@@ -66,6 +70,7 @@ def test_a_bad_setting_is_refused_in_one_line_that_says_what_is_right(fields, me
         (TrainSettings, {"frames": "8"}, "even numbers of at least 2"),
         (TrainSettings, {"frames": 7}, "even numbers of at least 2"),
         (TrainSettings, {"families": 3}, "names of question families"),
+        (TrainSettings, {"families": "needle+"}, "names of question families"),
         (TrainSettings, {"model": 7}, "model=7 is not valid: text"),
         (TrainSettings, {"data": None}, "data=None is not valid: text"),
         (TrainSettings, {"activation_checkpointing": "maybe"}, "true or false"),

@@ -71,7 +71,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "slurm": ("videonsa.values", "videonsa.places"),  # its profiles are read as all else is
     "analysis": (
         *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
-        *("videonsa.identity", "videonsa.options", "videonsa.text"),
+        *("videonsa.identity", "videonsa.options", "videonsa.values", "videonsa.text"),
     ),
     "videonsa.bench": (
         *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),

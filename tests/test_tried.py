@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from ablations import run
 from ablations.grid import _SETTINGS
 from ablations.grid import KEYS as GRID_KEYS
 from ablations.profile import KEYS as PROFILE_KEYS
+from analysis import run as analysis_run
 from evals.arguments import read_arguments
 from slurm.profile import SlurmProfile
 from tests.test_layers import ROOT
@@ -111,11 +113,11 @@ def tried(*typed: str, **files: str) -> None:
         assert not (folder / "runs").exists()
 
 
-def outcome(arguments: list[str]) -> tuple[int, str, str]:
+def outcome(arguments: list[str], command: Callable[[list[str]], int] = run.main) -> tuple[int, str, str]:
     """(exit code, stdout, stderr) of the command, in this process."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:
-            code = run.main(arguments)
+            code = command(arguments)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
     return code, out.getvalue(), err.getvalue()
@@ -153,6 +155,27 @@ def test_options(typed: list[list[str]]):
         tried(*said)
 
 
+FIGURES = ("table", "report", "parts", "published", "kernels", "budget", "gates", "--list")
+drawn = st.sampled_from(FIGURES).map(lambda name: [name])
+drawn |= st.tuples(st.sampled_from(["--sweep", "--benchmark"]), values).map(list)
+
+
+@seed(SEED)
+@tries(0.04)
+@given(st.lists(drawn | options, max_size=4))
+def test_what_is_to_be_drawn(typed: list[list[str]]):
+    said = [part for parts in typed for part in parts]
+    if elsewhere(said) or any(part.startswith("--a") for part in said):  # --all, which takes long
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        code, printed, complaint = outcome([*said, "--out", f"{folder}/runs"], analysis_run.main)
+    assert code in (0, 1, 2), complaint  # 1: no sweep has it
+    assert "Traceback" not in complaint
+    if code == 2:
+        assert printed == ""
+        check_line(complaint)
+
+
 @seed(SEED)
 @tries(0.12)
 @given(written(GRID_KEYS))
@@ -187,7 +210,7 @@ def test_model_arguments(typed: list[tuple[str, str]]):
 
 
 @seed(SEED)
-@tries(0.26)
+@tries(0.22)
 @given(values)
 def test_only_a_decimal_number_is_one_and_all_else_is_kept(text: str):
     try:

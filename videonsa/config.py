@@ -46,7 +46,7 @@ def one_of(field_name: str, value: Any, names: Iterable[str]) -> None:
 def split_list(value: Any) -> Any:
     """'cmp+slc' -> ('cmp', 'slc'): so lists arrive from a command line, where a comma separates the settings."""
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split("+") if part.strip())
+        return tuple(part.strip() for part in value.split("+"))
     return tuple(value) if isinstance(value, Iterable) else value
 
 
@@ -219,7 +219,7 @@ class TrainSettings:
         betas = self.betas
         require(len(betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in betas), "betas", betas, "two from 0 to 1")
         object.__setattr__(self, "betas", tuple(map(_float, betas)))
-        names = bool(self.families) and all(isinstance(name, str) for name in self.families)
+        names = bool(self.families) and all(isinstance(name, str) and name for name in self.families)
         require(names, "families", self.families, "names of question families, joined with +")
         even = all(isinstance(n, int) and n >= 2 and n % 2 == 0 for n in self.frames) and bool(self.frames)
         require(even, "frames", self.frames, "even numbers of at least 2")

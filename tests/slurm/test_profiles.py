@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ablations.profile import profile_names
+from ablations.run import load_profiles
 from slurm.executor import Request, slurm_executor, submit_slurm
 from slurm.profile import ClusterError, changed, load_slurm_profile, make_slurm_profile, slurm_profile_names
 
@@ -102,9 +103,11 @@ def test_a_time_is_read_as_sbatch_reads_it(written: str, minutes: int, tmp_path:
 
 
 def test_what_a_profile_means_as_text_is_as_it_was_written(tmp_path: Path):
-    text = "account: 007\npartition: 1e3\nmodules: [3.10, cuda/13.0]\nsetup: true\n"
+    text = "account: 007\nqos: 99999999999999999999\npartition: 1e3\nmodules: [3.10, cuda/13.0]\nsetup: true\n"
     (tmp_path / "site.yaml").write_text(text + "environment: {PORT: 010, RATE: 1.10, FLAG: yes, ON: true, NONE: ''}\n")
-    profile = load_slurm_profile(str(tmp_path / "site.yaml"))
+    profile = load_profiles([str(tmp_path / "site.yaml")])[1]
+    assert profile is not None
+    assert profile.qos == "99999999999999999999"
     assert (profile.account, profile.partition, profile.setup) == ("007", "1e3", ("true",))
     assert profile.modules == ("3.10", "cuda/13.0")
     assert profile.environment == {"PORT": "010", "RATE": "1.10", "FLAG": "yes", "ON": "true", "NONE": ""}
