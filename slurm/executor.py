@@ -29,6 +29,8 @@ RETRY_SECONDS = (1, 2, 4, 8, 16)  # pauses before sbatch is called again
 MAX_TIMEOUTS = 1000  # a training of weeks reaches many time limits; each time it resumes
 INTERRUPTED = 255  # exit code, as submitit's
 LOCAL_MINUTES = 60 * 24 * 30  # submitit wants a time limit; this machine has none
+CHOICES = ("partition", "account", "qos", "constraint")  # of a profile, each with a variable of sbatch's
+KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SBATCH_CLUSTERS", "SBATCH_RESERVATION")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -170,7 +172,11 @@ def submit_slurm(functions: Sequence[Callable[[], Any]], request: Request) -> li
     for pause in (*RETRY_SECONDS, None):
         heard = io.StringIO()
         try:
-            with redirect_stderr(heard), executor.batch():  # submitit passes sbatch's words on to stderr
+            with (
+                _profile_decides(request.profile),
+                redirect_stderr(heard),
+                executor.batch(),
+            ):  # submitit passes sbatch's words on to stderr
                 jobs = [executor.submit(function) for function in functions]
             return [job.job_id for job in jobs]
         except Exception as error:
@@ -191,7 +197,7 @@ def slurm_executor(request: Request) -> Any:
     tasks = max(1, profile.gpus_per_node) if request.whole_node else 1
     share = 1 if request.whole_node else max(1, profile.gpus_per_node)
     cpus = max(1, profile.cpus // max(tasks, share))
-    optional = {name: getattr(profile, name) for name in ("partition", "account", "qos", "constraint")}
+    optional = {name: getattr(profile, name) for name in CHOICES}
     optional["gpus_per_node"] = (profile.gpus_per_node if request.whole_node else 1) if profile.gpus_per_node else None
     optional["dependency"] = request.dependency
     more = {"requeue": True, "kill-on-invalid-dep": "yes"} if request.dependency else {"requeue": True}
@@ -286,6 +292,21 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _profile_decides(profile: SlurmProfile) -> Iterator[None]:
+    """sbatch hears the script alone: SBATCH_* of the user's would go before it, and the job would inherit what tells
+    of an allocation that we are in (SLURM_CPU_BIND and the like). Such defaults fill what the profile leaves open."""
+    left_open = [f"SBATCH_{name.upper()}" for name in CHOICES if getattr(profile, name) is None]
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(("SBATCH_", "SLURM")) and name not in (*KEPT, *left_open):
+            del os.environ[name]
+    try:
+        yield
+    finally:
         os.environ.update(before)
 
 

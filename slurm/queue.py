@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from slurm.profile import ClusterError
 
 CALL_SECONDS = 20
+# Variables by which users have their clients show less, otherwise, or ask first.
+FILTERS = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN")
 LAG_TRIES, LAG_SECONDS = 3, 1.5
 ACTIVE = ("PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUE_HOLD")
 NOT_SHARED = 66  # exit code of a job that does not see the code that it should run
@@ -164,10 +168,10 @@ def partitions() -> list[str]:
 
 
 def _ask(*command: str) -> str | None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(FILTERS)}
+    how: dict[str, Any] = {"env": own, "capture_output": True, "text": True, "errors": "replace"}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=CALL_SECONDS, check=False
-        )
+        done = subprocess.run(command, timeout=CALL_SECONDS, check=False, **how)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -1,11 +1,16 @@
-"""What a job does when Slurm interrupts it, without Slurm: the handler that submitit sets is played."""
+"""What a job does when Slurm interrupts it, and what sbatch hears; without Slurm, whose part is played."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from slurm.executor import Request, submit_slurm
+from slurm.profile import SlurmProfile
 
 CODE = """
 import os, signal, sys
@@ -37,3 +42,23 @@ def test_an_interrupted_job_ends_at_once_and_catches_nothing(answer: str, code: 
         [sys.executable, "-c", CODE.format(answer=answer)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (code, words), done.stderr
+
+
+def test_sbatch_hears_the_profile_and_not_the_users_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, does in (("srun", "exit 0"), ("sbatch", f"env > {tmp_path}/heard; echo Submitted batch job 12")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    told = {"SBATCH_PARTITION": "theirs", "SBATCH_ACCOUNT": "usual", "SBATCH_TIMELIMIT": "1", "SLURM_CPU_BIND": "quiet"}
+    told |= {
+        "SLURM_JOB_ID": "7",
+        "SLURM_CONF": "/etc/slurm.conf",
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    request = Request(SlurmProfile("site", partition="debug"), tmp_path / "jobs", "name")
+    assert submit_slurm([print], request) == ["12"]
+    heard = dict(line.partition("=")[::2] for line in (tmp_path / "heard").read_text().splitlines())
+    kept = {"SBATCH_ACCOUNT", "SLURM_CONF"}  # the profile names no account
+    assert {name for name in heard if name.startswith(("SBATCH_", "SLURM"))} == kept
+    assert os.environ["SBATCH_PARTITION"] == "theirs"
