@@ -55,23 +55,28 @@ def test_with_an_environment_it_starts_again_under_it(copy: Path) -> None:
 SAYS = "import sys; print('gr\u00f6\u00dfer \u2013 ' + repr([sys.argv[1], sys.flags.optimize]), flush=True)"
 COMMAND = f"""
 import sys, warnings
-sys.path[0] = {str(bootstrap.ROOT)!r}
+if __spec__ is None:  # run by its path
+    sys.path[0] = {str(bootstrap.ROOT)!r}
 from videonsa.bootstrap import ensure_environment
 ensure_environment()
+import random
 warnings.warn("an old habit")
 {SAYS}
 print("the end")
 """
 
 
-def command(tmp_path: Path, variables: dict[str, str], *, shell: str = "") -> subprocess.CompletedProcess:
+def command(
+    tmp_path: Path, variables: dict[str, str], *, shell: str = "", script: str = "../script.py"
+) -> subprocess.CompletedProcess:
     """Run a script that begins as ours do, in a folder with modules of the user's, with `shell` behind it."""
-    (tmp_path / "script.py").write_text(COMMAND, encoding="utf-8")
     here = tmp_path / "here"
     here.mkdir(exist_ok=True)
+    for place in (tmp_path / "script.py", here / "module.py"):
+        place.write_text(COMMAND, encoding="utf-8")
     for name in ("pandas", "submitit", "random"):
         (here / f"{name}.py").write_text("raise ImportError('not ours')\n")
-    words = f"{sys.executable} {tmp_path}/script.py 'gr\u00f6\u00dfer' {shell}"
+    words = f"{sys.executable} {script} 'gr\u00f6\u00dfer' {shell}"
     told = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG"))}
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {words}"], capture_output=True, cwd=here, env=told | variables
@@ -100,3 +105,9 @@ def test_a_command_goes_on_where_nobody_listens(tmp_path: Path, shell: str) -> N
     done = command(tmp_path, {}, shell=shell)
     assert done.returncode == 0, done.stderr
     assert b"Error" not in done.stderr
+
+
+def test_a_module_takes_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    variables = {"PYTHONPATH": str(bootstrap.ROOT), "PYTHONOPTIMIZE": "2"}
+    done = command(tmp_path, variables, script="-m module")
+    assert (done.returncode, done.stdout.decode().splitlines()[-1]) == (0, "the end"), done.stderr

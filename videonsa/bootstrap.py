@@ -65,12 +65,17 @@ def speaks_utf8():
 
 
 def drop_current_folder():
-    """An empty part of PYTHONPATH, as `$PYTHONPATH:/my/lib` leaves it, means the current folder: none was meant."""
-    parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    named = [os.path.abspath(part) for part in parts if part]
+    """No module is taken from the current folder, whatever lies there under a name of ours or of a dependency.
+
+    `python -m` puts it first; and an empty part of PYTHONPATH, as `$PYTHONPATH:/my/lib` leaves it, means it too.
+    """
+    here, parts = os.path.abspath(""), os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if here == str(ROOT) or here in [os.path.abspath(part) for part in parts if part]:
+        return
+    if getattr(sys.modules["__main__"], "__spec__", None) is not None and sys.path[:1] == [here]:
+        del sys.path[0]
     if "" in parts and len(parts) > 1:
-        here = os.path.abspath("")
-        sys.path[:] = [entry for entry in sys.path if entry != here or here in (str(ROOT), *named)]
+        sys.path[:] = [entry for entry in sys.path if entry != here]
 
 
 def open_closed_streams():
