@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.training.conftest import quick
+from tests.wandb_server import Server
 from videonsa import tracking
-from videonsa.tracking import Tracker, is_disabled, run_mode
+from videonsa.tracking import Tracker, fitting, is_disabled, run_mode
+from videonsa.training.journal import Journal
 
 KEY = "0" * 40
 
@@ -38,35 +42,20 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], None]]:
-    """A server that answers with this status; None: never. Without a call nobody listens at W&B's address."""
-    servers, over = [], threading.Event()
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    """Starts a server that answers with this status; None: as W&B. Without a call nobody listens at W&B's address."""
+    servers: list[Server] = []
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
 
-    def start(status: int | None) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                if status is None:
-                    over.wait(20)
-                    return
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(b'{"errors": [{"message": "no"}]}')
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{servers[-1].server_port}")
+    def start(status: int | str | None = None) -> Server:
+        servers.append(Server(status))
+        monkeypatch.setenv("WANDB_BASE_URL", servers[-1].url)
+        return servers[-1]
 
     yield start
-    over.set()
     for each in servers:
-        each.shutdown()
-        each.server_close()
+        each.close()
 
 
 def runs(folder: Path) -> list[str]:
@@ -74,11 +63,18 @@ def runs(folder: Path) -> list[str]:
     return sorted(path.name.rpartition("-run-")[0] or "online" for path in (folder / "wandb").glob("*run-2*"))
 
 
-def track(folder: Path, name: str = "a") -> None:
-    tracker = Tracker(f"run {name}", folder, id=name, resume="allow")
-    for step in range(3):
+def track(folder: Path, name: str = "a", steps: int = 3, **names: Any) -> None:
+    tracker = Tracker(f"run {name}", folder, **{"id": name, "resume": "allow", **names})
+    for step in range(steps):
         tracker.log({"loss": 1.0}, step=step)
     tracker.close()
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +89,7 @@ def track(folder: Path, name: str = "a") -> None:
         ({"WANDB_MODE": ""}, "offline"),
         ({"WANDB_MODE": "online"}, None),
         ({"WANDB_MODE": "dryrun"}, None),
+        ({"WANDB_MODE": "sideways"}, None),
     ],
 )
 def test_a_mode_that_is_set_is_left_to_wandb_and_else_a_key_decides(variables, mode, monkeypatch):
@@ -106,8 +103,11 @@ def test_a_mode_that_is_set_is_left_to_wandb_and_else_a_key_decides(variables, m
     [
         ({}, False),
         ({"WANDB_MODE": "disabled"}, True),
+        ({"WANDB_MODE": " Disabled\n"}, True),
         ({"WANDB_MODE": "offline"}, False),
+        ({"WANDB_MODE": "sideways"}, False),
         ({"WANDB_DISABLED": "true"}, True),
+        ({"WANDB_DISABLED": "On "}, True),
         ({"WANDB_DISABLED": "false"}, False),
     ],
 )
@@ -120,7 +120,9 @@ def test_it_can_be_switched_off(variables, off, monkeypatch, tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("mode", ["offline", "dryrun", ""])
+@pytest.mark.parametrize(
+    "mode", ["offline", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("dryrun", " OFFLINE\n", ""))]
+)
 def test_offline_runs_wait_on_disk_whatever_the_key(mode, server, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WANDB_MODE", mode)
     if not mode:
@@ -134,7 +136,7 @@ def test_offline_runs_wait_on_disk_whatever_the_key(mode, server, monkeypatch, t
 
 
 @pytest.mark.parametrize(
-    "status", [401, *(pytest.param(status, marks=pytest.mark.long) for status in ("refused", 500, None))]
+    "status", [401, *(pytest.param(status, marks=pytest.mark.long) for status in ("refused", 500, "hang"))]
 )
 def test_without_its_server_a_run_goes_on_offline_and_the_next_one_at_once(status, server, tmp_path, capsys):
     if status != "refused":
@@ -151,16 +153,107 @@ def test_without_its_server_a_run_goes_on_offline_and_the_next_one_at_once(statu
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "kept"),
-    [("WANDB_API_KEY", "short", "offline"), ("WANDB_MODE", "online", "offline"), ("WANDB_MODE", "sideways", None)],
+    "status", [401, *(pytest.param(status, marks=pytest.mark.long) for status in (404, 500, "hang"))]
 )
-def test_a_key_or_mode_that_is_not_valid_is_said_once(name, value, kept, monkeypatch, tmp_path, capsys):
+def test_a_server_that_goes_away_in_the_middle_is_said_once_and_the_rest_can_be_synced(
+    status, server, tmp_path, capsys, monkeypatch
+):
+    """W&B itself says nothing of it; and a run that goes on later fills the gap."""
+    online = server()
+    tracker = Tracker("run a", tmp_path, id="a", resume="allow")
+    tracker.log({"loss": 1.0}, step=0)
+    try:
+        wait_for(lambda: online.streams)
+    finally:
+        online.status = status
+        tracker.close()
+    said = capsys.readouterr().err
+    (run,) = (tmp_path / "wandb").glob("run-2*")
+    assert said == f"W&B: run a: its server went away: some metrics were not sent; `wandb sync {run}` sends them all\n"
+    assert online.steps("a") == []
+    track(tmp_path / "next", "b")
+    assert runs(tmp_path / "next") == ["offline"]  # at once: no other run waits for this server
+    online.status = None
+    monkeypatch.setattr(tracking, "SERVICE", tracking.Service())
+    track(tmp_path, "a", steps=4)
+    assert online.steps("a") == [0, 1, 2, 3]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.long
+def test_parts_of_a_run_that_were_kept_offline_are_one_curve_once_they_are_synced(server, tmp_path, monkeypatch):
+    """By `wandb sync`, which puts a later part in the place of an earlier one."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for first, last in ((0, 3), (2, 6)):  # the second goes on from a checkpoint after two steps, and saves more often
+        with Journal(tmp_path, quick(save_every=7 - last), first) as journal:
+            for step in range(first + 1, last + 1):
+                journal.write({"step": step, "loss": 1 / step})
+        sys.modules["wandb"].teardown()
+        time.sleep(1)  # W&B names the parts by the second
+    online = server()
+    parts = sorted(map(str, (tmp_path / "wandb").glob("offline-run-*")))
+    assert len(parts) == 2
+    for synced in (parts[:1], parts[1:]):
+        subprocess.run([sys.executable, "-m", "wandb", "sync", *synced], check=True, capture_output=True, timeout=120)
+    (run,) = online.runs
+    assert online.steps(run) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("WANDB_API_KEY", "short", "API key must have 40"),
+        ("WANDB_MODE", "sideways", "WANDB_MODE='sideways' is not valid: online, offline"),
+        *(
+            pytest.param(*row, marks=pytest.mark.long)
+            for row in (
+                ("WANDB_API_KEY", f"{KEY[:9]}\n{KEY[:31]}", "API key may only contain"),
+                ("WANDB_MODE", "online", "No API key configured"),
+                ("WANDB_MODE", "run", "No API key configured"),
+                ("WANDB_MODE", "shared", "No API key configured"),
+                ("WANDB_PROJECT", "a/b#c", "none of / \\ # ? % :; project a-b-c"),
+                ("WANDB_INIT_TIMEOUT", "soon", "WANDB_INIT_TIMEOUT is not valid; left out"),
+                ("WANDB_TAGS", "x" * 65, "WANDB_TAGS is not valid; left out"),
+                ("WANDB_BASE_URL", "nowhere", "WANDB_BASE_URL is not valid; left out"),
+            )
+        ),
+    ],
+)
+def test_what_wandb_refuses_is_said_once_and_the_run_is_kept(name, value, line, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv(name, value)
     track(tmp_path)
     said = capsys.readouterr().err
+    assert line in said
     assert said.count("\n") == 1
-    assert ("offline instead" in said) == (kept is not None)
-    assert runs(tmp_path) == ([kept] if kept else [])
+    assert runs(tmp_path) == ["offline"]
+
+
+def test_names_of_any_kind(tmp_path, capsys, monkeypatch):
+    """A tag has at most 64 characters, an id none that paths may not; a job script may name one run of its own."""
+    odd = "5 $_|<é/\\#?%:\u2028\n\udcff\x00" + "x" * 300
+    monkeypatch.setenv("WANDB_RUN_ID", "a/b")
+    monkeypatch.setenv("WANDB_RESUME", "must")
+    for end in "yz":
+        track(tmp_path, odd + end, group=odd, tags=[odd, "", "a,b"], config={odd: odd}, job_type="training")
+    assert capsys.readouterr().err == ""
+    assert runs(tmp_path) == ["offline", "offline"]
+    ids = {path.name.split("-", 3)[3] for path in (tmp_path / "wandb").glob("offline-run-*")}
+    assert len(ids) == 2
+    assert {len(each) for each in ids} == {64}
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "fits"),
+    [
+        ("a/b: 5 %", "name", "a/b: 5 %"),
+        ("a/b: 5 %", "project", "a-b- 5 -"),
+        ("x" * 65, "tag", "x" * 63 + "…"),
+        ("", "tag", "-"),
+        ("training-1f2e-0a", "id", "training-1f2e-0a"),
+    ],
+)
+def test_names_are_changed_where_wandb_refuses_them_and_nowhere_else(text, what, fits):
+    assert fitting(text, what) == fits
 
 
 def test_without_wandb_there_is_no_run(monkeypatch, tmp_path, capsys):

@@ -2,14 +2,17 @@
 
 WANDB_MODE, WANDB_PROJECT and the rest of W&B's variables mean what W&B says. Without WANDB_MODE a run goes online when
 WANDB_API_KEY holds a key; else it stays below its folder, and `wandb sync FOLDER/wandb/offline-run-*` sends it later.
+What W&B would refuse (a mode that it does not know, a project with a slash) is said in one line, and does without.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +21,17 @@ from typing import Any
 
 PROJECT = "videonsa-bench"
 TRUE = ("1", "true", "yes", "on")  # values of WANDB_DISABLED, which earlier versions of W&B and transformers know
+MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
+# Variables that name one run. Each of ours has a name of its own, so that they cannot hold for all of them.
+OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM", "WANDB_SWEEP_ID")
+# What W&B takes: characters at most, and those that it refuses.
+LIMITS = {
+    "name": (128, ""),
+    "group": (128, ""),
+    "tag": (64, ""),
+    "project": (128, r"/\\#?%:"),
+    "id": (64, r"/\\#?%:;,'\s"),
+}
 
 # W&B's service asks a server that does not answer for up to two hours; until then it starts no offline run, and the
 # process cannot end. With these, a server that is away at the start is given up after 15 to 75 seconds, and one that
@@ -32,6 +46,7 @@ PATIENCE: dict[str, Any] = {
     "x_file_transfer_timeout_seconds": 60,
 }
 CLOSE_SECONDS = 300.0  # at most, for the end of a run
+HURRY_SECONDS = 20.0  # at most, for the end of one that failed: whoever waits is to hear of it
 
 
 @dataclass
@@ -53,45 +68,87 @@ class Tracker:
     A problem is said in one line on stderr. A run that cannot go online goes on offline.
     """
 
-    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any] | None = None, **arguments: Any) -> None:
-        """`folder` gets the run's files, in wandb/; `settings` as of wandb.Settings, `arguments` as of wandb.init."""
-        self.name, self.folder, self.arguments = name, folder, arguments
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        id: str,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> None:
+        """Names may hold anything: what W&B refuses is replaced.
+
+        Args:
+            folder: gets the run's files, in wandb/.
+            id: of the run. A later run of the same id goes on with it, with `resume="allow"`.
+            settings, arguments: as of wandb.Settings and wandb.init.
+        """
+        self.name, self.folder, self.id = fitting(name, "name"), folder, fitting(id, "id")
+        self.arguments = plain(arguments) | {"tags": [fitting(tag, "tag") for tag in tags]}
+        self.arguments |= {"group": fitting(group, "group")} if group else {}
         self.settings = dict(settings or {})
         self.told: SimpleQueue[tuple[dict[str, Any], int | None] | None] = SimpleQueue()
-        self.end: tuple[int, dict[str, Any]] = (0, {})  # exit code, summary
-        self.thread = threading.Thread(target=self._run, daemon=True, name=f"W&B {name}")
+        self.ending: tuple[int, dict[str, Any]] = (0, {})  # exit code, summary
+        self.thread = threading.Thread(target=self._run, daemon=True, name=f"W&B {self.name}")
         if not is_disabled() and not SERVICE.stuck:
             self.thread.start()
 
     def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Hand on metrics; returns at once."""
+        """Hand on metrics; returns at once. Steps that the run already has are left out."""
         if self.thread.is_alive():
             self.told.put((metrics, step))
 
-    def close(self, exit_code: int = 0, **summary: Any) -> None:
-        """End the run; returns after CLOSE_SECONDS at the latest."""
+    def end(self, exit_code: int = 0, **summary: Any) -> None:
+        """Nothing more will be logged; returns at once."""
+        self.ending = exit_code, plain(summary)
+        self.told.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Until the run has ended, but no longer than this."""
         if not self.thread.is_alive():
             return
-        self.end = exit_code, summary
-        self.told.put(None)
-        self.thread.join(CLOSE_SECONDS)
+        self.thread.join(seconds)
         if self.thread.is_alive():
             SERVICE.stuck = True
-            self._say(f"it has not ended within {CLOSE_SECONDS:g} seconds")
+            self._say(f"it has not ended within {seconds:g} seconds")
+
+    def close(self, exit_code: int = 0, **summary: Any) -> None:
+        """End the run and wait for that, CLOSE_SECONDS at the longest."""
+        self.end(exit_code, **summary)
+        self.wait(CLOSE_SECONDS)
 
     def _run(self) -> None:
         """The thread: start, log, finish."""
         try:
             run = self._start()
+            known = run.step  # of one that was resumed
             while (told := self.told.get()) is not None:
                 metrics, step = told
-                run.log(metrics, step=step)
-            exit_code, summary = self.end
+                if step is None or step >= known:
+                    run.log(metrics, step=step)
+            exit_code, summary = self.ending
             run.summary.update(summary)
             run.finish(exit_code=exit_code)
+            self._tell_lost(run)
         except Exception as error:  # whatever ails W&B, what it shows stands
             SERVICE.broken = True
+            with suppress(Exception):  # or W&B tries it itself when this process ends, and prints how that failed
+                sys.modules["wandb"].teardown()
             self._say(f"{type(error).__name__}: {error}")
+
+    def _tell_lost(self, run: Any) -> None:
+        """W&B says nothing when it gives up a server that went away in the middle; it only keeps a warning."""
+        kept = getattr(getattr(run, "_internal_messages_response", None), "messages", None)
+        warnings = " ".join(getattr(kept, "warning", ()))
+        if "not be synced" in warnings:
+            SERVICE.online = False
+            self._say(
+                "its server went away: some metrics were not sent",
+                f"`wandb sync {Path(run.dir).parent}` sends them all",
+            )
 
     def _start(self) -> Any:
         mode = run_mode() if SERVICE.online else "offline"
@@ -111,9 +168,10 @@ class Tracker:
             return run
 
     def _init(self, mode: str | None) -> Any:
-        for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value.strip()]:
-            del os.environ[name]  # as job scripts leave them; W&B takes them for values that are not valid
         import wandb
+
+        for line in tidy_environment(wandb.Settings):
+            self._say(*line)
 
         self.folder.mkdir(parents=True, exist_ok=True)
         if SERVICE.broken:
@@ -127,6 +185,7 @@ class Tracker:
         return wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             name=self.name,
+            id=self.id,
             dir=str(self.folder),
             mode=mode,  # type: ignore[arg-type]
             settings=wandb.Settings(**patience, **own),
@@ -138,16 +197,79 @@ class Tracker:
         """One line, the first time that it is news."""
         if reason not in SERVICE.said:
             SERVICE.said.add(reason)
-            print(f"W&B: {self.name}: {' '.join(reason.split())[:300]}; {then}", file=sys.stderr, flush=True)
+            print(f"W&B: {self.name:.60}: {' '.join(reason.split())[:300]}; {then}", file=sys.stderr, flush=True)
+
+
+def fitting(text: str, what: str) -> str:
+    """The text as W&B takes it for a name, group, tag, project or id; equal where it is good already.
+
+    What had to be cut or changed for an id ends in digits of the whole: two runs never become one.
+    """
+    longest, refused = LIMITS[what]
+    clean = re.sub(rf"[{refused}\x00-\x1f\x7f\u2028\u2029]", "-", plain(text)).strip() or "-"
+    if what == "id" and (clean != text or len(clean) > longest):
+        digits = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        return f"{clean[: longest - 13]}-{digits}"
+    return clean if len(clean) <= longest else f"{clean[: longest - 1]}…"
+
+
+def plain(value: Any) -> Any:
+    """The value with text that UTF-8 can hold: parts of a file's name may have come as lone surrogates."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def tidy_environment(settings: Any) -> list[tuple[str, str]]:
+    """Leave of the WANDB_ variables those that W&B takes; returns what is worth a line, as (what, what then).
+
+    Blank ones are as job scripts leave them. `settings`: wandb.Settings, which judges each variable alone.
+    """
+    said = []
+    for name in sorted(name for name in os.environ if name.startswith("WANDB_")):
+        given = os.environ[name]
+        value = asked_mode() if name == "WANDB_MODE" else given.strip()
+        if name == "WANDB_PROJECT" and value:
+            value = fitting(value, "project")
+        if name in OF_ONE_RUN or not value:
+            del os.environ[name]
+        elif _refused(settings, name, value):
+            del os.environ[name]
+            said.append((f"{name} is not valid", "left out"))
+        else:
+            os.environ[name] = value
+            if name == "WANDB_PROJECT" and value != given.strip():
+                said.append((f"{name} is not valid: at most 128 characters, none of / \\ # ? % :", f"project {value}"))
+        if name == "WANDB_MODE" and given.strip() and given.strip().lower() not in MODES:
+            said.append((f"WANDB_MODE={given.strip()!r:.60} is not valid: {', '.join(MODES)}", "offline"))
+    return said
+
+
+def _refused(settings: Any, name: str, value: str) -> bool:
+    try:
+        settings().update_from_env_vars({name: value})
+    except AttributeError:  # another version of W&B: it will say itself what it does not take
+        return False
+    except Exception:
+        return True
+    return False
 
 
 def is_disabled() -> bool:
     """No run is wanted at all."""
     off = os.environ.get("WANDB_DISABLED", "").strip().lower() in TRUE
-    return off or os.environ.get("WANDB_MODE") == "disabled"
+    return off or asked_mode() == "disabled"
+
+
+def asked_mode() -> str:
+    """WANDB_MODE, also in capitals or with a line break; offline for what W&B does not know; empty if unset."""
+    mode = os.environ.get("WANDB_MODE", "").strip().lower()
+    return mode if mode in MODES or not mode else "offline"
 
 
 def run_mode() -> str | None:
     """The mode to ask of wandb.init; None leaves it to W&B: WANDB_MODE, else what `wandb offline` set, else online."""
-    asked = os.environ.get("WANDB_MODE", "").strip() or os.environ.get("WANDB_API_KEY", "").strip()
+    asked = asked_mode() or os.environ.get("WANDB_API_KEY", "").strip()
     return None if asked else "offline"

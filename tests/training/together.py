@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from tests.training.conftest import NSA, quick
-from videonsa.config import to_dict
 from videonsa.tiny import build_tiny
 from videonsa.training.loop import Trainer
 from videonsa.training.run import train
@@ -48,7 +47,7 @@ def gradients(folder: Path, **changes: Any) -> dict[str, Any]:
         steps.append({name: None if grad is None else grad.clone() for name, grad in grads.items()})
 
     trainer.optimizer.optimizer.register_step_pre_hook(note)
-    trainer.run(folder, to_dict(settings), None)
+    trainer.run(folder)
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     return {"steps": steps, "weights": weights, "gates": trainer.mean_gates(), "main": trainer.rank == 0}
 

@@ -9,41 +9,52 @@ from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from videonsa.config import TrainSettings, to_dict
 from videonsa.disk import writing
-from videonsa.identity import identity
-from videonsa.tracking import Tracker
+from videonsa.identity import identity, settings_inputs
+from videonsa.record import write_text
+from videonsa.tracking import CLOSE_SECONDS, HURRY_SECONDS, Tracker
 
 
 class Journal:
-    """Metrics of one training folder. Lines after the step that a run resumes from are dropped: they come again."""
+    """Metrics of one training folder. Lines after the step that a run resumes from are dropped: they come again.
 
-    def __init__(self, folder: Path, settings: dict[str, Any], step: int) -> None:
+    W&B is told the kept lines, too: it cannot go on with a run that lies on this disk alone, and `wandb sync` puts a
+    later part of a run in the place of an earlier one. So each part holds the curve from its beginning.
+    """
+
+    def __init__(self, folder: Path, settings: TrainSettings, step: int) -> None:
         self.path = folder / "metrics.jsonl"
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
-        draft = self.path.with_suffix(".draft")
-        draft.write_text("".join(line for line in lines if _step(line) <= step), encoding="utf-8")
-        draft.replace(self.path)
+        kept = [line for line in lines if _step(line) <= step]
+        write_text(self.path, "".join(kept))
         self.file = self.path.open("a", encoding="utf-8")
         self.tracker = Tracker(
             f"training {folder.name}",
             folder,
-            id=f"training-{folder.name}-{identity(settings)}",
+            id=f"training-{folder.name}-{identity(settings_inputs(settings))}",  # whatever a later part saves how often
             job_type="training",
-            config=settings,
+            config=to_dict(settings),
             resume="allow",
         )
+        for line in kept:
+            self._show(json.loads(line))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.file.close()
-        self.tracker.close(exit_code=0 if kind is None else 1)
+        self.tracker.end(exit_code=0 if kind is None else 1)
+        self.tracker.wait(CLOSE_SECONDS if kind is None else HURRY_SECONDS)
 
     def write(self, metrics: dict[str, Any]) -> None:
         with writing(self.path):
             self.file.write(json.dumps(metrics) + "\n")
             self.file.flush()
+        self._show(metrics)
+
+    def _show(self, metrics: dict[str, Any]) -> None:
         self.tracker.log(metrics, step=metrics["step"])
 
 

@@ -78,32 +78,36 @@ class Trainer:
             self._checkpoint_activations(model)
         model.train()
         self.bytes = sum(weight.nbytes for weight in model.parameters())  # of the weights, whole
+        self.progress: dict[str, Any] = {"step": 0}
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, settings))
 
-    def run(self, folder: Path, record: dict[str, Any], report: Report | None) -> None:
-        """Train to the end, from the newest checkpoint in `folder` if there is one; W&B is told `record` as settings"""
-        progress = restore_checkpoint(self.accelerator, folder / "checkpoints")
-        first, steps = progress["step"], self.source.steps
-        tokens, seconds = progress.get("tokens", 0), progress.get("seconds", 0.0)
+    def resume(self, folder: Path) -> int:
+        """Take up the newest checkpoint in `folder`, if there is one; returns the steps that are done."""
+        self.progress = restore_checkpoint(self.accelerator, folder / "checkpoints")
+        return self.progress["step"]
+
+    def run(self, folder: Path, journal: Journal | None = None, report: Report | None = None) -> None:
+        """Train on to the last step, with checkpoints in `folder`; the main process's `journal` gets the metrics."""
+        first, steps = self.progress["step"], self.source.steps
+        tokens, seconds = self.progress.get("tokens", 0), self.progress.get("seconds", 0.0)
         log.info("steps %d to %d on %d x %s", first + 1, steps, self.world, self.accelerator.device)
-        with Journal(folder, record, first) if self.accelerator.is_main_process else nullcontext() as journal:
-            batches = self._prefetch(self._numbers(first, steps))
-            for step in range(first, steps):
-                started = time.perf_counter()
-                loss, norm, seen = self._step(step, batches)
-                tokens, seconds = tokens + seen, seconds + time.perf_counter() - started
-                if journal is not None:
-                    rate = self.optimizer.param_groups[0]["lr"]
-                    line = {"step": step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
-                    journal.write({**line, "tokens": tokens, "seconds": round(seconds, 3)})
-                check_finite(step + 1, loss, norm)
-                if report is not None:
-                    report(step + 1, steps, loss)
-                if (step + 1) % self.settings.save_every == 0 and step + 1 < steps:
-                    self.check_weights()
-                    state = {"tokens": tokens, "seconds": seconds}
-                    needed = 3 * self.bytes  # AdamW keeps two numbers a weight
-                    save_checkpoint(self.accelerator, folder / "checkpoints", step + 1, state, needed)
+        batches = self._prefetch(self._numbers(first, steps))
+        for step in range(first, steps):
+            started = time.perf_counter()
+            loss, norm, seen = self._step(step, batches)
+            tokens, seconds = tokens + seen, seconds + time.perf_counter() - started
+            if journal is not None:
+                rate = self.optimizer.param_groups[0]["lr"]
+                line = {"step": step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
+                journal.write({**line, "tokens": tokens, "seconds": round(seconds, 3)})
+            check_finite(step + 1, loss, norm)
+            if report is not None:
+                report(step + 1, steps, loss)
+            if (step + 1) % self.settings.save_every == 0 and step + 1 < steps:
+                self.check_weights()
+                state = {"tokens": tokens, "seconds": seconds}
+                needed = 3 * self.bytes  # AdamW keeps two numbers a weight
+                save_checkpoint(self.accelerator, folder / "checkpoints", step + 1, state, needed)
 
     def check_weights(self) -> None:
         """Raise Diverged, in all processes at once, unless every weight is finite: only such weights are saved.

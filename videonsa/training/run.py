@@ -23,7 +23,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ from videonsa.record import write_text
 from videonsa.surroundings import full_products, settings_decide
 from videonsa.tiny import build_tiny
 from videonsa.training.checkpoint import drafted
-from videonsa.training.journal import progress_bar
-from videonsa.training.loop import Trainer
+from videonsa.training.journal import Journal, progress_bar
+from videonsa.training.loop import Report, Trainer
 from videonsa.training.sources import Source, SyntheticSource, VideoSource
 
 log = logging.getLogger(__name__)
@@ -79,16 +79,25 @@ def _train(settings: TrainSettings, folder: Path, on_progress: Progress | None) 
     if not torch.cuda.is_available():  # with a GPU, the stock layers have their own fast kernels
         speed_up_vision(model)
     trainer = Trainer(settings, model, processor, make_source(settings, processor))
+    main = trainer.accelerator.is_main_process
+    first = trainer.resume(folder)
+    with Journal(folder, settings, first) if main else nullcontext() as journal:
+        with reporting(on_progress, main, trainer.source.steps) as report:
+            trainer.run(folder, journal, report)
+        write_final(trainer, folder)
+
+
+@contextmanager
+def reporting(on_progress: Progress | None, main: bool, steps: int) -> Iterator[Report | None]:
+    """What is called after each step: `on_progress`, or a bar that the main process shows."""
     if on_progress is not None:
-        progress = on_progress
-        trainer.run(folder, to_dict(settings), lambda done, total, loss: progress(done, total))
-    elif trainer.accelerator.is_main_process:
-        bar, report = progress_bar(trainer.source.steps)
+        yield lambda done, total, loss: on_progress(done, total)
+    elif main:
+        bar, report = progress_bar(steps)
         with bar:
-            trainer.run(folder, to_dict(settings), report)
+            yield report
     else:
-        trainer.run(folder, to_dict(settings), None)
-    write_final(trainer, folder)
+        yield None
 
 
 def claim(folder: Path, settings: TrainSettings) -> None:
