@@ -21,6 +21,7 @@ from videonsa.fingerprint import fingerprint
 from videonsa.hub import cached_revision, folder_at, hub_revision, is_hub_name, split_revision
 from videonsa.identity import part_version
 from videonsa.record import write_text
+from videonsa.training.conversations import parse_conversations, read_conversations
 from videonsa.weights import check_folder
 
 REVISIONS = "revisions.json"  # of an out folder: the hub revision of each checkpoint, as it was first seen
@@ -163,20 +164,18 @@ def pin_revisions(facts: Facts, out: Path) -> None:
 def _data(file: Path, folder: Path) -> dict[str, Any]:
     try:
         content = file.read_bytes()
-    except OSError:
+    except IsADirectoryError:
+        read_conversations(file)  # refuses it
+        raise
+    except OSError:  # it may be where the training runs
         return {"file": None, "videos": None}
-    return {"file": hashlib.sha256(content).hexdigest()[:12], "videos": _videos(content, folder)}
+    entries = parse_conversations(content, str(file))
+    return {"file": hashlib.sha256(content).hexdigest()[:12], "videos": _videos(entries, folder)}
 
 
-def _videos(content: bytes, folder: Path) -> str | None:
+def _videos(entries: Iterable[Mapping[str, Any]], folder: Path) -> str | None:
     """12 digits for the names and sizes of some of the videos that the data name; null where none is here."""
-    try:
-        text = content.decode("utf-8-sig")
-        whole = text.lstrip().startswith("[")
-        entries = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
-        names = sorted({str(entry["video"]) for entry in entries if entry.get("video")})
-    except (ValueError, TypeError, AttributeError):
-        return None  # the training says what is wrong with it
+    names = sorted({entry["video"] for entry in entries if entry.get("video")})
     chosen = names[:: max(1, len(names) // SOME_VIDEOS)]
     sizes = [(name, (folder / name).stat().st_size) for name in chosen if (folder / name).is_file()]
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:12] if sizes else None

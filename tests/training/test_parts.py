@@ -16,7 +16,7 @@ from videonsa.modeling.vision import speed_up_vision
 from videonsa.tiny import FRAME, build_tiny
 from videonsa.training.batch import IGNORED, answer_loss, encode
 from videonsa.training.schedule import learning_rate, make_optimizer
-from videonsa.training.sources import Conversation, SyntheticSource, VideoSource, read_conversations
+from videonsa.training.sources import Conversation, SyntheticSource, VideoSource
 
 
 def test_samples_come_by_number_shortest_first():
@@ -54,20 +54,6 @@ def test_data_that_cannot_work_is_named(changes, message, processor):
     settings = quick(**changes)
     with pytest.raises(SettingsError, match=message):
         SyntheticSource(settings) if settings.data == "synth" else VideoSource(settings, processor)
-
-
-def test_a_file_without_conversations_is_named(tmp_path):
-    file = tmp_path / "data.json"
-    file.write_text(json.dumps([{"video": "a.mp4"}]))
-    with pytest.raises(SettingsError, match="conversations"):
-        read_conversations(file)
-
-
-def test_entries_about_images_are_refused(tmp_path):
-    file = tmp_path / "data.json"
-    file.write_text(json.dumps([{"id": 7, "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>"}]}]))
-    with pytest.raises(SettingsError, match=r"an entry about an image \(7\)"):
-        read_conversations(file)
 
 
 def test_real_videos_are_sampled_by_rate_and_cut_by_tokens(video_data, processor):

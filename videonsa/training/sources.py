@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,11 +14,13 @@ from transformers.video_utils import load_video
 
 from videonsa.config import SettingsError, TrainSettings, require
 from videonsa.synth import FAMILIES, SECONDS, make_sample, prompt_text
+from videonsa.training.conversations import ROLES, read_conversations
 
 log = logging.getLogger(__name__)
 
 TEXT_TOKENS = 1024  # of max_tokens, kept free for the conversation
 SUBSTITUTES = 20  # samples that are tried in place of one whose video cannot be read
+ENOUGH = 0.9  # of the wanted frames: headers often promise a frame or two more than there are
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,11 @@ class VideoSource:
             try:
                 return self._load(entry)
             except Exception as error:  # decoders raise whatever they like
-                log.warning("sample %s skipped: video %s: %s", entry.get("id"), entry.get("video"), error)
-        raise SettingsError(f"video_folder={str(self.folder)!r}: {SUBSTITUTES} samples in a row cannot be read")
+                problem = f"video {entry.get('video')}: {' '.join(str(error).split())[:200] or type(error).__name__}"
+                log.warning("sample %s skipped: %s", entry.get("id"), problem)
+        raise SettingsError(
+            f"video_folder={str(self.folder)!r}: {SUBSTITUTES} samples in a row cannot be read; the last: {problem}"
+        )
 
     def _place(self, index: int) -> int:
         epoch, within = divmod(index, len(self.entries))
@@ -103,12 +107,14 @@ class VideoSource:
         if not entry.get("video"):
             return Conversation(turns)
         path = self.folder / entry["video"]
+        if not path.is_file():
+            raise FileNotFoundError("there is no such file")
         frames, metadata = load_video(str(path), backend="pyav", sample_indices_fn=self._choose_frames)
-        video = np.asarray(frames)
-        if len(video) == 0:
-            raise ValueError("no frame could be decoded")
-        seconds = (metadata.total_num_frames or len(video)) / (metadata.fps or self.settings.fps)
-        return Conversation(turns, video, len(video) / seconds)
+        video, wanted = np.asarray(frames), len(set(metadata.frames_indices))
+        if len(video) < max(1, ENOUGH * wanted):
+            raise ValueError(f"{len(video)} of {wanted} frames could be decoded")
+        seconds = (metadata.total_num_frames or wanted) / (metadata.fps or self.settings.fps)
+        return Conversation(turns, video, wanted / seconds)
 
     def _choose_frames(self, metadata: Any, **_: Any) -> np.ndarray:
         """Indices at the wanted rate, evenly fewer where the sample would have too many tokens; an even number."""
@@ -136,27 +142,6 @@ def video_size(processor: Any, pixels_per_frame: int) -> dict[str, int]:
     return {"shortest_edge": min(least, pixels_per_frame), "longest_edge": pixels_per_frame}
 
 
-def read_conversations(path: Path) -> list[dict[str, Any]]:
-    """The entries of a JSON list or of JSON lines. Raises SettingsError naming the file and what is wrong."""
-    valid = 'a JSON or JSONL file of {"video": path, "conversations": [{"from": "human"|"gpt", "value": text}, ...]}'
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        entries = (
-            json.loads(text)
-            if text.lstrip().startswith("[")
-            else [json.loads(s) for s in text.split("\n") if s.strip()]
-        )
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"data={str(path)!r} cannot be read ({error}): give {valid}") from None
-    good = entries and all(isinstance(entry, dict) and entry.get("conversations") for entry in entries)
-    require(bool(good), "data", str(path), valid)
-    shown = next((entry for entry in entries if entry.get("image") or entry.get("images")), None)
-    about = f"an entry about an image ({(shown or {}).get('id')}), which training would not show"
-    require(shown is None, "data", str(path), f"it holds {about}; give videos or text alone")
-    return entries
-
-
 def _turn(part: dict[str, str]) -> tuple[str, str]:
     """One turn; the placeholders that say where the video goes are dropped: it goes first."""
-    role = {"human": "user", "gpt": "assistant"}[part["from"]]
-    return role, part["value"].replace("<image>", "").replace("<video>", "").strip()
+    return ROLES[part["from"]], part["value"].replace("<image>", "").replace("<video>", "").strip()

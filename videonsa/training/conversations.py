@@ -1,0 +1,90 @@
+"""The data file of a training: conversations about videos, as in LLaVA-Video-178K. Imports no torch.
+
+Read when a sweep is planned and again when it trains: a file that is none is refused before anything runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from videonsa.config import SettingsError
+
+ROLES = {"human": "user", "gpt": "assistant"}  # the file's names -> a chat template's
+VALID = 'a JSON or JSONL file of {"video": path, "conversations": [{"from": "human"|"gpt", "value": text}, ...]}'
+
+
+def read_conversations(path: Path) -> list[dict[str, Any]]:
+    """The entries of a JSON list or of JSON lines; none is returned that training could not use.
+
+    Raises SettingsError, one line: the file, its entry or line, and what is wrong with it.
+    """
+    try:
+        return parse_conversations(path.read_bytes(), str(path))
+    except OSError as error:
+        raise _refused(str(path), error.strerror or type(error).__name__) from None
+
+
+def parse_conversations(content: bytes, name: str) -> list[dict[str, Any]]:
+    """As read_conversations, of a file's content."""
+    entries = _parse(content, name)
+    if not entries:
+        raise _refused(name, "it holds no entry")
+    for number, entry in enumerate(entries, 1):
+        if problem := _problem(entry):
+            known = f" (id {str(entry['id'])[:40]!r})" if isinstance(entry, dict) and entry.get("id") else ""
+            raise _refused(name, f"entry {number}{known}: {problem}")
+    if not any(entry.get("video") for entry in entries):
+        raise _refused(name, "no entry names a video")
+    return entries
+
+
+def _parse(content: bytes, name: str) -> list[Any]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refused(name, f"it is no text: {error.reason} at byte {error.start}") from None
+    if text.lstrip().startswith("["):
+        return _load(text, name, "")
+    lines = text.split("\n")  # alone: JSON may hold other ends of lines, such as U+2028, within its texts
+    return [_load(line, name, f"line {number}: ") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _load(text: str, name: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"column {error.colno}" if where else f"line {error.lineno}, column {error.colno}"
+        raise _refused(name, f"{where}no JSON, or only the begin of it: {error.msg} at {place}") from None
+    except (RecursionError, ValueError):  # nested too deeply; a number of thousands of digits
+        raise _refused(name, f"{where}no conversations") from None
+
+
+def _problem(entry: Any) -> str | None:
+    """What keeps an entry from being trained on."""
+    if not isinstance(entry, dict):
+        return f"{_shown(entry)} is no entry"
+    if entry.get("image") or entry.get("images"):
+        return "it is about an image, which training would not show; give videos or text alone"
+    video, turns = entry.get("video"), entry.get("conversations")
+    if video is not None and not isinstance(video, str):
+        return f"video={_shown(video)} is no path"
+    if not isinstance(turns, list) or not turns:
+        return f"conversations={_shown(turns)} is no list of turns"
+    for turn in turns:
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            return f"{_shown(turn)} is no turn"
+        if turn.get("from") not in list(ROLES):
+            return f"from={_shown(turn.get('from'))} is not valid: choose from {', '.join(ROLES)}"
+    if not any(turn["from"] == "gpt" for turn in turns):
+        return "nobody answers: there is no turn from gpt"
+    return None
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.60}"
+
+
+def _refused(name: str, problem: str) -> SettingsError:
+    return SettingsError(f"data={name!r}: {problem}; give {VALID}")
