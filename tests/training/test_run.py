@@ -145,7 +145,7 @@ def test_gates_of_a_checkpoint_are_measured_over_samples_spread_over_a_training(
 
 def test_gates_need_vision(tiny_folder, tmp_path):
     entry = {"conversations": [{"from": "human", "value": "how many"}, {"from": "gpt", "value": "one"}]}
-    (tmp_path / "data.json").write_text(json.dumps([entry]))
+    (tmp_path / "data.json").write_text(json.dumps([entry, entry | {"video": "lost.mp4"}]))
     settings = quick(data=str(tmp_path / "data.json"), video_folder=str(tmp_path), steps=1)
     with pytest.raises(SettingsError, match="no vision token in 4 samples"):
         measure_gates(tiny_folder, {}, settings, 10)
