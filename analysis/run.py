@@ -35,6 +35,7 @@ OTHERS = {
     "published": "the paper's numbers beside ours, where a sweep asks the same",
     "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
 }
+LEAST_WIDTH = 60  # columns of a table, however narrow the terminal says it is
 BENCHMARK = ROOT / "benchmarks" / "h200.csv"
 
 
@@ -150,7 +151,9 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path) -> tu
 
         from analysis.tables import rich_table
 
-        Console().print(rich_table(data["rows"], plan, data["problems"]))
+        console = Console()
+        console.width = max(console.width, LEAST_WIDTH)
+        console.print(rich_table(data["rows"], plan, data["problems"]))
         return write_tables(plan, data, folder), True
     if name == "report":
         from analysis.report import write_report

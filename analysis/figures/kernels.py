@@ -61,7 +61,7 @@ def draw(table: pd.DataFrame) -> Figure:
     bands = 1 + bool(stage_modes) if len(whole) else 1
     width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
     figure = style.new_figure(width, 2.3 * bands + 0.2)
-    figure.suptitle(_setting(table), fontsize=6, color="#444444")
+    figure.suptitle(style.drawable(_setting(table)), fontsize=6, color="#444444")
     rows = figure.subfigures(bands, 1, squeeze=False)[:, 0]
     if len(whole):
         _band(rows[0], whole, modes, "provider", has_memory, columns)
@@ -105,7 +105,7 @@ def _band(figure: Any, rows: pd.DataFrame, modes: list[str], by: str, memory: bo
     names = sorted(rows[by].dropna().unique(), key=lambda name: (order.index(name) if name in order else 99, str(name)))
     for panel, mode in zip(axes, modes, strict=False):
         _lines(panel, rows[rows["mode"] == mode], by, names, "ms_p50")
-        panel.set_title(mode if by == "provider" else f"{mode}, by stage")
+        panel.set_title(style.drawable(mode if by == "provider" else f"{mode}, by stage"))
     axes[0].set_ylabel("time (ms)")
     if memory:
         peak = rows.groupby([by, "length"])["peak_gib"].max().reset_index()
@@ -114,8 +114,8 @@ def _band(figure: Any, rows: pd.DataFrame, modes: list[str], by: str, memory: bo
         axes[len(modes)].set_ylabel("memory (GiB)")
     for unused in axes[len(modes) + memory :]:
         unused.set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
+    shown = style.names(NAMES.get(name, name) for name in names)
+    figure.legend(axes[0].get_lines(), shown, loc="outside lower center", ncols=min(5, len(shown)))
 
 
 def _lines(axes: Axes, rows: pd.DataFrame, by: str, names: list[str], value: str) -> None:
@@ -126,9 +126,7 @@ def _lines(axes: Axes, rows: pd.DataFrame, by: str, names: list[str], value: str
         look: dict[str, Any] = {"zorder": 10 - i}
         if str(name).endswith(" data"):
             look = {"zorder": 11, "ls": ":", "mfc": "white"}
-        axes.plot(
-            own["length"], own[value], color=colour, marker=marker, ms=3.2, **look, label=NAMES.get(name, str(name))
-        )
+        axes.plot(own["length"], own[value], color=colour, marker=marker, ms=3.2, **look)
         if value == "ms_p50" and {"ms_p20", "ms_p80"} <= set(own.columns):
             axes.fill_between(own["length"], own["ms_p20"], own["ms_p80"], color=colour, alpha=0.2, lw=0)
     axes.set_yscale("log")

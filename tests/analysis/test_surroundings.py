@@ -120,3 +120,14 @@ def test_a_table_as_text_does_not_hang_on_the_terminal(sweep: Path, data: dict, 
 
 def test_a_cell_of_a_markdown_table_may_hold_a_bar():
     assert markdown_row(["a|b", "c"]) == "| a\\|b | c |"
+
+
+def test_names_in_measurements_are_text(tmp_path: Path):
+    table = (ROOT / "benchmarks" / "h200.csv").read_text().replace("sdpa_flash", "_$mine$").replace("H200", "$A_1$")
+    (tmp_path / "own.csv").write_text(table)
+    kernels, style = module("kernels"), module("style")
+    with style.style():
+        figure = kernels.draw(kernels.read(tmp_path / "own.csv"))
+    shown = [text.get_text() for legend in figure.subfigs[0].legends for text in legend.get_texts()]
+    assert "_$mine$" in shown
+    assert figure.get_suptitle().endswith("NVIDIA $A_1$")
