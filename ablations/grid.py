@@ -304,6 +304,7 @@ def _variants(
     ]
     seen: set[str] = set()
     for variant in variants:
+        _label(variant.label, where)
         if _seen_as(variant.label) in seen:
             raise SettingsError(f"{where}: two variants are called {variant.label!r}; give rows a label")
         seen.add(_seen_as(variant.label))

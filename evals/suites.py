@@ -23,6 +23,7 @@ from evals.aggregates import (
     Aggregate,
     Doc,
 )
+from videonsa import values
 from videonsa.config import SettingsError, SuiteSettings
 from videonsa.identity import NO_EFFECT
 
@@ -129,7 +130,7 @@ SUITES = {
 def get_suite(name: str) -> Suite:
     """The benchmark of this name. Raises SettingsError that lists the names."""
     if name not in SUITES:
-        raise SettingsError(f"unknown suite {name!r}; choose one of {', '.join(SUITES)}")
+        raise SettingsError(f"unknown suite {name!r}; choose one of {', '.join(SUITES)}{values.unknown(name, SUITES)}")
     return SUITES[name]
 
 
@@ -139,5 +140,6 @@ def suite_settings(name: str, **changes: Any) -> SuiteSettings:
     known = [field.name for field in dataclasses.fields(SuiteSettings) if field.name != "name"]
     unknown = [field for field in changes if field not in known]
     if unknown:
-        raise SettingsError(f"suite {name}: unknown setting {unknown[0]!r}; known settings: {', '.join(known)}")
+        near = values.unknown(unknown[0], known)
+        raise SettingsError(f"suite {name}: unknown setting {unknown[0]!r}; known settings: {', '.join(known)}{near}")
     return dataclasses.replace(settings, **changes)

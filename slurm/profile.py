@@ -58,11 +58,11 @@ class SlurmProfile:
         )
         for name in ("partition", "account", "qos", "constraint"):
             value = getattr(self, name)
-            self._require(value is None or (_is_text(value) and not re.search(r"\s", value)), name, value, "a name")
-        for name in ("modules", "setup"):
+            self._require(value is None or _is_name(value), name, value, "a name")
+        for name, each in {"modules": _is_name, "setup": _is_text}.items():
             value = getattr(self, name)
-            good = isinstance(value, list | tuple) and all(map(_is_text, value))
-            self._require(good, name, value, "text, or a list of it")
+            valid = "a name, or a list of names" if each is _is_name else "a line of shell, or a list of lines"
+            self._require(isinstance(value, list | tuple) and all(map(each, value)), name, value, valid)
             object.__setattr__(self, name, tuple(value))
         if not isinstance(self.environment, Mapping):
             raise ClusterError(f"Slurm profile {self.name}: environment: expected a mapping of variables to values")
@@ -133,6 +133,10 @@ def _is_whole(value: Any, least: int) -> bool:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def _is_name(value: Any) -> bool:
+    return _is_text(value) and not re.search(r"\s", value)
 
 
 def _gigabytes(value: Any) -> Any:

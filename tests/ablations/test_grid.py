@@ -193,7 +193,11 @@ def test_a_mistake_in_a_grid_is_one_line(tmp_path: Path, text: str, message: str
         ),
         ("axes: {nsa.window: [0]}", "window=0 is not valid: 1 or more while swa is a branch"),
         ("base: {nsa.attention: sparse}", "attention='sparse' is not valid: choose one of nsa, dense"),
-        ("suites: [synth_noodle]", "unknown suite 'synth_noodle'; choose one of synth_needle"),
+        (
+            "suites: [synth_noodle]",
+            r"unknown suite 'synth_noodle'; choose one of synth_needle.*; did you mean synth_needle\?",
+        ),
+        ('axes: {train.model: ["a\\nb"]}', "label='model=a.*b' is not valid: one line of text"),
         ("suites: {synth_needle: {frame: 3}}", "unknown setting 'frame'; known settings: .*frames"),
         ("base: {checkpoint: ./nowhere}", "checkpoint './nowhere': there is no such folder"),
     ],

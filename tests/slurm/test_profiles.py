@@ -70,8 +70,9 @@ def test_profiles_of_scale_and_of_slurm_have_names_apart():
         ({"environment": "A=1"}, "environment: expected a mapping of variables to values"),
         ({"environment": {"A": None}}, "environment: A=None is not valid: a variable and its text"),
         ({"environment": {"A B": "1"}}, "environment: A B=.1. is not valid: a variable and its text"),
-        ({"setup": [["a"]]}, "setup=.* is not valid: text, or a list of it"),
-        ({"modules": {"a": 1}}, "modules=.* is not valid: text, or a list of it"),
+        ({"setup": [["a"]]}, "setup=.* is not valid: a line of shell, or a list of lines"),
+        ({"modules": {"a": 1}}, "modules=.* is not valid: a name, or a list of names"),
+        ({"modules": "cuda/13.0 gcc"}, "modules=.* is not valid: a name, or a list of names"),
         ({"partition": ""}, "partition='' is not valid: a name"),
         ({"memory": 1e-9}, "memory=1e-09 is not valid: GB"),  # 0 MB is all there is
         ({"memory": True}, "memory=True is not valid: GB"),
