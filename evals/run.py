@@ -19,6 +19,7 @@ from evals.task import load_task, require_videos, synthetic_data
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, to_dict
 from videonsa.disk import DiskError, disk_error
 from videonsa.identity import evaluation_parts, identity, part_version, settings_inputs
+from videonsa.surroundings import settings_decide
 
 JUDGES = 4  # questions to a judge at a time, as lmms-eval does
 
@@ -29,6 +30,7 @@ class NothingAnswered(RuntimeError):
     """Every question of a suite was an error: there is no accuracy."""
 
 
+@settings_decide(alone=True)
 def evaluate(
     checkpoint: Path | str | Checkpoint,
     nsa: dict[str, Any],

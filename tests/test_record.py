@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from videonsa import record as record_module
-from videonsa.record import ROOT, failure, provenance, read_record, write_record
+from videonsa.record import ROOT, failure, provenance, read_record, write_record, write_text
 
 RECORD = {"kind": "evaluation", "status": "done", "scores": {"accuracy": 0.5}}
 
@@ -60,3 +60,8 @@ def test_failures_and_provenance_hold_no_paths():
     assert str(ROOT) not in text
     assert str(Path.home()) not in text
     assert len(provenance()["commit"]) in (0, 40)
+
+
+def test_a_file_name_that_is_no_text_can_be_told(tmp_path: Path):
+    write_text(tmp_path / "table.txt", "video \udcff.mp4: no such file\n")  # as Python reads a byte that is no UTF-8
+    assert (tmp_path / "table.txt").read_text(encoding="utf-8") == "video \\udcff.mp4: no such file\n"

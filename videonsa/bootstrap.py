@@ -75,6 +75,7 @@ def drop_current_folder():
     if getattr(sys.modules["__main__"], "__spec__", None) is not None and sys.path[:1] == [here]:
         del sys.path[0]
     if "" in parts and len(parts) > 1:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, parts))
         sys.path[:] = [entry for entry in sys.path if entry != here]
 
 

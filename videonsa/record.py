@@ -34,8 +34,11 @@ def write_record(path: Path, record: dict[str, Any], replace: bool = True) -> No
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's text atomically and durably; raises as write_record."""
-    write_bytes(path, text.encode("utf-8"))
+    """Replace a file's text atomically and durably; raises as write_record.
+
+    UTF-8; what it cannot spell (bytes of a file name that are none) is written as \\udcff.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
