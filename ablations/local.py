@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from ablations.display import Display
 from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words
-from ablations.lock import process_started
 from ablations.plan import DONE, Job, Sweep, cell_folder, training_folder
+from ablations.process import process_started
 from ablations.progress import read_progress
 from ablations.records import fail_record, set_aside
 from ablations.stages import Stages
@@ -52,16 +52,23 @@ def run_debug(sweep: Sweep, jobs: list[Job], stages: Stages) -> None:
 
 
 def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resources) -> None:
-    """Run the jobs in worker processes until none is left. KeyboardInterrupt ends the workers before it goes on."""
+    """Run the jobs in worker processes until none is left. KeyboardInterrupt ends the workers before it goes on.
+
+    On a disk that fails nothing more is begun; raises DiskError once what runs has ended.
+    """
     set_aside(sweep, jobs)
     waiting, running = list(jobs), {}  # type: list[Job], dict[str, tuple[Job, Running]]
     cells = [cell.id for job in jobs if job.kind == "evaluate" for cell in job.cells]
+    disk: str | None = None
     with Display(sweep, cells, resources.workers) as display, _workers_ended(running):
         while waiting or running:
             for name, (job, process) in list(running.items()):
                 if process.ended():
                     del running[name]
                     waiting += close_job(sweep, job, process)
+                    disk = disk_words(process.last_words()) or disk
+            if disk is not None:
+                waiting.clear()
             for job in next_jobs(sweep, waiting, running, resources.workers):
                 waiting.remove(job)
                 running[job.name] = (job, start(sweep, job, stages, waiting, running, resources))
@@ -69,6 +76,8 @@ def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resource
             display.update((name, process.folder) for name, (_, process) in running.items())
             time.sleep(POLL_SECONDS)
         display.update([])
+    if disk is not None:
+        raise DiskError(disk)
 
 
 def next_jobs(sweep: Sweep, waiting: list[Job], running: Iterable[str], workers: int) -> list[Job]:

@@ -27,7 +27,7 @@ from ablations.records import fail_record, record_of
 from ablations.stages import Stages
 from slurm.executor import delayed, distributed_environment, leave_when_told, told_to_leave
 from videonsa.config import TrainSettings, to_dict
-from videonsa.disk import disk_error
+from videonsa.disk import DiskError, disk_error
 from videonsa.record import failure, provenance, read_record, without_paths, write_record, write_text
 from videonsa.surroundings import settings_decide
 
@@ -54,7 +54,7 @@ class Work:
     origin: Mapping[str, Any] = field(default_factory=dict)  # commit and state of the checkout that a snapshot is of
 
     def __call__(self) -> None:
-        """Run the job; raises JobFailed at the end when anything in it failed."""
+        """Run the job; raises JobFailed at the end when anything in it failed, DiskError when a disk did."""
         if self.parent is not None:
             _die_with(self.parent)
         leave_when_told()
@@ -111,7 +111,7 @@ def run_training(work: Work, progress: Progress) -> list[str]:
     reason = record["error"]
     for cell in work.job.cells:
         fail_record(work.out, cell, training_failure(training.id, reason))
-    return [f"training {training.id}: {reason['message']}"]
+    return [_problem(f"training {training.id}", reason)]
 
 
 def _train(work: Work, folder: Path, report: Callable[..., None]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def run_cells(work: Work, progress: Progress) -> list[str]:
                 report = progress.begin("evaluate", str(cell), cell.id, check=claim.check)
                 record = evaluate_cell(work, cell, weights, report, claim)
         if record["status"] != DONE:
-            problems.append(f"{cell}: {record['error']['message']}")
+            problems.append(_problem(str(cell), record["error"]))
         if work.mirror:
             progress.write(force=True, phase="mirror", cell="")
             mirror(record, work.out, work.sweep, cell.label)
@@ -220,7 +220,14 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
             record |= {"status": FAILED, "error": _failure(error, folder)}
         claim.check()
         write_record(folder / "record.json", record | {"provenance": _provenance(work)})
-    return [] if record["status"] == DONE else [f"probe {probe.id}: {record['error']['message']}"]
+    return [] if record["status"] == DONE else [_problem(f"probe {probe.id}", record["error"])]
+
+
+def _problem(name: str, error: Mapping[str, str]) -> str:
+    """What failed, in a line. Raises DiskError where it was the disk: what comes after would fail in the same way."""
+    if error["type"] == DISK_ERROR:
+        raise DiskError(error["message"])
+    return f"{name}: {error['message']}"
 
 
 def _failure(error: Exception, folder: Path) -> dict[str, str]:

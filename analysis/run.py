@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 from analysis.figures import DRAWINGS, fits, module  # noqa: E402
 from analysis.summary import draw_all, summarize, sweep_data, write_tables  # noqa: E402
+from videonsa.disk import DiskError  # noqa: E402
 from videonsa.options import Parser, folder, text  # noqa: E402
 from videonsa.values import one_line, unknown  # noqa: E402
 
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_list(options.out))
             return 0
         return _make(options)
+    except DiskError as error:
+        print(one_line(f"error: {error}"), file=sys.stderr)
+        return 1
     except (Refused, ValueError, OSError) as error:
         print(one_line(f"error: {error}"), file=sys.stderr)
         return 2

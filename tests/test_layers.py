@@ -74,6 +74,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.identity", "videonsa.options", "videonsa.values", "videonsa.text"),
     ),
     "videonsa.bench": (
+        "videonsa.disk",
         *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
         "videonsa.places",
     ),

@@ -126,9 +126,7 @@ def test_a_bad_table_of_measurements_is_one_line(tmp_path: Path, content: str | 
 
 def test_a_full_disk_keeps_the_older_figure(tmp_path: Path) -> None:
     def figure() -> Figure:
-        made = style.new_figure(2, 1)
-        made.text(0, 0, "one")
-        return made
+        return style.panels(1, 1, 2, 1)[0]
 
     with small_disk(tmp_path / "disk", "size=256k") as disk, style.style():
         before = {path: path.read_bytes() for path in style.save(figure(), disk, "one")}

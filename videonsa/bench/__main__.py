@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from videonsa.bench import providers
 from videonsa.bench.case import Case, Inputs
 from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure
+from videonsa.disk import write_bytes
 from videonsa.places import place
 
 COLUMNS = (
@@ -144,13 +146,13 @@ def write(rows: list[dict[str, object]], path: Path | None) -> None:
         )
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS)
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    before = path.read_bytes() if path.exists() else b""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=COLUMNS)
+    if not before:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, before + text.getvalue().encode())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure as measure_on_device
 from videonsa.bench.providers import attention
 from videonsa.config import NSASettings
+from videonsa.disk import write_bytes
 from videonsa.modeling.layout import token_layout
 from videonsa.modeling.mixed import mixed_attention
 from videonsa.modeling.model import VideoNSATextModel
@@ -180,11 +182,11 @@ def write(rows: list[dict[str, object]], path: Path | None) -> None:
     """All rows so far, so that a run that is cut short leaves what it has."""
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":
