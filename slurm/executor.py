@@ -191,6 +191,8 @@ def slurm_executor(request: Request) -> Any:
     """submitit's executor with the profile's parameters; evaluation takes one GPU and its share of a node."""
     import submitit
 
+    if "%" in str(request.folder):
+        raise ClusterError(f"{request.folder}: Slurm reads a % in a path as a pattern: give --out a folder without")
     request.folder.mkdir(parents=True, exist_ok=True)
     executor = submitit.SlurmExecutor(request.folder, max_num_timeout=MAX_TIMEOUTS)
     profile = request.profile
@@ -202,8 +204,8 @@ def slurm_executor(request: Request) -> Any:
     optional["dependency"] = request.dependency
     more = {"requeue": True, "kill-on-invalid-dep": "yes"} if request.dependency else {"requeue": True}
     executor.update_parameters(
-        job_name=request.name,
-        comment=request.name,
+        job_name=" ".join(request.name.split()),
+        comment=" ".join(request.name.split()),
         nodes=profile.nodes if request.whole_node else 1,
         ntasks_per_node=tasks,
         cpus_per_task=cpus,

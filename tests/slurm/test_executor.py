@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slurm.executor import Request, submit_slurm
-from slurm.profile import SlurmProfile
+from slurm.profile import ClusterError, SlurmProfile
 
 CODE = """
 import os, signal, sys
@@ -62,3 +62,8 @@ def test_sbatch_hears_the_profile_and_not_the_users_variables(tmp_path: Path, mo
     kept = {"SBATCH_ACCOUNT", "SLURM_CONF"}  # the profile names no account
     assert {name for name in heard if name.startswith(("SBATCH_", "SLURM"))} == kept
     assert os.environ["SBATCH_PARTITION"] == "theirs"
+
+
+def test_a_path_that_slurm_would_read_as_a_pattern_is_refused(tmp_path: Path):
+    with pytest.raises(ClusterError, match="Slurm reads a % in a path as a pattern"):
+        submit_slurm([print], Request(SlurmProfile("site"), tmp_path / "50%" / "jobs", "name"))
