@@ -251,8 +251,9 @@ def _mcnemar(won: int, lost: int) -> float:
 
 def _sign_flip(sums: np.ndarray) -> float:
     """Share of all choices of the sums' signs whose total is at least as far from 0 as theirs."""
-    total = abs(float(sums.sum())) - 10.0**-DIGITS
-    sizes = np.sort(np.abs(sums).round(DIGITS))
+    sums = sums.round(DIGITS)
+    total = abs(float(sums.sum())) - 10.0**-DIGITS  # of the same rounded sums as all other choices, or it misses itself
+    sizes = np.sort(np.abs(sums))
     sizes = sizes[sizes > 0]
     totals: np.ndarray = np.zeros(1)
     chances: np.ndarray = np.ones(1)

@@ -177,3 +177,9 @@ def test_rates_are_what_they_should_be(videos: int, each: int, alike: float, kin
     print("\n| {} | {} | {} | {} | {} ({}) | {} ({}) |".format(videos, each, alike, number, *shown))
     assert found < 0.085
     assert holds > (0.90 if videos > 10 else 0.85)
+
+
+def test_the_choice_that_was_observed_counts_though_sums_are_rounded() -> None:
+    first, second = [0.0, 0.0, *[0.007913208956391358] * 3], [*[0.12128344317764575] * 2, *[0.862340995175426] * 3]
+    result = paired(first, second, ["b", "b", "a", "a", "c"], ["count"] * 5, SHARES)
+    assert result.p == pytest.approx(2 / 2**3)  # of 8 choices of signs, theirs and its opposite
