@@ -47,6 +47,8 @@ def test_where_text_is_meant_it_stays_as_it_was_written(written: str):
         ("a:  # nothing", "a has no value"),
         ("? \n: 1", "a key that is no name"),
         ("? [a, b]\n: 1", "a key that is no name"),
+        ("a: &x {b: 1}\nc: {<<: *x, d: 2}", "line 2: c is merged by <<, which YAML 1.2 has not: write it out"),
+        ("!!str a: 3", "the mapping has a key that is no name"),
         ("a: !!int 3", "line 1: a: a tag such as 'int' has no meaning here"),
         ("a: !!python/object/apply:os.system [ls]", "has no meaning here"),
         ("a: 1e400", "line 1: a: 1e400 is not valid: a number from 5e-324 to 1.8e308"),

@@ -148,16 +148,21 @@ class _Reader:
         """`seen`: the lines of keys by their whole names, so that a.b and a: {b: ...} are known for one."""
         result = {}
         for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or not key_node.value.strip():
-                raise self.error(key_node, f"{path or 'the mapping'} has a key that is no name")
-            key = plain_text(key_node.value.translate(self.back), self.at(key_node))
-            name, line = f"{path}.{key}" if path else key, key_node.start_mark.line + 1
+            key = self.key(key_node, path or "the mapping")
+            name = f"{path}.{key}" if path else key
             if name in seen:
                 raise self.error(key_node, f"{name} stands twice, first in line {seen[name]}")
-            seen[name] = line
+            seen[name] = key_node.start_mark.line + 1
             meant = is_text or key.rpartition(".")[2] in self.texts
             result[key] = self.value(value_node, name, meant, seen)
         return result
+
+    def key(self, node: yaml.Node, path: str) -> str:
+        if not isinstance(node, yaml.ScalarNode) or node.tag or not node.value.strip():
+            raise self.error(node, f"{path} has a key that is no name")
+        if node.value == "<<":
+            raise self.error(node, f"{path} is merged by <<, which YAML 1.2 has not: write it out")
+        return plain_text(node.value.translate(self.back), self.at(node))
 
     def at(self, node: yaml.Node) -> str:
         return f"{self.where}: line {node.start_mark.line + 1}" if self.lines else self.where
