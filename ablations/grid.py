@@ -20,7 +20,6 @@ suite.* (frames, fps, tokens_per_frame, limit, ...), checkpoint (a hub name or f
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
@@ -33,11 +32,12 @@ from typing import Any
 
 from ablations.checkpoints import check_checkpoints
 from ablations.checks import check_keys, mapping_at, text_or_none, whole_numbers
-from ablations.profile import TEXTS, load_yaml
-from slurm.profile import TEXTS as SLURM_TEXTS
-from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, one_of
+from ablations.profile import load_yaml
+from ablations.settings import check_setting, flatten
+from ablations.settings import parse_changes as parse_changes  # named here, too
+from videonsa.config import SettingsError, one_of
 from videonsa.places import place
-from videonsa.values import read_value, scalar, unknown
+from videonsa.values import unknown
 
 FOLDER = Path(__file__).parent / "grids"
 KEYS = (
@@ -55,13 +55,6 @@ SHORT = {
     "nsa.attention": "",
     "suite.tokens_per_frame": "tokens",
 }
-_FIELDS = {
-    "nsa": [f.name for f in dataclasses.fields(NSASettings)],
-    "train": [f.name for f in dataclasses.fields(TrainSettings) if f.name not in ("nsa", "seed")],
-    "suite": [f.name for f in dataclasses.fields(SuiteSettings) if f.name != "name"],
-}
-_SETTINGS = ("checkpoint", *(f"{group}.{name}" for group, names in _FIELDS.items() for name in names))
-_SETTINGS += tuple(f"train.nsa.{name}" for name in _FIELDS["nsa"])
 
 
 @dataclass(frozen=True)
@@ -143,75 +136,6 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
         reference=_reference(content.get("reference"), variants, where),
         checkpoints=check_checkpoints(content.get("checkpoints"), where),
     )
-
-
-def flatten(mapping: Any, where: str, is_rule: bool = False) -> dict[str, Any]:
-    """{'nsa': {'window': 8}} and {'nsa.window': 8} -> {'nsa.window': 8}; a name that is no setting is refused.
-
-    In a rule of `exclude` a list stands for any of its values.
-    """
-    if not isinstance(mapping, Mapping):
-        raise SettingsError(f"{where}: expected settings such as nsa.window: 8")
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{inner}": item for inner, item in value.items() if not isinstance(item, Mapping)}
-            flat |= {
-                f"{key}.{inner}.{last}": item
-                for inner, nested in value.items()
-                if isinstance(nested, Mapping)
-                for last, item in nested.items()
-            }
-        else:
-            flat[str(key)] = value
-    for key, value in flat.items():
-        check_setting(key, where)
-        if key == "checkpoint" and not is_rule:
-            text_or_none(value, f"{where}: checkpoint")
-    return flat
-
-
-def check_setting(key: str, where: str) -> None:
-    """Refuse a dotted name that is no setting, listing those near it."""
-    group, _, name = key.partition(".")
-    if key == "checkpoint" or name in _FIELDS.get(group, ()):
-        return
-    if group == "train" and name.startswith("nsa.") and name[4:] in _FIELDS["nsa"]:
-        return
-    if group in _FIELDS and name:
-        known = ", ".join(f"{group}.{known}" for known in _FIELDS[group])
-        raise SettingsError(f"{where}: unknown setting {key!r}; known: {known}{_nearest(key, where)}")
-    more = ", and with --set slurm.*" if where == "--set" else ""
-    settings = f"settings are nsa.*, train.*, suite.* and checkpoint{more}"
-    raise SettingsError(f"{where}: unknown setting {key!r}; {settings}{_nearest(key, where)}")
-
-
-def _nearest(key: str, where: str) -> str:
-    return unknown(key, (*_SETTINGS, "suites", "seeds") if where == "--set" else _SETTINGS)
-
-
-def parse_changes(pairs: list[str]) -> dict[str, Any]:
-    """The values of repeated --set key=value; lists as in YAML ([1, 2]), suites and branches joined with +.
-
-    Those of slurm.* are about machines and checked by the Slurm profile; all others are settings.
-    """
-    changes: dict[str, Any] = {}
-    texts = TEXTS | SLURM_TEXTS
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise SettingsError(f"--set {pair}: give key=value, such as nsa.window=8")
-        if key in changes:
-            raise SettingsError(f"--set {key}: given twice")
-        if key not in ("suites", "seeds") and not key.startswith("slurm."):
-            check_setting(key, "--set")
-        value = read_value(text, f"--set {key}", key.rpartition(".")[2] in texts, texts)
-        if key == "checkpoint":
-            text_or_none(value, "--set checkpoint")
-        elif key in ("suites", "seeds") and isinstance(value, str):
-            value = [scalar(part.strip(), f"--set {key}", key == "suites") for part in value.split("+")]
-        changes[key] = value
-    return changes
 
 
 def _labels(content: Mapping[str, Any], where: str) -> dict[str, str]:

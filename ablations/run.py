@@ -21,7 +21,7 @@ from ablations.adopt import adopt
 from ablations.amend import amended_sweep, planned_changes, write_amended
 from ablations.cell import Cell
 from ablations.facts import facts_now, pin_revisions
-from ablations.grid import load_grid, parse_changes
+from ablations.grid import load_grid
 from ablations.history import again_lines, older_records, plan_changes
 from ablations.local import Resources, local_resources, run_debug, run_local
 from ablations.lock import Lock, LockHeld
@@ -29,6 +29,7 @@ from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_stat
 from ablations.profile import TEXTS, Profile, load_profile, profile_names
 from ablations.records import fail_untrained
 from ablations.results import dry_run_text, hub_lines, list_text, needs_lines, problems, show, status_text
+from ablations.settings import parse_changes
 from ablations.slurm_follow import NO_JOBS, follow, queue_lines
 from ablations.slurm_jobs import cancel_sweep, queued, settle_ended
 from ablations.slurm_submit import submit

@@ -135,9 +135,9 @@ def test_on_a_command_line_a_hash_or_a_colon_means_nothing_and_no_value_is_refus
     ],
 )
 def test_the_nearest_name_is_proposed_with_its_group(name: str, nearest: str):
-    from ablations.grid import _SETTINGS
+    from ablations.settings import SETTINGS
 
-    assert unknown(name, _SETTINGS) == f"; did you mean {nearest}?"
+    assert unknown(name, SETTINGS) == f"; did you mean {nearest}?"
 
 
 def test_where_no_name_is_near_none_is_proposed():

@@ -6,7 +6,7 @@ import dataclasses
 
 from hypothesis import strategies as st
 
-from ablations.grid import _SETTINGS
+from ablations.settings import SETTINGS
 from videonsa.config import NSASettings, SuiteSettings, TrainSettings
 
 Texts = st.SearchStrategy[str]
@@ -114,13 +114,13 @@ def _broken(cut: tuple[str, int, str]) -> str:
     return text[:place] + other + text[place + 1 :]
 
 
-SETTINGS = [key for key in _SETTINGS if key != "checkpoint"]
+CHANGING = [key for key in SETTINGS if key != "checkpoint"]
 label = mostly(st.sampled_from(["on", "off", "010", "a b", "1e3", "x"]), printable)
-setting = entries(SETTINGS, printable).map(flow)
-row = st.tuples(entries(SETTINGS, printable, 2), label).map(lambda found: flow([*found[0], ("label", found[1])]))
+setting = entries(CHANGING, printable).map(flow)
+row = st.tuples(entries(CHANGING, printable, 2), label).map(lambda found: flow([*found[0], ("label", found[1])]))
 suite = st.sampled_from(["synth_needle", "synth_order", "synth_layout"])
 asked = entries(["frames", "limit", "tokens_per_frame", "seed"], printable).map(flow)
-axis = st.sampled_from(SETTINGS).flatmap(lambda key: several(mostly(usual(key), printable)).map(lambda v: (key, v)))
+axis = st.sampled_from(CHANGING).flatmap(lambda key: several(mostly(usual(key), printable)).map(lambda v: (key, v)))
 axis |= several(row).map(lambda rows: ("rows", rows))
 seeds = mostly(st.sampled_from(["0", "[0, 1]", "[08]"]), printable)
 given_weights = entries([f"nsa.{name}" for name in ("window", "semantics", "block_size")], printable).map(
@@ -133,7 +133,7 @@ GRID_LINES = {
     "base": setting,
     "axes": apart(axis),
     "exclude": several(setting, 2),
-    "labels": st.sampled_from(SETTINGS).flatmap(lambda key: label.map(lambda text: flow([(key, text)]))),
+    "labels": st.sampled_from(CHANGING).flatmap(lambda key: label.map(lambda text: flow([(key, text)]))),
     "suites": several(suite, 2) | apart(st.tuples(suite, asked)),
     "seeds": seeds,
     "reference": label,
@@ -163,7 +163,7 @@ tiny = [("model", "tiny"), ("data", "synth"), ("steps", "2")]
 recipes = st.tuples(trained, lines(PROFILE_LINES, "suites: {synth_needle: {limit: 4}}\n")).map(
     lambda found: f"train: {flow(list(dict([*tiny, *found[0]]).items()))}\n{found[1]}"
 )
-of_set = entries([*_SETTINGS, "suites", "seeds", *(f"slurm.{key}" for key in SLURM_LINES)], odd).map(
+of_set = entries([*SETTINGS, "suites", "seeds", *(f"slurm.{key}" for key in SLURM_LINES)], odd).map(
     lambda items: ["=".join(item) for item in items]
 )
 options = st.tuples(st.sampled_from(OPTIONS), odd).map(list) | odd.map(lambda value: [value])

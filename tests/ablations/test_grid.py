@@ -170,6 +170,8 @@ def test_set_of_suites_and_seeds():
         ("axes: {x: [{nsa.window: 8, label: ' '}]}", "axes: x: label=' ' is not valid: one line of text"),
         ("axes: {x: [{nsa.window: 1, label: x y}, {nsa.window: 2, label: 'x  y '}]}", "two variants are called"),
         ("axes: {x: [{nsa.window: 1, label: \u00e9}, {nsa.window: 2, label: e\u0301}]}", "two variants are called"),
+        ("base: {nsa: {}}", "base: unknown setting 'nsa'; settings are nsa"),
+        ("base: {training: {lr: 1}}", r"unknown setting 'training.lr'; .*; did you mean train.learning_rate\?"),
         ("axes: false", "axes: expected a mapping, as in .*, not False"),
         ("base:", "line 1: base has no value; write null for none"),
         ("base: {checkpoint: ''}", "base: checkpoint='' is not valid: give text, or null for none"),
@@ -191,6 +193,8 @@ def test_a_mistake_in_a_grid_is_one_line(tmp_path: Path, text: str, message: str
             "axes: {nsa.branches: [cmp+slice]}",
             "branches='cmp\\+slice' is not valid: a subset of cmp, slc, swa, each once",
         ),
+        ("base: {nsa.window: {}}", "window={} is not valid: a whole number of at least 0"),
+        ("base: {nsa: {window: {a: 1}}}", "window={'a': 1} is not valid: a whole number of at least 0"),
         ("axes: {nsa.window: [0]}", "window=0 is not valid: 1 or more while swa is a branch"),
         ("base: {nsa.attention: sparse}", "attention='sparse' is not valid: choose one of nsa, dense"),
         (

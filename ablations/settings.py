@@ -1,0 +1,89 @@
+"""Settings by their dotted names, as grids and --set write them: nsa.window, train.nsa.window. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ablations.checks import text_or_none
+from ablations.profile import TEXTS
+from slurm.profile import TEXTS as SLURM_TEXTS
+from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings
+from videonsa.values import read_value, scalar, unknown
+
+_FIELDS = {
+    "nsa": [f.name for f in dataclasses.fields(NSASettings)],
+    "train": [f.name for f in dataclasses.fields(TrainSettings) if f.name not in ("nsa", "seed")],
+    "suite": [f.name for f in dataclasses.fields(SuiteSettings) if f.name != "name"],
+}
+SETTINGS = ("checkpoint", *(f"{group}.{name}" for group, names in _FIELDS.items() for name in names))
+SETTINGS += tuple(f"train.nsa.{name}" for name in _FIELDS["nsa"])
+
+
+def flatten(mapping: Any, where: str, is_rule: bool = False) -> dict[str, Any]:
+    """{'nsa': {'window': 8}} and {'nsa.window': 8} -> {'nsa.window': 8}; a name that is no setting is refused.
+
+    In a rule of `exclude` a list stands for any of its values.
+    """
+    if not isinstance(mapping, Mapping):
+        raise SettingsError(f"{where}: expected settings such as nsa.window: 8")
+    flat = dict(_leaves(mapping))
+    for key, value in flat.items():
+        check_setting(key, where)
+        if key == "checkpoint" and not is_rule:
+            text_or_none(value, f"{where}: checkpoint")
+    return flat
+
+
+def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value); an empty mapping, or one in place of a setting's value, is a value."""
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value and name not in SETTINGS:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def check_setting(key: str, where: str) -> None:
+    """Refuse a dotted name that is no setting, listing those near it."""
+    group, _, name = key.partition(".")
+    if key == "checkpoint" or name in _FIELDS.get(group, ()):
+        return
+    if group == "train" and name.startswith("nsa.") and name[4:] in _FIELDS["nsa"]:
+        return
+    if group in _FIELDS and name:
+        known = ", ".join(f"{group}.{known}" for known in _FIELDS[group])
+        raise SettingsError(f"{where}: unknown setting {key!r}; known: {known}{_nearest(key, where)}")
+    more = ", and with --set slurm.*" if where == "--set" else ""
+    settings = f"settings are nsa.*, train.*, suite.* and checkpoint{more}"
+    raise SettingsError(f"{where}: unknown setting {key!r}; {settings}{_nearest(key, where)}")
+
+
+def _nearest(key: str, where: str) -> str:
+    return unknown(key, (*SETTINGS, "suites", "seeds") if where == "--set" else SETTINGS)
+
+
+def parse_changes(pairs: list[str]) -> dict[str, Any]:
+    """The values of repeated --set key=value; lists as in YAML ([1, 2]), suites and branches joined with +.
+
+    Those of slurm.* are about machines and checked by the Slurm profile; all others are settings.
+    """
+    changes: dict[str, Any] = {}
+    texts = TEXTS | SLURM_TEXTS
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise SettingsError(f"--set {pair}: give key=value, such as nsa.window=8")
+        if key in changes:
+            raise SettingsError(f"--set {key}: given twice")
+        if key not in ("suites", "seeds") and not key.startswith("slurm."):
+            check_setting(key, "--set")
+        value = read_value(text, f"--set {key}", key.rpartition(".")[2] in texts, texts)
+        if key == "checkpoint":
+            text_or_none(value, "--set checkpoint")
+        elif key in ("suites", "seeds") and isinstance(value, str):
+            value = [scalar(part.strip(), f"--set {key}", key == "suites") for part in value.split("+")]
+        changes[key] = value
+    return changes
