@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 PREFIXES = ("GPU-", "MIG-")  # of names that are no index
+DEVICES = Path("/dev")
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 SMI_SECONDS = 30
@@ -64,9 +65,12 @@ def torch_knows_gpus() -> bool:
 
 @lru_cache
 def _listed_gpus() -> tuple[tuple[str, ...], str]:
-    """What `nvidia-smi` lists, and why it could not: indices, or the slices of GPUs that are divided (MIG)."""
+    """What `nvidia-smi` lists, and why it could not: indices, or the slices of GPUs that are divided (MIG).
+
+    A container may have the devices and not the program; CUDA counts those that it sees from 0 on.
+    """
     if shutil.which("nvidia-smi") is None:
-        return (), ""
+        return tuple(map(str, range(len(list(DEVICES.glob("nvidia[0-9]*")))))), ""
     try:
         done = subprocess.run(
             ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, errors="replace", timeout=SMI_SECONDS

@@ -61,6 +61,15 @@ def test_of_a_divided_gpu_each_slice_is_a_device(smi):
     assert local_gpus() == (SLICE, "MIG-GPU-5d5ba0d6/7/0", "1")
 
 
+def test_devices_without_the_program_that_lists_them_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smi):
+    for name in ("nvidia3", "nvidia5", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(machine, "DEVICES", tmp_path)
+    monkeypatch.setenv("PATH", "")
+    machine._listed_gpus.cache_clear()
+    assert local_gpus() == ("0", "1")
+
+
 def test_gpus_that_nothing_will_use_are_told(smi, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("slurm.machine.metadata.version", lambda name: "2.13.0+cpu")
     smi("GPU 0: NVIDIA H100 (UUID: GPU-1)")
