@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,28 @@ def test_a_module_takes_nothing_from_the_current_folder(tmp_path: Path) -> None:
     variables = {"PYTHONPATH": str(bootstrap.ROOT), "PYTHONOPTIMIZE": "2"}
     done = command(tmp_path, variables, script="-m module")
     assert (done.returncode, done.stdout.decode().splitlines()[-1]) == (0, "the end"), done.stderr
+
+
+HUNG_UP = f"""
+import sys, time
+from pathlib import Path
+sys.path[0] = {str(bootstrap.ROOT)!r}
+from videonsa.bootstrap import ensure_environment
+ensure_environment()
+print("here", flush=True)
+while not Path("closed").exists():
+    time.sleep(0.01)
+print("still here", flush=True)
+print("and here", file=sys.stderr, flush=True)
+"""
+
+
+def test_a_command_outlives_its_terminal(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(HUNG_UP)
+    ours, its = pty.openpty()
+    command = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdin=its, stdout=its, stderr=its)
+    os.close(its)
+    assert os.read(ours, 4) == b"here"
+    os.close(ours)
+    (tmp_path / "closed").touch()
+    assert command.wait(30) == 0
