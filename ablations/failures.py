@@ -34,9 +34,9 @@ INTERRUPTIONS = (WORKER_DIED, CANCELLED, DISK_ERROR)  # nobody's fault: tried ag
 
 
 def disk_words(log: str) -> str | None:
-    """What a log says of the disk that ended its process; None when it was something else."""
-    found = [line.partition(f"{DISK_ERROR}: ")[2] for line in log.splitlines() if f"{DISK_ERROR}: " in line]
-    return found[-1] if found else None
+    """What a log says of the disk that ended its process, in its traceback; None when it was something else."""
+    name = f"{DiskError.__module__}.{DISK_ERROR}: "
+    return next((line[len(name) :] for line in reversed(log.splitlines()) if line.startswith(name)), None)
 
 
 def training_failure(training: str, error: Mapping[str, str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.record": ("videonsa.disk",),
     "videonsa.bootstrap": (),
     "videonsa.torchvision_ops": (),
-    "videonsa.tracking": (),
+    "videonsa.tracking": ("videonsa.disk",),
     "videonsa.surroundings": (),
     "videonsa.text": (),
     "videonsa.kernels": ("videonsa.names", "videonsa.limits"),

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.disks import fill, small_disk
 from tests.training.conftest import quick
 from tests.wandb_server import Server
 from videonsa import tracking
@@ -303,3 +304,30 @@ def children(name: str) -> list[int]:
     path = Path(f"/proc/self/task/{os.getpid()}/children")
     pids = [int(pid) for task in path.parent.parent.glob("*/children") for pid in task.read_text().split()]
     return [pid for pid in pids if name in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def test_on_a_full_disk_no_run_is_begun(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        run = Tracker("full", disk, id="full")
+        run.log({"loss": 1.0}, step=1)
+        run.close()
+        (said,) = capfd.readouterr().err.splitlines()
+        assert said.startswith(f"W&B: full: cannot write to {disk}/wandb: No space left on device; disk {disk}: ")
+        assert said.endswith("free, 1 MiB needed; its metrics on disk are whole")
+
+
+@pytest.mark.long
+def test_a_disk_that_fills_up_under_a_run_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with small_disk(tmp_path / "disk", "size=2m") as disk:
+        run = Tracker("filled", disk, id="filled")
+        run.log({"loss": 1.0}, step=1)
+        end = time.monotonic() + 60
+        while not list(disk.glob("wandb/offline-run-*/*.wandb")) and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(1)
+        fill(disk)
+        for step in range(2, 2000):
+            run.log({"loss": 1.0}, step=step)
+        run.close()
+        said = capfd.readouterr().err.splitlines()
+        assert [line.partition(": cannot")[0] for line in said] == ["W&B: filled"], said

@@ -96,6 +96,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
 
 
+def require_room(path: Path, needed: int) -> None:
+    """Raise DiskError when the disk that holds, or would hold, the path has less than `needed` bytes."""
+    if space(existing(path))[0] < needed:
+        raise DiskError(words(errno.ENOSPC, path, needed))
+
+
 def check_readable(path: Path) -> None:
     """Raise DiskError when the disk does not give the file's bytes: then what they mean is not to blame.
 

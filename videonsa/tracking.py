@@ -8,6 +8,7 @@ What W&B would refuse (a mode that it does not know, a project with a slash) is 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+
+from videonsa.disk import DiskError, disk_error, require_room
 
 PROJECT = "videonsa-bench"
 TRUE = ("1", "true", "yes", "on")  # values of WANDB_DISABLED, which earlier versions of W&B and transformers know
@@ -45,6 +48,7 @@ PATIENCE: dict[str, Any] = {
     "x_file_transfer_retry_max": 3,
     "x_file_transfer_timeout_seconds": 60,
 }
+ROOM = 1 << 20  # bytes; W&B writes some files before the first metric, and fails in many words where it cannot
 CLOSE_SECONDS = 300.0  # at most, for the end of a run
 HURRY_SECONDS = 20.0  # at most, for the end of one that failed: whoever waits is to hear of it
 
@@ -92,6 +96,7 @@ class Tracker:
         self.settings = dict(settings or {})
         self.told: SimpleQueue[tuple[dict[str, Any], int | None] | None] = SimpleQueue()
         self.ending: tuple[int, dict[str, Any]] = (0, {})  # exit code, summary
+        self.full = False  # its disk was
         self.thread = threading.Thread(target=self._run, daemon=True, name=f"W&B {self.name}")
         if not is_disabled() and not SERVICE.stuck:
             self.thread.start()
@@ -137,10 +142,14 @@ class Tracker:
             SERVICE.broken = True
             with suppress(Exception):  # or W&B tries it itself when this process ends, and prints how that failed
                 sys.modules["wandb"].teardown()
-            self._say(f"{type(error).__name__}: {error}")
+            self._say(str(disk_error(error, self.folder / "wandb") or f"{type(error).__name__}: {error}"))
 
     def _tell_lost(self, run: Any) -> None:
-        """W&B says nothing when it gives up a server that went away in the middle; it only keeps a warning."""
+        """W&B says nothing of a full disk, nor when it gives up a server that went away; it only keeps a warning."""
+        try:
+            require_room(self.folder / "wandb", ROOM // 16)
+        except DiskError as error:
+            self._tell_full(error)
         kept = getattr(getattr(run, "_internal_messages_response", None), "messages", None)
         warnings = " ".join(getattr(kept, "warning", ()))
         if "not be synced" in warnings:
@@ -154,7 +163,7 @@ class Tracker:
         mode = run_mode() if SERVICE.online else "offline"
         try:
             return self._init(mode)
-        except ImportError:
+        except (ImportError, DiskError):
             raise
         except Exception as error:
             if mode == "offline":
@@ -174,6 +183,7 @@ class Tracker:
             self._say(*line)
 
         self.folder.mkdir(parents=True, exist_ok=True)
+        require_room(self.folder / "wandb", ROOM)
         if SERVICE.broken:
             SERVICE.broken = False
             with suppress(Exception):  # it may be dead; if it lives, it would go on with the run of this id that failed
@@ -182,7 +192,7 @@ class Tracker:
         own = {"silent": True, "console": "off", "disable_git": True, "disable_code": True, **self.settings}
         known = wandb.Settings.model_fields  # those of PATIENCE are W&B's own affair, and may get other names
         patience = {name: value for name, value in PATIENCE.items() if name in known}
-        return wandb.init(
+        run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             name=self.name,
             id=self.id,
@@ -192,6 +202,15 @@ class Tracker:
             reinit="finish_previous",
             **self.arguments,
         )
+        for handler in logging.getLogger("wandb").handlers:  # each line that finds no room would be a traceback
+            handler.handleError = lambda record: self._tell_full(sys.exc_info()[1])  # type: ignore
+        return run
+
+    def _tell_full(self, error: BaseException | None) -> None:
+        disk = disk_error(error, self.folder / "wandb") if error else None
+        if disk is not None and not self.full:
+            self.full = True
+            self._say(str(disk))
 
     def _say(self, reason: str, then: str = "its metrics on disk are whole") -> None:
         """One line, the first time that it is news."""

@@ -38,11 +38,9 @@ AWAY = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "ht
 class Chaos:
     """The sweep, and all that can happen to it."""
 
-    def __init__(
-        self, seed: int, folder: Path, disk: Path, own: bool, command: Sequence[str] = REAL, pause: float = 25
-    ):
-        """`disk`: where the sweep's folder lies; with `own` it can be filled. `pause`: s between faults, at most."""
-        self.random, self.disk, self.own, self.typed, self.pause = random.Random(seed), disk, own, command, pause
+    def __init__(self, seed: int, folder: Path, disk: Path, own: bool, command: Sequence[str] = REAL):
+        """`disk`: where the sweep's folder lies; with `own` it can be filled."""
+        self.random, self.disk, self.own, self.typed = random.Random(seed), disk, own, command
         # Whoever edits the checkout changes nothing.
         self.code = take_snapshot(folder / "code") if command is REAL else ROOT
         self.calm, self.out, self.log = folder / "calm", disk / "runs", folder / "user.log"
@@ -123,7 +121,7 @@ class Chaos:
         if code not in (0, 1):
             self.wrong.append(f"a second command: exit code {code}")
 
-    def end(self, process: subprocess.Popen[str], seconds: float = 900) -> int:
+    def end(self, process: subprocess.Popen[str], seconds: float = 2000) -> int:
         try:
             return process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -133,14 +131,16 @@ class Chaos:
 
     def run(self, faults: int) -> list[str]:
         """Everything; returns what is wrong with the end."""
-        if self.end(self.start(self.calm)) != 0:
+        begun = time.monotonic()
+        if self.end(self.start(self.calm), 3000) != 0:
             return ["the calm run failed", self.log.read_text(encoding="utf-8")[-2000:]]
+        pause = (time.monotonic() - begun) / 2  # at most, between faults: they come to all of it, on any machine
         begun = time.monotonic()
         names = ["kill", "terminate", "kill_worker", "suspend", "again"]
         names += ["fill", "fill", "protect"] if self.own else []
         for number in range(faults):
             self.type()
-            time.sleep(self.random.uniform(0, self.pause))
+            time.sleep(self.random.uniform(0, pause))
             name = self.random.choice(names)
             records = len(list(self.out.glob("*/*/record.json")))
             say(f"{time.monotonic() - begun:6.1f} s  fault {number + 1}: {name}; {records} records")
