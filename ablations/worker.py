@@ -103,7 +103,7 @@ def run_training(work: Work, progress: Progress) -> list[str]:
             summary = _train(work, folder, report) | {"seconds": round(time.time() - started, 3)}
             record |= {"status": DONE, "summary": summary}
         except Exception as error:
-            record |= {"error": _failure(error, folder)}
+            record |= {"error": _word_of_another(folder) or _failure(error, folder)}
         claim.check()
         write_record(folder / "record.json", record | {"provenance": _provenance(work)})
     if record["status"] == DONE:
@@ -126,6 +126,12 @@ def _train(work: Work, folder: Path, report: Callable[..., None]) -> dict[str, A
     found = stage(given, to_dict(asked.nsa), settings_here(training), asked.samples, on_progress=report)
     write_text(folder / FILE, json.dumps(found) + "\n")
     return {name: found[name] for name in ("samples", "tokens")}
+
+
+def _word_of_another(folder: Path) -> dict[str, str] | None:
+    """The error of the process of this training that failed first: this one only saw that it went."""
+    record = read_record(folder / "record.json") if distributed_environment()[1] > 1 else None
+    return record["error"] if record is not None and record["status"] == FAILED else None
 
 
 def train_along(work: Work) -> None:

@@ -43,7 +43,8 @@ class Server:
         known = self.history.get(str(run))
         if name == "UpsertBucket":
             new = run not in self.runs
-            self.runs[str(run)] = asked
+            told = {key: value for key, value in asked.items() if value is not None}
+            self.runs[str(run)] = self.runs.get(str(run), {}) | told
             bucket = {"id": "1", "name": run, "displayName": asked.get("displayName"), "config": "{}", "project": owner}
             return {"upsertBucket": {"bucket": bucket | {"historyLineCount": len(known or [])}, "inserted": new}}
         if name == "RunResumeStatus":

@@ -1,0 +1,70 @@
+"""What a training that fails leaves: one failure record that names the cause, cells that say so, nothing that waits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.cell import Training
+from ablations.facts import facts_now
+from ablations.plan import Job
+from ablations.progress import Progress
+from ablations.stages import Stages
+from ablations.worker import Work, run_training, train_along
+from tests.ablations.conftest import records
+from tests.training.conftest import quick
+from videonsa.record import read_record
+
+
+def fail_first(settings: Any, folder: Path, on_progress: Any = None) -> Path:
+    """Of two processes the second fails; the first one sees only that."""
+    if on_progress is None:
+        raise ValueError("no such sample")
+    with pytest.raises(ValueError, match="no such sample"):
+        train_along(work_of(folder.parent.parent))
+    raise RuntimeError("Connection closed by peer")
+
+
+def work_of(out: Path) -> Work:
+    training = Training(quick(), None, facts_now("cpu"))
+    return Work(Job("train", "train", training), out, out, "two", Stages(train=f"{__name__}:fail_first"))
+
+
+def test_the_process_that_failed_first_has_the_word(tmp_path, monkeypatch):
+    monkeypatch.setattr("ablations.worker.distributed_environment", lambda: (0, 2))
+    work = work_of(tmp_path)
+    assert run_training(work, Progress(tmp_path)) == [f"training {work.job.training.id}: no such sample"]
+    record = read_record(tmp_path / "trainings" / work.job.training.id / "record.json") or {}
+    assert (record["status"], record["error"]["type"]) == ("failed", "ValueError")
+
+
+def test_alone_a_training_that_fails_again_says_how_it_failed_this_time(tmp_path, monkeypatch):
+    work = work_of(tmp_path)
+    run_training(work, Progress(tmp_path))
+    record = read_record(tmp_path / "trainings" / work.job.training.id / "record.json") or {}
+    assert record["error"]["message"] == "Connection closed by peer"
+
+
+def test_a_sweep_whose_training_diverges_ends_and_its_table_says_so(tmp_path, monkeypatch, capsys):
+    """The real training; with tiny's own evaluation nothing is asked of weights that are no numbers."""
+    from ablations import run
+
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    grid = "question: Does it diverge?\nasks: test\naxes: {nsa.block_count: [2]}\nsuites: [synth_needle]\n"
+    (tmp_path / "one.yaml").write_text(grid)
+    words = ["--grid", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "runs"), "--cluster", "debug"]
+    settings = ["train.steps=2", "train.frames=[4]", "train.learning_rate=1e38", "train.warmup_fraction=0"]
+    settings += ["train.batch_size=2", "train.micro_batch_size=2", "suite.limit=1"]
+    assert run.main([*words, *(word for setting in settings for word in ("--set", setting))]) == 1
+    assert "Diverged" not in capsys.readouterr().err  # one line, no traceback
+    (training,) = (tmp_path / "runs" / "trainings").iterdir()
+    assert json.loads((training / "record.json").read_text())["error"]["type"] == "Diverged"
+    assert not (training / "final").exists()
+    (cell,) = records(tmp_path / "runs").values()
+    assert cell["error"]["type"] == "TrainingFailed"
+    assert "loss nan" in cell["error"]["message"] or "no numbers" in cell["error"]["message"]
+    table = next((tmp_path / "runs" / "sweeps").glob("*/table.txt")).read_text()
+    assert "failed" in table
