@@ -6,7 +6,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not the script's folder: its names would hide packages
 
-    from videonsa.bootstrap import ensure_environment
+    from videonsa.bootstrap import ended, ensure_environment
 
     ensure_environment()
 
@@ -290,4 +290,4 @@ def _complain(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main()))

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # not this folder: its names would hide packages
-    from videonsa.bootstrap import ensure_environment
+    from videonsa.bootstrap import ended, ensure_environment
 
     ensure_environment()
 
@@ -193,4 +193,4 @@ def _show(paths: Sequence[Path]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main()))

@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.disks import fill, remount, small_disk
 from videonsa.disk import DiskError, disk_error, mount_point, publish, whole_folder, words, write_bytes, writing
 from videonsa.record import read_record, write_record
 
+ROOT = Path(__file__).parent.parent
 RECORD = {"kind": "evaluation", "status": "done", "scores": {"accuracy": 0.5}}
 
 
@@ -151,3 +154,17 @@ def test_a_limit_on_files_stands_for_a_full_disk(way: str, tmp_path: Path, short
     said = f"File too large; disk {mount_point(tmp_path)}: a file may have 100 KiB (ulimit -f), 391 KiB needed"
     with pytest.raises(DiskError, match=re.escape(said)), writing(place, 400_000):
         save()
+
+
+@pytest.mark.parametrize("script", ["ablations/run.py", "analysis/run.py"])
+def test_output_that_finds_no_room_is_told_and_no_success(script: str, tmp_path: Path):
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        (disk / "log").touch()
+        fill(disk)
+        with open(disk / "log", "w") as log:
+            command = [sys.executable, script, "--list"]
+            done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        (said,) = done.stderr.splitlines()
+        assert said.startswith(f"cannot write to {disk}/log: No space left on device; disk {disk}: 0 B free")
+        assert said.endswith("; some of the output is lost")

@@ -29,7 +29,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.disk": (),
     "videonsa.places": ("videonsa.values",),
     "videonsa.record": ("videonsa.disk",),
-    "videonsa.bootstrap": (),
+    "videonsa.bootstrap": ("videonsa.disk",),
     "videonsa.torchvision_ops": (),
     "videonsa.tracking": ("videonsa.disk",),
     "videonsa.surroundings": (),

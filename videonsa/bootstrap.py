@@ -103,7 +103,12 @@ def calm_warnings():
 
 
 class Patient(io.FileIO):
-    """A stream whose reader may leave, as `head` does, or a terminal that is closed: nothing else ends with that."""
+    """A stream whose reader may leave, as `head` does, a terminal that is closed, a log whose disk is full.
+
+    Nothing else ends with that; what a full disk lost is told by `ended`.
+    """
+
+    lost = []  # type: list  # what was, first of all: the number of its stream, and why
 
     def __init__(self, number):
         super().__init__(number, "w", closefd=False)
@@ -114,9 +119,28 @@ class Patient(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in self.bears:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                Patient.lost.append((self.fileno(), error))
+            elif error.errno not in self.bears:
                 raise
             return len(data)
+
+
+def ended(code):
+    """The exit status of a command that ended with `code`: not 0 where some of what it said found no room."""
+    sys.stdout.flush()
+    if not Patient.lost:
+        return code
+    from videonsa.disk import disk_error
+
+    number, error = Patient.lost[0]
+    try:
+        name = os.readlink(f"/proc/self/fd/{number}")
+    except OSError:
+        name = ("standard input", "standard output", "standard error")[number]
+    sys.stderr.write(f"{disk_error(error, name)}; some of the output is lost\n")
+    sys.stderr.flush()
+    return code or 1
 
 
 def patient(stream, errors):
