@@ -102,13 +102,14 @@ def calm_warnings():
         os.environ.pop("PYTHONWARNINGS", None)
 
 
+LOST = []  # type: list  # what found no room, first of all: the number of its stream, and why
+
+
 class Patient(io.FileIO):
     """A stream whose reader may leave, as `head` does, a terminal that is closed, a log whose disk is full.
 
     Nothing else ends with that; what a full disk lost is told by `ended`.
     """
-
-    lost = []  # type: list  # what was, first of all: the number of its stream, and why
 
     def __init__(self, number):
         super().__init__(number, "w", closefd=False)
@@ -120,7 +121,7 @@ class Patient(io.FileIO):
             return super().write(data)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                Patient.lost.append((self.fileno(), error))
+                LOST.append((self.fileno(), error))
             elif error.errno not in self.bears:
                 raise
             return len(data)
@@ -129,11 +130,11 @@ class Patient(io.FileIO):
 def ended(code):
     """The exit status of a command that ended with `code`: not 0 where some of what it said found no room."""
     sys.stdout.flush()
-    if not Patient.lost:
+    if not LOST:
         return code
     from videonsa.disk import disk_error
 
-    number, error = Patient.lost[0]
+    number, error = LOST[0]
     try:
         name = os.readlink(f"/proc/self/fd/{number}")
     except OSError:
