@@ -21,7 +21,7 @@ from videonsa.fingerprint import fingerprint
 from videonsa.hub import cached_revision, folder_at, hub_revision, is_hub_name, split_revision
 from videonsa.identity import part_version
 from videonsa.record import write_text
-from videonsa.training.conversations import parse_conversations, read_conversations
+from videonsa.training.conversations import parse_conversations, read_content
 from videonsa.weights import check_folder
 
 REVISIONS = "revisions.json"  # of an out folder: the hub revision of each checkpoint, as it was first seen
@@ -163,10 +163,7 @@ def pin_revisions(facts: Facts, out: Path) -> None:
 
 def _data(file: Path, folder: Path) -> dict[str, Any]:
     try:
-        content = file.read_bytes()
-    except IsADirectoryError:
-        read_conversations(file)  # refuses it
-        raise
+        content = read_content(file)
     except OSError:  # it may be where the training runs
         return {"file": None, "videos": None}
     entries = parse_conversations(content, str(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,9 +72,11 @@ def test_a_file_that_is_no_data_is_refused_in_one_line(content, problem, tmp_pat
     assert len(message) < 500
 
 
-def test_a_folder_and_an_absent_file(tmp_path):
-    with pytest.raises(SettingsError, match="Is a directory; give a JSON"):
-        read_conversations(tmp_path)
+def test_a_folder_a_pipe_and_an_absent_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(SettingsError, match="it is no file; give a JSON"):
+            read_conversations(path)
     with pytest.raises(SettingsError, match="No such file or directory; give a JSON"):
         read_conversations(tmp_path / "none.json")
 

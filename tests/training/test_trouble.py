@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import stat
@@ -13,12 +14,13 @@ import torch
 
 from tests.disks import fill, small_disk
 from tests.training.conftest import metrics, quick
+from videonsa.config import to_dict
 from videonsa.disk import DiskError
 from videonsa.training.batch import answer_loss
 from videonsa.training.checkpoint import finished
 from videonsa.training.gates import mean_of
 from videonsa.training.loop import Diverged
-from videonsa.training.run import train
+from videonsa.training.run import main, train
 
 
 def quietly(done: int, total: int) -> None:
@@ -77,6 +79,24 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     with pytest.raises(Diverged, match="the last step made weights that are no numbers"):
         train(settings, tmp_path, quietly)
     assert {path.name for path in tmp_path.iterdir()} == {"settings.json", "metrics.jsonl", "log.txt"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"\xff\xfe", "settings.json: no JSON: 'utf-8' codec can't decode"),
+        (b'{"steps": 1', "settings.json: no JSON: Expecting"),
+        (b"[1]", "settings.json: [1] is not valid"),
+        (json.dumps(to_dict(quick(steps=1, learning_rate=1e38, warmup_fraction=0))).encode(), "try a lower"),
+    ],
+)
+def test_the_command_says_it_in_one_line(text, said, tmp_path, capsys):
+    file = tmp_path / "settings.json"
+    file.write_bytes(text)
+    assert main([str(file), str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert said in error
 
 
 def test_gates_that_are_no_numbers_are_not_kept():

@@ -21,9 +21,16 @@ def read_conversations(path: Path) -> list[dict[str, Any]]:
     Raises SettingsError, one line: the file, its entry or line, and what is wrong with it.
     """
     try:
-        return parse_conversations(path.read_bytes(), str(path))
+        return parse_conversations(read_content(path), str(path))
     except OSError as error:
         raise _refused(str(path), error.strerror or type(error).__name__) from None
+
+
+def read_content(path: Path) -> bytes:
+    """What is in the file. Raises SettingsError for a folder, or a pipe on which one would wait; OSError."""
+    if path.exists() and not path.is_file():
+        raise _refused(str(path), "it is no file")
+    return path.read_bytes()
 
 
 def parse_conversations(content: bytes, name: str) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ UNUSED_WEIGHTS = DistributedDataParallelKwargs(find_unused_parameters=True, broa
 Report = Callable[[int, int, float], None]  # (steps done, steps in all, loss)
 
 
-class Diverged(RuntimeError):
+class Diverged(FloatingPointError):
     """The loss or the gradient is no number any more, and so no weight will be."""
 
 

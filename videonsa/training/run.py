@@ -184,6 +184,15 @@ def as_bfloat16(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: made.setdefault(tensor.data_ptr(), tensor.to(torch.bfloat16)) for name, tensor in weights.items()}
 
 
+def read_settings(file: Path) -> TrainSettings:
+    """The settings in a JSON file. Raises SettingsError, OSError."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{file}: no JSON: {str(error)[:100]}") from None
+    return from_dict(TrainSettings, content, str(file))
+
+
 def main(arguments: list[str]) -> int:
     """The command line; returns the exit code."""
     if len(arguments) != 2:
@@ -191,9 +200,8 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         file, folder = map(place, arguments)
-        settings = from_dict(TrainSettings, json.loads(file.read_text(encoding="utf-8-sig")), str(file))
-        print(train(settings, folder))
-    except (SettingsError, OSError, json.JSONDecodeError) as error:
+        print(train(read_settings(file), folder))
+    except (SettingsError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
