@@ -137,3 +137,10 @@ def test_a_command_outlives_its_terminal(tmp_path: Path) -> None:
     os.close(ours)
     (tmp_path / "closed").touch()
     assert command.wait(30) == 0
+
+
+def test_a_module_needs_no_more_than_it_imports(tmp_path: Path) -> None:
+    """As kernels are measured where there is torch alone."""
+    code = f"import sys; sys.path.insert(0, {str(bootstrap.ROOT)!r}); from videonsa.bootstrap import settle; settle()"
+    done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr

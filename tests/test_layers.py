@@ -76,7 +76,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.bench": (
         "videonsa.disk",
         *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
-        "videonsa.places",
     ),
     "videonsa.fidelity": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),
     "videonsa.audit": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),

@@ -11,7 +11,11 @@ A script that is run by its path (`python analysis/run.py`) begins with
 
     ensure_environment()
 
-and one that is run as a module (`python -m videonsa.audit`) with the last two lines, if it is `__main__`.
+and one that is run as a module (`python -m videonsa.audit`), if it is `__main__`, with
+
+    from videonsa.bootstrap import settle
+
+    settle()
 """
 
 import codecs
@@ -29,11 +33,7 @@ NEEDED = ("pandas", "submitit")  # two of our dependencies that no bare Python h
 
 
 def ensure_environment():  # no annotations: a Python too old for them should still reach the message below
-    """Return where our dependencies can be imported; else start again under .venv; else say what to do, exit code 2.
-
-    Text is UTF-8, assertions and docstrings are there, a warning is no error, and whoever reads what we say may leave:
-    so a command does the same in any locale, under any of Python's own variables, in a pipe or without a terminal.
-    """
+    """Return where our dependencies can be imported; else start again under .venv; else say what to do, exit code 2."""
     open_closed_streams()
     drop_current_folder()
     if not all(importlib.util.find_spec(name) is not None for name in NEEDED):
@@ -43,6 +43,16 @@ def ensure_environment():  # no annotations: a Python too old for them should st
             start_again(str(python))
         sys.stderr.write(f"the dependencies are not installed: run `make setup` in {ROOT}\n")
         sys.exit(2)
+    settle()
+
+
+def settle():
+    """A command does the same in any locale, under any of Python's own variables, in a pipe or without a terminal.
+
+    Text is UTF-8, docstrings are there, a warning is no error, and whoever reads what we say may leave.
+    """
+    open_closed_streams()
+    drop_current_folder()
     bare = sys.flags.optimize > 1 and os.environ.pop("PYTHONOPTIMIZE", "")  # transformers reads its own docstrings
     if bare or not speaks_utf8():
         os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")  # as the terminal has it

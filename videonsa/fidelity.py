@@ -194,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from videonsa.bootstrap import ensure_environment
+    from videonsa.bootstrap import settle
 
-    ensure_environment()
+    settle()
     sys.exit(main())

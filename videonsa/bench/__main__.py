@@ -25,7 +25,6 @@ from videonsa.bench.case import Case, Inputs
 from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure
 from videonsa.disk import write_bytes
-from videonsa.places import place
 
 COLUMNS = (
     "provider", "stage", "mode", "length", "heads", "kv_heads", "head_dim", "block_size", "block_count", "window",
@@ -50,7 +49,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--dtype", choices=tuple(cases.DTYPES), default="bfloat16")
     parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=place, default=None, help="CSV file to append to")
+    parser.add_argument("--out", type=lambda text: Path(text).expanduser(), help="CSV file to append to")
     return parser.parse_args(arguments)
 
 
@@ -156,7 +155,7 @@ def write(rows: list[dict[str, object]], path: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    from videonsa.bootstrap import ensure_environment
+    from videonsa.bootstrap import settle
 
-    ensure_environment()
+    settle()
     sys.exit(main())

@@ -37,7 +37,6 @@ from videonsa.disk import write_bytes
 from videonsa.modeling.layout import token_layout
 from videonsa.modeling.mixed import mixed_attention
 from videonsa.modeling.model import VideoNSATextModel
-from videonsa.places import place
 
 SHAPE_7B = {
     "hidden_size": 3584,
@@ -148,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=place, default=None, help="CSV file, written anew")
+    parser.add_argument("--out", type=lambda text: Path(text).expanduser(), help="CSV file, written anew")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("videonsa.bench.model times a model on CUDA, and torch finds no CUDA device", file=sys.stderr)
@@ -190,7 +189,7 @@ def write(rows: list[dict[str, object]], path: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    from videonsa.bootstrap import ensure_environment
+    from videonsa.bootstrap import settle
 
-    ensure_environment()
+    settle()
     sys.exit(main())

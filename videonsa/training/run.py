@@ -14,9 +14,9 @@ FOLDER/final/            the trained model, as transformers saves it; complete w
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from videonsa.bootstrap import ensure_environment
+    from videonsa.bootstrap import settle
 
-    ensure_environment()
+    settle()
 
 import json
 import logging
