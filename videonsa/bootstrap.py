@@ -79,7 +79,11 @@ def drop_current_folder():
 
     `python -m` puts it first; and an empty part of PYTHONPATH, as `$PYTHONPATH:/my/lib` leaves it, means it too.
     """
-    here, parts = os.path.abspath(""), os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    try:
+        here = os.getcwd()
+    except OSError:  # it is gone, and nothing is in it
+        return
     if here == str(ROOT) or here in [os.path.abspath(part) for part in parts if part]:
         return
     if getattr(sys.modules["__main__"], "__spec__", None) is not None and sys.path[:1] == [here]:
