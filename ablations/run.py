@@ -19,7 +19,7 @@ from typing import Any
 
 from ablations.adopt import adopt
 from ablations.amend import amended_sweep, planned_changes, write_amended
-from ablations.cell import Cell
+from ablations.cell import Cell, Probe
 from ablations.facts import facts_now, pin_revisions
 from ablations.grid import load_grid
 from ablations.history import again_lines, older_records, plan_changes
@@ -149,6 +149,7 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
     if options.dry_run:
         workers = slurm_profile.max_parallel if on_slurm and slurm_profile else resources.workers
         return dry_run(sweep, chosen, options.retry_failed, workers)
+    identify(sweep)
     check_out(options.out)
     print("\n".join(hub_lines(sweep)), end="\n" if hub_lines(sweep) else "")
     pin_revisions(facts, options.out)
@@ -171,6 +172,13 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
     if on_slurm and slurm_profile:
         return run_on_slurm(sweep, chosen, options, stages, slurm_profile)
     return run_at_once(sweep, chosen, options, stages, resources)
+
+
+def identify(sweep: Sweep) -> None:
+    """Find every identity: weights that are not there are refused before anything is made, and the hub is asked."""
+    things: list[Cell | Probe] = [*sweep.cells, *sweep.probes.values()]
+    for thing in things:
+        thing.id  # noqa: B018
 
 
 def dry_run(sweep: Sweep, chosen: list[Cell], retry: bool, workers: int) -> int:

@@ -85,6 +85,14 @@ def test_wrong_input_is_one_line(arguments: list[str], message: str, capsys: pyt
     assert re.search(message, complaint(capsys, *arguments, "--dry-run"))
 
 
+def test_what_is_refused_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = str(tmp_path / "runs")
+    assert "'./nowhere': there is no" in complaint(
+        capsys, "--grid", "smoke", "--set", "train.model=./nowhere", "--out", out
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

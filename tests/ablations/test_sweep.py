@@ -331,3 +331,12 @@ def test_what_a_benchmark_lacks_is_said_before_anything_runs(out: Path, tmp_path
     assert said.startswith(line)
     fakes.main(arguments)
     assert line not in capsys.readouterr().out  # all is done: nothing is lacking any more
+
+
+def test_a_run_pins_the_revision_of_a_hub_name(sweep, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ref = tmp_path / "hub" / "models--me--model" / "refs" / "main"
+    ref.parent.mkdir(parents=True)
+    ref.write_text("1a2b")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    sweep("--set", "checkpoint=me/model")  # which the fakes cannot load
+    assert json.loads((out / "revisions.json").read_text()) == {"me/model": "1a2b"}
