@@ -131,3 +131,19 @@ def test_what_a_kill_left_of_a_save_is_not_taken_and_does_not_stay(tmp_path):
     train(
         quick(steps=2, save_every=1), tmp_path, lambda done, total: left.is_dir() and pytest.fail("it fills the disk")
     )
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin"])
+def test_a_checkpoint_that_was_damaged_later_gives_way_to_the_one_before(name, tmp_path, caplog):
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(quick(), tmp_path, stop)
+    file = tmp_path / "checkpoints" / "000004" / name
+    file.write_bytes(file.read_bytes()[:-1000])
+    steps = []
+    train(quick(), tmp_path, lambda done, total: steps.append(done))
+    assert steps == [3, 4, 5, 6]
+    assert f"checkpoint 000004 is not taken: {name} cut short" in caplog.text

@@ -6,17 +6,22 @@ checkpoints/000200/{progress.json, model and optimizer as accelerate writes them
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+from safetensors import SafetensorError, safe_open
 
 from videonsa.disk import publish, writing
+
+log = logging.getLogger(__name__)
 
 KEPT = 2
 
@@ -63,21 +68,43 @@ def save_checkpoint(
 
 
 def restore_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
-    """Load the newest checkpoint, if there is one; returns its progress ({"step": 0} without one).
+    """Load the newest whole checkpoint, if there is one; returns its progress ({"step": 0} without one).
 
     The main process says which: on a shared file system the others may not see the newest one yet, and would go on
     from another step than it.
     """
+    place = None
     if accelerator.is_main_process:
         for draft in folder.glob(".[0-9]*"):  # that a kill left
             shutil.rmtree(draft, ignore_errors=True)
-    places = finished(folder)
-    newest = torch.tensor(int(places[-1].name) if places else 0, device=accelerator.device)
+        place = next(filter(is_whole, reversed(finished(folder))), None)
+    newest = torch.tensor(int(place.name) if place else 0, device=accelerator.device)
     place = folder / f"{int(broadcast(newest)):06d}"
     if int(place.name) == 0:
         return {"step": 0}
     accelerator.load_state(str(place))
     return json.loads((place / "progress.json").read_text(encoding="utf-8"))
+
+
+def is_whole(place: Path) -> bool:
+    """Whether a checkpoint's files end where they should: disks lose what they had, copies break off."""
+    broken = [file.name for file in place.iterdir() if not _ends(file)]
+    if broken:
+        log.warning("checkpoint %s is not taken: %s cut short", place.name, ", ".join(broken))
+    return not broken
+
+
+def _ends(file: Path) -> bool:
+    """A file of weights or of torch.save is whole; others are not looked at."""
+    if file.suffix in (".bin", ".pkl"):
+        return is_zipfile(file)
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, "pt"):
+                return True
+        except SafetensorError:
+            return False
+    return True
 
 
 def finished(folder: Path) -> list[Path]:
