@@ -89,13 +89,21 @@ class Lock:
                     if owner is None:  # given back just now
                         continue
                     if not self.wait:
-                        raise LockHeld(describe(owner))
+                        raise LockHeld(describe(owner) + self._heard(mine))
                     if time.monotonic() > said:
                         said = float("inf")
                         print(f"waiting for {describe(owner)} ({self.path})", file=sys.stderr, flush=True)
                     time.sleep(self.poll_seconds)
             finally:
                 mine.unlink(missing_ok=True)
+
+    def _heard(self, mine: Path) -> str:
+        """Of an owner elsewhere, when it was heard of: who knows that it is gone then knows how long to wait."""
+        seen = look(self.path)
+        if seen is None or is_alive_here(seen.owner) is not None:
+            return ""
+        ago = max(0, round(_touch(mine) - seen.touched))
+        return f", heard of {ago} s ago and given up after {STALE_SECONDS:g} s"
 
     def _take(self, mine: Path) -> bool:
         """Try once."""

@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class Progress:
             temporary.write_text(json.dumps(self.state | {"time": now, "host": platform.node()}), encoding="utf-8")
             os.replace(temporary, self.path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def begin(
         self, phase: str, what: str = "", cell: str = "", check: Callable[[], None] = lambda: None
