@@ -22,7 +22,7 @@ from ablations.lock import Lock, LockHeld, claimed, is_held, read_owner
 from tests.ablations.conftest import ROOT
 from tests.disks import fill, remount, small_disk
 
-SHORT = ("1", "0.2")  # seconds: silent after, beat every
+SHORT = ("2", "0.2")  # seconds: silent after, beat every
 CONTAINER = ["unshare", "--map-root-user", "--user", "--pid", "--fork", "--kill-child", "--mount-proc"]
 Holder = subprocess.Popen[str]
 
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence and beats as the holders of SHORT have them."""
-    for name, seconds in (("STALE", 1.0), ("BEAT", 0.2), ("WATCH", 0.3)):
+    for name, seconds in (("STALE", 2.0), ("BEAT", 0.2), ("WATCH", 0.5)):
         monkeypatch.setattr(lock, f"{name}_SECONDS", seconds)
 
 
@@ -156,7 +156,7 @@ def test_two_containers_of_one_node(path: Path, hold: Callable[..., Holder], con
     assert (read_owner(path) or {})["pid"] == 1
     second = hold(*SHORT, wrapped=container)
     assert said(second).startswith(f"pid 1 on {platform.node()}, since ")
-    time.sleep(1.2)  # longer than a silent owner keeps it
+    time.sleep(2.2)  # longer than a silent owner keeps it
     with pytest.raises(LockHeld), Lock(path):
         pass
     first.kill()
@@ -201,9 +201,9 @@ def test_a_vanished_folder_ends_its_owner(path: Path, hold: Callable[..., Holder
 
 def test_the_lock_of_another_machine_is_taken_when_nobody_touches_it(path: Path, short: None):
     path.write_text(elsewhere())
-    with pytest.raises(LockHeld, match=r"heard of 0 s ago and given up after 1 s$"), Lock(path):
+    with pytest.raises(LockHeld, match=r"heard of 0 s ago and given up after 2 s$"), Lock(path):
         pass
-    old(path, 2)
+    old(path, 5)
     with Lock(path):
         assert (read_owner(path) or {})["pid"] == os.getpid()
 
