@@ -229,6 +229,19 @@ def test_what_wandb_refuses_is_said_once_and_the_run_is_kept(name, value, line, 
     assert runs(tmp_path) == ["offline"]
 
 
+@pytest.mark.parametrize(
+    "variables", [{"HOME": "/proc/none"}, {"WANDB_CACHE_DIR": "/proc/none"}, {"WANDB_SERVICE": "2-1-tcp-localhost-1"}]
+)
+@pytest.mark.long
+def test_surroundings_in_which_wandb_would_print_or_fail(variables, tmp_path, capfd):
+    """In a process of its own: what W&B's service prints goes by Python."""
+    code = f"from pathlib import Path; from tests.test_tracking import track; track(Path({str(tmp_path)!r}))"
+    kept = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"} | variables
+    assert subprocess.run([sys.executable, "-c", code], env=kept, check=False).returncode == 0
+    assert capfd.readouterr().err == ""
+    assert runs(tmp_path) == ["offline"]
+
+
 def test_names_of_any_kind(tmp_path, capsys, monkeypatch):
     """A tag has at most 64 characters, an id none that paths may not; a job script may name one run of its own."""
     odd = "5 $_|<é/\\#?%:\u2028\n\udcff\x00" + "x" * 300

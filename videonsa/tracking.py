@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -177,8 +178,11 @@ class Tracker:
             return run
 
     def _init(self, mode: str | None) -> Any:
+        if "wandb" not in sys.modules:
+            os.environ.pop("WANDB_SERVICE", None)  # of the program that started this one, perhaps on another machine
         import wandb
 
+        give_cache()
         for line in tidy_environment(wandb.Settings):
             self._say(*line)
 
@@ -239,6 +243,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def give_cache() -> None:
+    """Where W&B's service cannot keep its own log (no home, say), it would print it: it gets a folder where it can."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    place = os.path.expanduser(os.environ.get("WANDB_CACHE_DIR", "").strip() or caches)
+    try:
+        logs = Path(place, "wandb", "logs")
+        logs.mkdir(parents=True, exist_ok=True)
+        good = os.access(logs, os.W_OK)
+    except OSError:
+        good = False
+    if not good:
+        os.environ["WANDB_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"wandb-cache-{os.getuid()}")
 
 
 def tidy_environment(settings: Any) -> list[tuple[str, str]]:
