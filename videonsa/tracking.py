@@ -251,8 +251,10 @@ def give_cache() -> None:
     place = os.path.expanduser(os.environ.get("WANDB_CACHE_DIR", "").strip() or caches)
     try:
         logs = Path(place, "wandb", "logs")
-        logs.mkdir(parents=True, exist_ok=True)
-        good = os.access(logs, os.W_OK)
+        good = not place.startswith("~")  # else nobody knows where this user is at home
+        if good:
+            logs.mkdir(parents=True, exist_ok=True)
+            good = os.access(logs, os.W_OK)
     except OSError:
         good = False
     if not good:
