@@ -40,6 +40,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def unwatched(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As short; and what is old is taken at once: nobody lives who could touch it."""
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 0.0)
+
+
+@pytest.fixture
 def hold(path: Path) -> Iterator[Callable[..., Holder]]:
     """Start a process that takes the lock; `wrapped`: by what, such as unshare. The others are ended at the end."""
     started: list[Holder] = []
@@ -199,7 +205,7 @@ def test_a_vanished_folder_ends_its_owner(path: Path, hold: Callable[..., Holder
     assert not path.exists()
 
 
-def test_the_lock_of_another_machine_is_taken_when_nobody_touches_it(path: Path, short: None):
+def test_the_lock_of_another_machine_is_taken_when_nobody_touches_it(path: Path, unwatched: None):
     path.write_text(elsewhere())
     with pytest.raises(LockHeld, match=r"heard of 0 s ago and given up after 2 s$"), Lock(path):
         pass
@@ -233,7 +239,7 @@ def test_the_clock_of_the_file_server_counts(path: Path, short: None, monkeypatc
     [b"", b'{"host": "node', b"[]", b"17", b"\xff\x00", b'{"version": 9, "owner": {"pid": 1}}', elsewhere().encode()],
     ids=["empty", "truncated", "list", "number", "bytes", "other-version", "other-place"],
 )
-def test_whatever_stands_in_a_lock_it_is_held_and_not_for_ever(content: bytes, path: Path, short: None):
+def test_whatever_stands_in_a_lock_it_is_held_and_not_for_ever(content: bytes, path: Path, unwatched: None):
     path.write_bytes(content)
     with pytest.raises(LockHeld, match=r"unknown process|pid"), Lock(path):
         pass
@@ -256,7 +262,7 @@ def test_a_lock_that_may_not_be_read(path: Path, short: None, monkeypatch: pytes
     assert not is_held(path)
 
 
-def test_a_successor_that_died_on_its_way_is_succeeded(path: Path, short: None):
+def test_a_successor_that_died_on_its_way_is_succeeded(path: Path, unwatched: None):
     for name in (path, path.with_name(".lock.heir")):
         name.write_text(elsewhere(token=name.name))
         old(name)
