@@ -56,8 +56,8 @@ def load_profile(name: str) -> Profile:
     check_keys(gates, GATES_KEYS, f"{path.name}: gates")
     suites = {key: dict(value or {}) for key, value in mapping_at(content, "suites", path.name).items()}
     check_suites(suites, path.name)
-    if probe.get("suite") is not None:
-        check_suites({probe["suite"]: {}}, f"{path.name}: probe")
+    if (probed := text_or_none(probe.get("suite"), f"{path.name}: probe: suite")) is not None:
+        check_suites({probed: {}}, f"{path.name}: probe")
     if "seed" in train:
         raise SettingsError(f"{path.name}: train.seed: a training's seed is one of `seeds:`")
     from_dict(TrainSettings, train, f"{path.name}: train")
@@ -68,7 +68,7 @@ def load_profile(name: str) -> Profile:
         checkpoint=text_or_none(content.get("checkpoint"), f"{path.name}: checkpoint"),
         suites=suites,
         seeds=whole_numbers(content.get("seeds", [0]), f"{path.name}: seeds"),
-        probe_suite=probe.get("suite"),
+        probe_suite=probed,
         probe_videos=positive(probe.get("videos", 8), f"{path.name}: probe: videos"),
         checkpoints=check_checkpoints(content.get("checkpoints"), path.name),
         gate_samples=positive(gates.get("samples", GATE_SAMPLES), f"{path.name}: gates: samples"),

@@ -134,6 +134,7 @@ def test_grids(text: str):
 @seed(SEED)
 @tries(0.06)
 @given(recipes)
+@example(f"{RECIPE}probe: {{suite: []}}\n")
 def test_profiles(text: str):
     tried("--profile", "@/mine.yaml", mine=text)
 
