@@ -227,12 +227,14 @@ def make_training(
 
 
 def check_families(train: TrainSettings, where: str) -> None:
-    """Refuse a family of synthetic questions that does not exist."""
-    from videonsa.synth import FAMILIES
+    """Refuse families of synthetic questions that do not exist, and videos too short for them."""
+    from videonsa.synth import check_asked
 
-    unknown = [name for name in train.families if name not in FAMILIES]
-    if train.data == "synth" and unknown:
-        raise SettingsError(f"{where}: families: unknown {unknown[0]!r}; choose from {', '.join(FAMILIES)}")
+    if train.data == "synth":
+        try:
+            check_asked(train.families, train.frames)
+        except SettingsError as error:
+            raise SettingsError(f"{where}: {error}") from None
 
 
 def make_probe(cells: Iterable[Cell], profile: Profile, reference: str | None) -> Probe | None:

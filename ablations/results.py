@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from ablations.cell import Cell
+from ablations.cell import Cell, Training
 from ablations.display import describe
 from ablations.estimate import estimate
 from ablations.grid import FOLDER, grid_names, load_grid
@@ -69,11 +69,29 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, agai
 
 
 def needs_lines(cells: Iterable[Cell]) -> list[str]:
-    """What a benchmark of these cells lacks on this machine, and what to do; without it no question is asked."""
+    """What benchmarks and trainings of these cells lack on this machine; without it nothing is asked, or trained."""
     from evals.needs import missing
 
+    cells = list(cells)
     suites = {cell.suite.name: cell.suite for cell in cells}
-    return [f"Missing: {line}" for suite in suites.values() if (line := missing(suite))]
+    trainings = {cell.training.id: cell.training for cell in cells}
+    lines = [line for suite in suites.values() if (line := missing(suite))]
+    lines += [line for training in trainings.values() if (line := _absent_data(training))]
+    return [f"Missing: {line}" for line in dict.fromkeys(lines)]
+
+
+def _absent_data(training: Training) -> str | None:
+    """What of a training's own data is not here; it may be where jobs run, or be misspelt."""
+    data = training.inputs.get("data", "synth")
+    train = training.settings or (training.gates.train if training.gates else None)
+    if data == "synth" or train is None or None not in data.values():
+        return None
+    what = (
+        f"file train.data={train.data!r}"
+        if data["file"] is None
+        else f"video of train.video_folder={train.video_folder!r}"
+    )
+    return f"no {what} on this machine: a training fails that does not find it"
 
 
 def reference_lines(sweep: Sweep) -> list[str]:

@@ -20,9 +20,16 @@ def missing(suite: SuiteSettings) -> str | None:
     kind = get_suite(suite.name)
     if kind.family is not None:
         return None
-    lack = _judge() if kind.judged else None
+    lack = _task(suite.task) or (_judge() if kind.judged else None)
     lack = lack or (None if content.local_file(suite.task) else _hub(suite.task))
     return None if lack is None else f"suite {suite.name}: {lack}"
+
+
+def _task(name: str) -> str | None:
+    if content.local_file(name) or content.shipped_file(name):
+        return None
+    where = f"${content.TASKS} ({content.local_folder() or 'not set'})"
+    return f"lmms-eval has no task {name!r}, nor has the folder that {where} names"
 
 
 def _judge() -> str | None:

@@ -142,4 +142,7 @@ def suite_settings(name: str, **changes: Any) -> SuiteSettings:
     if unknown:
         near = values.unknown(unknown[0], known)
         raise SettingsError(f"suite {name}: unknown setting {unknown[0]!r}; known settings: {', '.join(known)}{near}")
-    return dataclasses.replace(settings, **changes)
+    changed = dataclasses.replace(settings, **changes)
+    if get_suite(name).family is not None and changed.task != settings.task:
+        raise SettingsError(f"suite {name}: task={changed.task!r} is not valid: it asks {settings.task}, made here")
+    return changed

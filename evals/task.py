@@ -91,9 +91,7 @@ def _other_task(name: str, folder: Path | None, made_of: str | None) -> Any:
     from lmms_eval.tasks import TaskManager, get_task_dict
 
     source = folder if made_of is not None else content.shipped_file(name)
-    if source is None:
-        where = f"${content.TASKS} ({folder})" if folder else f"${content.TASKS} (not set)"
-        raise SettingsError(f"lmms-eval has no task {name!r}, nor has the folder that {where} names")
+    assert source is not None  # or `missing` has said so
     source = source if source.is_dir() else source.parent  # reading all of lmms-eval's tasks takes long
     once = inspect.unwrap(ConfigurableTask.download)  # it would try five times, and then not say why
     try:

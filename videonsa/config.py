@@ -208,6 +208,8 @@ class TrainSettings:
             _name(name, getattr(self, name))
         for name in ("batch_size", "micro_batch_size", "save_every", "max_tokens", "pixels_per_frame"):
             _integer(name, getattr(self, name), minimum=1)
+        part = self.micro_batch_size
+        require(self.batch_size % part == 0, "batch_size", self.batch_size, f"a multiple of micro_batch_size={part}")
         _integer("seed", self.seed, minimum=0)
         if self.steps is not None:
             _integer("steps", self.steps, minimum=1)

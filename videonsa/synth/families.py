@@ -5,11 +5,12 @@ be right, then the video is drawn for the option that is. So the text tells noth
 Every question has the same number of words, so that a batch of samples needs no padding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from videonsa.config import require
 from videonsa.synth.canvas import COLORS, UNITS, WHITE, background, paint, paint_anywhere, tint
 
 PLACES = ("left", "right", "top", "bottom")
@@ -208,6 +209,16 @@ FAMILIES = {
         ),
     )
 }
+
+
+def check_asked(families: Iterable[str], frames: Iterable[int]) -> None:
+    """Raise SettingsError for a family that there is not, and for videos too short for all of them."""
+    known = ", ".join(FAMILIES)
+    for name in families:
+        require(name in FAMILIES, "families", name, f"choose from {known}")
+    needed = min(FAMILIES[name].min_frames for name in families)
+    for length in frames:
+        require(length >= needed, "frames", length, f"{', '.join(families)} need at least {needed}")
 
 
 def vocabulary() -> list[str]:

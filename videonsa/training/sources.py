@@ -13,7 +13,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.video_utils import load_video
 
 from videonsa.config import SettingsError, TrainSettings, require
-from videonsa.synth import FAMILIES, SECONDS, make_sample, prompt_text
+from videonsa.synth import FAMILIES, SECONDS, check_asked, make_sample, prompt_text
 from videonsa.training.conversations import ROLES, read_conversations
 
 log = logging.getLogger(__name__)
@@ -50,12 +50,7 @@ class SyntheticSource:
         assert settings.steps is not None
         self.settings, self.steps = settings, settings.steps
         self.lengths = sorted(settings.frames)
-        for name in settings.families:
-            known = ", ".join(FAMILIES)
-            require(name in FAMILIES, "families", name, f"choose from {known}")
-        for frames in self.lengths:
-            needed = min(FAMILIES[name].min_frames for name in settings.families)
-            require(frames >= needed, "frames", frames, f"{', '.join(settings.families)} need at least {needed}")
+        check_asked(settings.families, settings.frames)
 
     def __getitem__(self, index: int) -> Conversation:
         """Families take turns; one whose questions need longer videos waits for its stage."""
