@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,9 +131,12 @@ def _prompt(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]]) -> t
 
 
 def _fingerprint(source: Any) -> bytes:
-    """Of a file its size and samples; of an image in memory its pixels."""
+    """Of a file its size and samples; of an image in memory its pixels, or its file's bytes."""
+    source = _given(source)
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
     if not isinstance(source, str | Path):
-        return hashlib.sha256(source.tobytes() if hasattr(source, "tobytes") else repr(source).encode()).digest()
+        return hashlib.sha256(_pixels(source)).digest()
     path = _path(source)
     if not path.is_file():
         return b"absent"
@@ -144,22 +149,52 @@ def _fingerprint(source: Any) -> bytes:
     return digest.digest()
 
 
+def _pixels(image: Any) -> bytes:
+    """What an image in memory shows: the bytes of two may be equal, and their size or palette not."""
+    if isinstance(image, Image.Image):
+        return repr((image.mode, image.size, image.getpalette())).encode() + image.tobytes()
+    if hasattr(image, "tobytes"):
+        return repr((image.shape, str(image.dtype))).encode() + image.tobytes()
+    return repr(image).encode()
+
+
 def _image(source: Any) -> Any:
-    """An image as the task gives it; one given by its path is opened here.
+    """An image as the task gives it; one given by its path, or as a file's bytes, is opened here.
 
     transformers would leave that to torchvision, whose decoders are not there beside every build of torch.
     """
-    if not isinstance(source, str | Path):
+    source = _given(source)
+    if not isinstance(source, str | Path | bytes):
         return source
-    path = _path(source)
+    file = io.BytesIO(source) if isinstance(source, bytes) else _path(source)
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             return image
     except Exception as error:  # decoders raise whatever they like
-        check_readable(path)
+        name = "given as bytes"
+        if isinstance(file, Path):
+            check_readable(file)
+            name = file.name[:80]
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise VideoError(f"image {path.name[:80]}: {reason}".replace(str(path), path.name)) from None
+        raise VideoError(f"image {name}: {reason}".replace(str(file), name)) from None
+
+
+def _given(source: Any) -> Any:
+    """What stands for an image or video: a path, bytes of a file, or an image in memory.
+
+    Data sets also give {"bytes": ..., "path": ...}, an open file, or a data: address. Raises VideoError for a web
+    address: nothing is fetched while numbers are made.
+    """
+    if isinstance(source, Mapping) and {"bytes", "path"} & set(source):
+        source = source.get("bytes") or source.get("path")
+    if hasattr(source, "getvalue"):  # io.BytesIO
+        return source.getvalue()
+    if isinstance(source, str) and source.startswith("data:"):
+        return base64.b64decode(source.partition(",")[2])
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        raise VideoError(f"{source[:80]} is on the web: give a file, nothing is fetched while questions are asked")
+    return source
 
 
 def _path(source: str | Path) -> Path:
@@ -167,6 +202,7 @@ def _path(source: str | Path) -> Path:
 
 
 def _read(part: Any, sampling: Sampling) -> tuple[Any, Any]:
-    if not isinstance(part.url, str | Path):
-        raise VideoError(f"a video given as {type(part.url).__name__}: only files are read")
-    return read_video(part.url, frames=sampling.frames, fps=sampling.fps, start=part.start_time, end=part.end_time)
+    source = _given(part.url)
+    if not isinstance(source, str | Path):
+        raise VideoError(f"a video given as {type(source).__name__}: only files are read")
+    return read_video(_path(source), frames=sampling.frames, fps=sampling.fps, start=part.start_time, end=part.end_time)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 
 from evals.checkpoint import Checkpoint
-from evals.question import Question, QuestionStore, Sampling, prepare
+from evals.question import Question, QuestionStore, Sampling, content_of, prepare
 from evals.run import load_task
 from evals.suites import suite_settings
 from evals.video import VideoError
@@ -103,6 +105,40 @@ def test_an_image_by_its_path_is_the_opened_image(name: str, loaded: Checkpoint,
 
     for url in (str(path), path, f"file://{path}"):
         assert torch.equal(pixels(url), pixels(Image.open(path)))
+
+
+def test_an_image_by_its_bytes_is_the_opened_image(loaded: Checkpoint) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (56, 84, 3), dtype=np.uint8)).save(file, "PNG")
+    given = file.getvalue()
+    address = "data:image/png;base64," + base64.b64encode(given).decode()
+
+    def ask(url: object) -> list[dict]:
+        return [{"role": "user", "content": [{"type": "image", "url": url}, {"type": "text", "text": "what is it?"}]}]
+
+    right = prepare(loaded.processor, ask(Image.open(file)), Sampling(8, None, 4)).inputs["pixel_values"]
+    content = set()
+    for url in (given, file, address, {"bytes": given, "path": None}):
+        pixels = prepare(loaded.processor, ask(url), Sampling(8, None, 4)).inputs["pixel_values"]
+        assert torch.equal(pixels, right)
+        content.add(content_of(loaded.processor, ask(url)))
+    assert len(content) == 1
+    with pytest.raises(VideoError, match="on the web: give a file"):
+        prepare(loaded.processor, ask("https://example.org/a.png"), Sampling(8, None, 4))
+    with pytest.raises(VideoError, match=r"^image given as bytes: [^<]*cannot identify image file given as bytes$"):
+        prepare(loaded.processor, ask(b"no image"), Sampling(8, None, 4))
+
+
+def test_images_of_the_same_bytes_are_told_apart(loaded: Checkpoint) -> None:
+    """By their palettes and sizes, or the one's prepared question would answer for the other."""
+    red, blue, flat = (Image.new("P", size) for size in ((56, 56), (56, 56), (112, 28)))
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    asked = [
+        [{"role": "user", "content": [{"type": "image", "url": image}, {"type": "text", "text": "what is it?"}]}]
+        for image in (red, blue, flat)
+    ]
+    assert len({content_of(loaded.processor, messages) for messages in asked}) == 3
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(50)])
