@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from videonsa.disk import whole_folder
+from videonsa.git import ROOT, git
 from videonsa.identity import code_version
-from videonsa.record import ROOT, provenance, write_text
+from videonsa.record import provenance, write_text
 
 PACKAGES = ("videonsa", "ablations", "evals", "slurm", "analysis")
 
@@ -25,7 +25,7 @@ def take_snapshot(parent: Path, packages: tuple[str, ...] = PACKAGES) -> Path:
                 ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
                 shutil.copytree(ROOT / name, draft / name, ignore=ignored)
         write_text(draft / "COMMIT", f"{provenance()['commit']}\n")
-        write_text(draft / "DIFF", _diff())
+        write_text(draft / "DIFF", git("diff", "--no-color", "--no-ext-diff", "HEAD") or "")
     return folder
 
 
@@ -33,11 +33,3 @@ def origin() -> dict[str, Any]:
     """Commit and state of the checkout, for the records of jobs that run from a snapshot."""
     here = provenance()
     return {"commit": here["commit"], "dirty": here["dirty"]}
-
-
-def _diff() -> str:
-    command = ["git", "-C", str(ROOT), "diff", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from videonsa import record as record_module
-from videonsa.record import ROOT, failure, provenance, read_record, write_record, write_text
+from videonsa.git import ROOT, git
+from videonsa.record import failure, provenance, read_record, write_record, write_text
 
 RECORD = {"kind": "evaluation", "status": "done", "scores": {"accuracy": 0.5}}
 
@@ -60,6 +61,15 @@ def test_failures_and_provenance_hold_no_paths():
     assert str(ROOT) not in text
     assert str(Path.home()) not in text
     assert len(provenance()["commit"]) in (0, 40)
+
+
+def test_a_hooks_variables_name_no_other_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = git("rev-parse", "HEAD")
+    if here is None:
+        pytest.skip("no checkout of git")
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert git("rev-parse", "HEAD") == here
 
 
 def test_a_file_name_that_is_no_text_can_be_told(tmp_path: Path):

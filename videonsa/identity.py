@@ -10,14 +10,14 @@ import ast
 import dataclasses
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from videonsa.git import ROOT, git
+
 VERSION = 2  # of the form of inputs, below; records of version 1 carry none. ablations/adopt.py knows what came when
-ROOT = Path(__file__).parent.parent
 
 # Metadata of a field of settings that changes no number: placement, prose.
 NO_EFFECT = {"no_effect": True}
@@ -58,8 +58,8 @@ NOT_COUNTED = (
     *("videonsa/identity.py", "videonsa/fingerprint.py", "videonsa/hub.py", "videonsa/names.py", "videonsa/record.py"),
     *("videonsa/disk.py", "videonsa/values.py", "videonsa/places.py"),
     *("videonsa/__init__.py", "videonsa/weights.py", "videonsa/tracking.py", "evals/plugin.py", "evals/content.py"),
-    *("evals/needs.py", "evals/shipped.py", "evals/arguments.py", "videonsa/surroundings.py"),
-    "videonsa/bootstrap.py",
+    *("evals/needs.py", "evals/shipped.py", "evals/arguments.py", "videonsa/surroundings.py", "videonsa/git.py"),
+    *("videonsa/bootstrap.py", "videonsa/options.py"),
 )
 # Of these files functions count, and declarations do not: the values that they declare are inputs.
 DECLARATIONS = ("videonsa/config.py", "videonsa/modeling/configuration.py", "evals/suites.py", "evals/aggregates.py")
@@ -200,25 +200,15 @@ def files_here(top: str) -> Iterator[tuple[str, str]]:
 
 def files_at(commit: str) -> Files | None:
     """The files of code as a commit has them, from git; None where the commit is not at hand."""
-    if not commit or _git("cat-file", "-e", f"{commit}^{{commit}}") is None:
+    if not commit or git("cat-file", "-e", f"{commit}^{{commit}}") is None:
         return None
 
     def files(top: str) -> Iterator[tuple[str, str]]:
-        for path in (_git("ls-tree", "-r", "--name-only", commit, "--", top) or "").splitlines():
+        for path in (git("ls-tree", "-r", "--name-only", commit, "--", top) or "").splitlines():
             if path.endswith((".py", ".yaml")):
-                yield path, _git("show", f"{commit}:{path}") or ""
+                yield path, git("show", f"{commit}:{path}") or ""
 
     return files
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, errors="replace", timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
 
 
 def _digits(files: Iterable[tuple[str, str]]) -> str:

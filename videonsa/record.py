@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from videonsa.disk import write_bytes
+from videonsa.git import ROOT, git
 
 SCHEMA = 1
-ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch", "triton", "transformers", "lmms-eval", "numpy", "av")
 
 
@@ -77,24 +76,14 @@ def without_paths(text: str) -> str:
 def provenance() -> dict[str, Any]:
     """Where a number comes from: commit, versions, machine. Times are added by whoever measures them."""
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": (git("rev-parse", "HEAD") or "").strip(),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, errors="replace", timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _version(package: str) -> str | None:

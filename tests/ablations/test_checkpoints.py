@@ -13,7 +13,7 @@ from ablations.plan import make_sweep, write_plan
 from ablations.profile import Profile, load_profile
 from ablations.reference import find_reference
 from videonsa.config import NSASettings, SettingsError
-from videonsa.record import ROOT
+from videonsa.git import ROOT
 
 PAPER = load_profile("paper")
 
