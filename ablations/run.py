@@ -271,10 +271,11 @@ def finish(sweep: Sweep, chosen: list[Cell]) -> int:
 
 
 def choose(sweep: Sweep, pattern: str | None) -> list[Cell]:
-    """The cells that --only names: those whose label, suite, seed or id holds the pattern."""
+    """The cells that --only names: those whose label, suite, seed or id holds the pattern; only * and ? are signs."""
     if pattern is None:
         return list(sweep.cells)
-    chosen = [cell for cell in sweep.cells if fnmatch.fnmatch(f"{cell} {cell.id}", f"*{pattern}*")]
+    wanted = f"*{pattern.replace('[', '[[]')}*"
+    chosen = [cell for cell in sweep.cells if fnmatch.fnmatchcase(f"{cell} {cell.id}", wanted)]
     if not chosen:
         labels = ", ".join(dict.fromkeys(cell.label for cell in sweep.cells))
         raise SettingsError(f"--only {pattern}: no cell of this name; labels: {labels}")

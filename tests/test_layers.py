@@ -19,7 +19,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.values": (),
     "videonsa.options": ("videonsa.values", "videonsa.places"),
     "videonsa.limits": ("videonsa.names",),
-    "videonsa.identity": (),
+    "videonsa.git": (),
+    "videonsa.identity": ("videonsa.git",),
     "videonsa.hub": (),
     "videonsa.config": (
         *("videonsa.names", "videonsa.limits", "videonsa.identity", "videonsa.values", "videonsa.places"),
@@ -28,7 +29,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.fingerprint": ("videonsa.config", "videonsa.identity"),
     "videonsa.disk": (),
     "videonsa.places": ("videonsa.values",),
-    "videonsa.record": ("videonsa.disk",),
+    "videonsa.record": ("videonsa.disk", "videonsa.git"),
     "videonsa.bootstrap": ("videonsa.disk",),
     "videonsa.torchvision_ops": (),
     "videonsa.tracking": ("videonsa.disk",),
@@ -51,7 +52,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "videonsa.hub",
         ),
         *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops", "videonsa.tracking"),
-        *("videonsa.surroundings", "videonsa.bootstrap", "videonsa.places"),
+        *("videonsa.surroundings", "videonsa.bootstrap", "videonsa.options", "videonsa.values"),
     ),
     "evals": (
         *(
@@ -74,7 +75,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.identity", "videonsa.options", "videonsa.values", "videonsa.text"),
     ),
     "videonsa.bench": (
-        "videonsa.disk",
+        *("videonsa.disk", "videonsa.options", "videonsa.git"),
         *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
     ),
     "videonsa.fidelity": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),
@@ -84,7 +85,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
     *("videonsa.values", "videonsa.options"),
-    *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.record"),
+    *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.git", "videonsa.record"),
     *("videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs"),

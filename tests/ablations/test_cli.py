@@ -58,8 +58,17 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2
         ),
         (
             ["--grid", "budget", "--set", "train.families=needel"],
-            "families: unknown 'needel'; choose from needle, order",
+            "families='needel' is not valid: choose from needle, order",
         ),
+        (
+            ["--grid", "budget", "--set", "train.families=order", "--set", "train.frames=[4]"],
+            "frames=4 is not valid: order need at least 8",
+        ),
+        (
+            ["--grid", "budget", "--set", "train.micro_batch_size=5"],
+            "batch_size=.* is not valid: a multiple of micro_batch_size=5",
+        ),
+        (["--grid", "smoke", "--set", "suite.task=tomato"], "suite synth_needle: task='tomato' is not valid"),
         (["--grid", "budget", "--set", "suite.fps=fast"], "fps='fast' is not valid"),
         (["--grid", "budget", "--set", "seeds=x"], "seeds=.* is not valid"),
         (["--grid", "budget", "--set", "checkpoint=./nowhere"], "checkpoint './nowhere': there is no such folder"),
@@ -83,6 +92,21 @@ def test_wrong_input_is_one_line(arguments: list[str], message: str, capsys: pyt
     import re
 
     assert re.search(message, complaint(capsys, *arguments, "--dry-run"))
+
+
+def test_only_takes_brackets_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    grid = tmp_path / "g.yaml"
+    grid.write_text("axes: {v: [{nsa.window: 4, label: '[ab]'}, {nsa.window: 8, label: b}]}\nsuites: [synth_needle]\n")
+    arguments = ["--grid", str(grid), "--cluster", "debug", "--dry-run", "--out", str(tmp_path / "runs")]
+    assert run.main([*arguments, "--only", "[ab]"]) == 0
+    assert "1 evaluate jobs" in capsys.readouterr().out
+
+
+def test_training_data_that_are_not_here_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = [f"train.data={tmp_path}/nowhere.json", f"train.video_folder={tmp_path}", "train.steps=2"]
+    arguments = [part for change in data for part in ("--set", change)]
+    assert run.main(["--grid", "smoke", "--dry-run", *arguments, "--out", str(tmp_path / "runs")]) == 0
+    assert f"Missing: no file train.data='{tmp_path}/nowhere.json' on this machine" in capsys.readouterr().out
 
 
 def test_what_is_refused_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -239,8 +239,12 @@ def test_a_folder_serves_one_run_by_fields_that_are_new_too(tmp_path, monkeypatc
 def test_the_command_line_names_what_is_wrong(tmp_path, capsys):
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"model": "tiny", "stepz": 3}))
-    assert main([str(file), str(tmp_path / "run")]) == 1
+    assert main([str(file), str(tmp_path / "run")]) == 2
     assert "unknown key 'stepz'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        main([str(file), ""])  # no folder was meant: not the current one
+    assert end.value.code == 2
+    assert "the value is empty" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -82,18 +82,21 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "said", "code"),
     [
-        (b"\xff\xfe", "settings.json: no JSON: 'utf-8' codec can't decode"),
-        (b'{"steps": 1', "settings.json: no JSON: Expecting"),
-        (b"[1]", "settings.json: [1] is not valid"),
-        (json.dumps(to_dict(quick(steps=1, learning_rate=1e38, warmup_fraction=0))).encode(), "try a lower"),
+        (b"\xff\xfe", "settings.json: no JSON: 'utf-8' codec can't decode", 2),
+        (b'{"steps": 1', "settings.json: no JSON: Expecting", 2),
+        (b"[1]", "settings.json: [1] is not valid", 2),
+        (b'{"steps": 1, "nsa": {"window": 4, "window": 8}}', "settings.json: window stands twice", 2),
+        (b'{"steps": 1e400}', "settings.json: 1e400 is not valid", 2),
+        (b'{"steps": 2.0, "learning_rate": NaN}', "settings.json: learning_rate=nan is not valid", 2),
+        (json.dumps(to_dict(quick(steps=1, learning_rate=1e38, warmup_fraction=0))).encode(), "try a lower", 1),
     ],
 )
-def test_the_command_says_it_in_one_line(text, said, tmp_path, capsys):
+def test_the_command_says_it_in_one_line(text, said, code, tmp_path, capsys):
     file = tmp_path / "settings.json"
     file.write_bytes(text)
-    assert main([str(file), str(tmp_path / "run")]) == 1
+    assert main([str(file), str(tmp_path / "run")]) == code
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert said in error

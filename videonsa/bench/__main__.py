@@ -12,7 +12,6 @@ import argparse
 import csv
 import dataclasses
 import io
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,8 @@ from videonsa.bench.case import Case, Inputs
 from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure
 from videonsa.disk import write_bytes
+from videonsa.git import git
+from videonsa.options import Parser, folder
 
 COLUMNS = (
     "provider", "stage", "mode", "length", "heads", "kv_heads", "head_dim", "block_size", "block_count", "window",
@@ -33,7 +34,7 @@ COLUMNS = (
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m videonsa.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 65536, 131072])
@@ -49,7 +50,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--dtype", choices=tuple(cases.DTYPES), default="bfloat16")
     parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=lambda text: Path(text).expanduser(), help="CSV file to append to")
+    parser.add_argument("--out", type=folder, help="CSV file to append to")
     return parser.parse_args(arguments)
 
 
@@ -124,9 +125,8 @@ def describe(commit: str | None) -> dict[str, str]:
     import triton
 
     if commit is None:
-        names = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]  # a hash, "-dirty" if it is
-        found = subprocess.run(names, capture_output=True, text=True, check=False)
-        commit = found.stdout.strip() or "unknown"
+        found = git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")  # a hash, "-dirty" if it is
+        commit = (found or "").strip() or "unknown"
     return {
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,

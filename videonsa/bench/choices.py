@@ -8,7 +8,6 @@ common. Exits 1 when a gap is wider than TIE: then the choice is wrong, and no t
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from videonsa.bench.case import DTYPES, Case, make_inputs
 from videonsa.kernels.plan import make_plan
 from videonsa.kernels.reference import attention_probabilities, choose_blocks
 from videonsa.names import BRANCHES
+from videonsa.options import Parser
 
 # Relative difference of two importances that the kernels may order otherwise than float64. In half precision their
 # log-sum-exp is of mean keys rounded to that type, so the heads of a group weigh a little otherwise (select.py).
@@ -113,9 +113,7 @@ def report(case: Case, dtype: str, seed: int) -> tuple[str, bool]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 0 when every choice that differs is a tie, 1 when one is not, 2 without a device."""
-    parser = argparse.ArgumentParser(
-        prog="python -m videonsa.bench.choices", description=(__doc__ or "\n").splitlines()[0]
-    )
+    parser = Parser(prog="python -m videonsa.bench.choices", description=(__doc__ or "\n").splitlines()[0])
     for name, value in (("length", 6000), ("heads", 14), ("kv-heads", 2), ("head-dim", 128), ("block-size", 16)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--block-count", type=int, default=8)

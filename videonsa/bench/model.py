@@ -37,6 +37,7 @@ from videonsa.disk import write_bytes
 from videonsa.modeling.layout import token_layout
 from videonsa.modeling.mixed import mixed_attention
 from videonsa.modeling.model import VideoNSATextModel
+from videonsa.options import Parser, folder
 
 SHAPE_7B = {
     "hidden_size": 3584,
@@ -138,7 +139,7 @@ def measure(call: Callable[[], None], repeats: int) -> tuple[float, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m videonsa.bench.model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lengths", type=int, nargs="*", default=[32768, 65536, 131072], help="of prefills")
@@ -147,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=lambda text: Path(text).expanduser(), help="CSV file, written anew")
+    parser.add_argument("--out", type=folder, help="CSV file, written anew")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("videonsa.bench.model times a model on CUDA, and torch finds no CUDA device", file=sys.stderr)

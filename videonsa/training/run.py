@@ -22,8 +22,10 @@ import json
 import logging
 import shutil
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,12 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLProcessor
 
+from videonsa import options
 from videonsa.config import SettingsError, TrainSettings, from_dict, to_dict
 from videonsa.hub import loading_arguments
 from videonsa.identity import settings_inputs
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.vision import speed_up_vision
-from videonsa.places import place
 from videonsa.record import write_text
 from videonsa.surroundings import full_products, settings_decide
 from videonsa.tiny import build_tiny
@@ -44,6 +46,7 @@ from videonsa.training.checkpoint import drafted
 from videonsa.training.journal import Journal, progress_bar
 from videonsa.training.loop import Report, Trainer
 from videonsa.training.sources import Source, SyntheticSource, VideoSource
+from videonsa.values import number, one_line
 
 log = logging.getLogger(__name__)
 
@@ -185,25 +188,41 @@ def as_bfloat16(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_settings(file: Path) -> TrainSettings:
-    """The settings in a JSON file. Raises SettingsError, OSError."""
+    """The settings in a JSON file, whose numbers are read as all are. Raises SettingsError."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        text = file.read_text(encoding="utf-8-sig")
+        read = partial(number, where=str(file))
+        content = json.loads(text, parse_int=read, parse_float=read, object_pairs_hook=partial(_each_once, file))
+    except SettingsError:
+        raise
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{file}: no JSON: {str(error)[:100]}") from None
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be read: {error.strerror or error}") from None
     return from_dict(TrainSettings, content, str(file))
 
 
+def _each_once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise SettingsError(f"{file}: {twice[0]} stands twice")
+    return dict(pairs)
+
+
 def main(arguments: list[str]) -> int:
-    """The command line; returns the exit code."""
-    if len(arguments) != 2:
-        print(__doc__, file=sys.stderr)
-        return 2
+    """The command line. Exit codes: 0 trained, 1 something failed, 2 wrong input."""
+    parser = options.Parser(
+        prog="python -m videonsa.training.run", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("settings", type=options.folder, metavar="settings.json")
+    parser.add_argument("folder", type=options.folder, metavar="FOLDER")
+    asked = parser.parse_args(arguments)
     try:
-        file, folder = map(place, arguments)
-        print(train(read_settings(file), folder))
+        print(train(read_settings(asked.settings), asked.folder))
     except (SettingsError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        print(one_line(f"error: {error}"), file=sys.stderr)
+        return 2 if isinstance(error, SettingsError) else 1
     return 0
 
 
