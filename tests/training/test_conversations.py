@@ -56,7 +56,7 @@ def turns(**changes: Any) -> dict[str, Any]:
         (lines(turns(**{"from": ["gpt"]})), "from=['gpt'] is not valid: choose from human, gpt"),
         (lines(turns(**{"from": "human"})), "nobody answers"),
         (lines(GOOD | {"video": ["a.mp4"]}), "video=['a.mp4'] is no path"),
-        (lines({"conversations": TURNS}, {"video_path": "a.mp4", "conversations": TURNS}), "no entry names a video"),
+        (lines(GOOD, {"video_path": "a.mp4", "conversations": TURNS}), "entry 2: 'video_path' is not read; a video's"),
         (lines(GOOD, GOOD | {"id": 7, "image": "a.jpg"}), "entry 2 (id '7'): it is about an image"),
     ],
 )
@@ -79,6 +79,11 @@ def test_a_folder_a_pipe_and_an_absent_file(tmp_path):
             read_conversations(path)
     with pytest.raises(SettingsError, match="No such file or directory; give a JSON"):
         read_conversations(tmp_path / "none.json")
+
+
+def test_text_alone_is_data_too(tmp_path):
+    (tmp_path / "text.jsonl").write_bytes(lines({"conversations": TURNS}))
+    assert read_conversations(tmp_path / "text.jsonl") == [{"conversations": TURNS}]
 
 
 @pytest.mark.parametrize("indent", [None, 1])

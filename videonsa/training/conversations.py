@@ -42,8 +42,6 @@ def parse_conversations(content: bytes, name: str) -> list[dict[str, Any]]:
         if problem := _problem(entry):
             known = f" (id {str(entry['id'])[:40]!r})" if isinstance(entry, dict) and entry.get("id") else ""
             raise _refused(name, f"entry {number}{known}: {problem}")
-    if not any(entry.get("video") for entry in entries):
-        raise _refused(name, "no entry names a video")
     return entries
 
 
@@ -74,6 +72,9 @@ def _problem(entry: Any) -> str | None:
         return f"{_shown(entry)} is no entry"
     if entry.get("image") or entry.get("images"):
         return "it is about an image, which training would not show; give videos or text alone"
+    meant = next((key for key in entry if key.startswith("video")), None)
+    if meant is not None and "video" not in entry:
+        return f"{meant!r:.60} is not read; a video's path is called video"
     video, turns = entry.get("video"), entry.get("conversations")
     if video is not None and not isinstance(video, str):
         return f"video={_shown(video)} is no path"
