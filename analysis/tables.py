@@ -50,7 +50,8 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     """The cells with columns added: those of COMPARED and p_holm; `videos` is NaN where the record names none.
 
     A difference is the cell minus the reference variant on the same suite and seed, over the questions both answered.
-    Holm's correction is over every test of the frame. A failed or missing cell has NaN everywhere.
+    Holm's correction is over every test of the frame; labels of equal settings are one cell, and one test. A failed or
+    missing cell has NaN everywhere.
     """
     cells = results.cells.copy()
     asked = results.questions.drop_duplicates(["cell", "doc_id"], keep="last")
@@ -59,7 +60,9 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     base = {(row.suite, row.seed): row.id for row in each(cells) if row.is_reference}
     rows = [_statistics(row, scores, base.get((row.suite, row.seed))) for row in each(cells)]
     cells[COMPARED] = pd.DataFrame(rows, index=cells.index, columns=COMPARED)
-    cells["p_holm"] = holm(cells["p"].to_numpy(dtype=float)) if len(cells) else []
+    again = cells["id"].duplicated() | cells["id"].isin(list(base.values()))
+    cells["p_holm"] = holm(cells["p"].astype(float).mask(again)) if len(cells) else []
+    cells["p_holm"] = cells.groupby("id")["p_holm"].transform("first")
     cells["reference"] = reference
     return cells
 
@@ -177,7 +180,7 @@ def _style(row: Any) -> str:
 def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
     """What a reader must know to read the table, and every cell that is not whole."""
     lines = ["accuracy in % [95 % interval over questions; it does not cover another training seed]"]
-    tests = int(rows["p"].notna().sum())
+    tests = int(rows.drop_duplicates("id")["p_holm"].notna().sum())
     if tests:
         lines.append(
             f"then the difference to {_reference(rows)} on the same questions; "

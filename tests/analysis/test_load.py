@@ -20,13 +20,19 @@ def test_every_planned_cell_is_a_row_in_the_plans_order(results: Results, plan: 
 
 def test_two_variants_that_ask_the_same_are_two_rows(out: Path, plan: dict) -> None:
     first = next(cell for cell in plan["cells"] if cell["label"] == plan["reference"])
-    twice = plan | {"cells": [*plan["cells"], first | {"label": "in other words"}]}
+    other = next(cell for cell in plan["cells"] if cell["label"] != plan["reference"])
+    more = [other | {"label": "another, too"}, first | {"label": "in other words"}]
+    twice = plan | {"cells": [*plan["cells"], *more]}
     results = load(out, twice)
-    assert len(results.cells) == len(plan["cells"]) + 1
+    assert len(results.cells) == len(plan["cells"]) + 2
     assert len(results.questions) == len(load(out, plan).questions)
     rows = compare(results, find_reference(twice, results.cells))
-    assert rows["p"].notna().sum() == compare(load(out, plan), plan["reference"])["p"].notna().sum() + 1
+    once = compare(load(out, plan), plan["reference"])
     assert rows["difference"].iloc[-1] == 0
+    # They share the number, and its test: what is asked once is corrected for once.
+    assert list(rows["p_holm"].iloc[:-2].dropna()) == list(once["p_holm"].dropna())
+    assert rows["p_holm"].iloc[-2] == rows["p_holm"][rows["id"] == other["id"]].iloc[0]
+    assert notes(rows, twice)[1] == notes(once, plan)[1]
 
 
 def test_a_failure_keeps_its_traceback_and_has_no_score(results: Results) -> None:
