@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 PREFIXES = ("GPU-", "MIG-")  # of names that are no index
+NO_GPU = ("", "-1", "none", "void", "nodevfiles", "cpu")  # by which people say that none is wanted, in any letters
 DEVICES = Path("/dev")
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
@@ -47,7 +48,10 @@ def local_device() -> str:
 
 def unused_gpus() -> str:
     """One line on GPUs of this machine that nothing will use, and why; '' where there are none."""
-    gpus, trouble = (local_gpus(), "") if "CUDA_VISIBLE_DEVICES" in os.environ else _listed_gpus()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus, trouble = _listed_gpus() if visible is None else (named_gpus(visible), "")
+    if visible is not None and not gpus and visible.strip().lower() not in NO_GPU and _listed_gpus()[0]:
+        return f"no GPU is used, as CUDA_VISIBLE_DEVICES={visible!r:.60} names none: give indices or UUIDs, as in 0,1"
     if trouble:
         return f"no GPU is used, as nvidia-smi fails: {trouble}"
     if not gpus or torch_knows_gpus():

@@ -82,6 +82,17 @@ def test_gpus_that_nothing_will_use_are_told(smi, monkeypatch: pytest.MonkeyPatc
     assert unused_gpus() == ""  # none is wanted
 
 
+@pytest.mark.parametrize(
+    ("visible", "told"), [("all", True), ("0;1", True), ("0,0", True), ("-1", False), ("CPU", False)]
+)
+def test_a_value_that_names_no_gpu_is_told(visible: str, told: bool, smi, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    smi("GPU 0: NVIDIA H100 (UUID: GPU-1)")
+    assert (f"CUDA_VISIBLE_DEVICES={visible!r} names none" in unused_gpus()) == told
+    smi("No devices found.")
+    assert unused_gpus() == ""
+
+
 class Seen:
     """Writes what a worker sees: its devices, and where it finds our packages."""
 
