@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -41,6 +42,20 @@ def test_the_hook_goes_into_every_install() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert included == {HOOK.relative_to(ROOT).as_posix(): HOOK.name}
+
+
+def test_another_package_of_our_name_first_on_the_path_is_passed_over(tmp_path: Path) -> None:
+    """Such as the folder of the published code in PYTHONPATH: torchvision imports there too, and the package stays."""
+    (tmp_path / "videonsa").mkdir()
+    (tmp_path / "videonsa" / "__init__.py").write_text("print('another')")
+    code = (
+        f"import site, sys; site.addpackage({str(HOOK.parent)!r}, {HOOK.name!r}, None);"
+        "print([type(f).__name__ for f in sys.meta_path].count('TorchvisionFinder')); import videonsa"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-S", "-c", code]  # without what is installed
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment)
+    assert done.stdout == "1\nanother\n", done.stderr
 
 
 def test_the_hook_is_one_line_that_does_nothing_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
