@@ -61,7 +61,7 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     rows = [_statistics(row, scores, base.get((row.suite, row.seed))) for row in each(cells)]
     cells[COMPARED] = pd.DataFrame(rows, index=cells.index, columns=COMPARED)
     again = cells["id"].duplicated() | cells["id"].isin(list(base.values()))
-    cells["p_holm"] = holm(cells["p"].astype(float).mask(again)) if len(cells) else []
+    cells["p_holm"] = holm(cells["p"].astype(float).mask(again).to_numpy()) if len(cells) else []
     cells["p_holm"] = cells.groupby("id")["p_holm"].transform("first")
     cells["reference"] = reference
     return cells
