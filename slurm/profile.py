@@ -54,7 +54,7 @@ class SlurmProfile:
             given and self.memory >= LEAST_MEMORY,
             "memory",
             self.memory,
-            f"GB, a number above 0, at least {LEAST_MEMORY}",
+            f"GB, a number above 0, at least {LEAST_MEMORY}; or as in 64G",
         )
         for name in ("partition", "account", "qos", "constraint"):
             value = getattr(self, name)
@@ -141,7 +141,7 @@ def _is_name(value: Any) -> bool:
 
 def _gigabytes(value: Any) -> Any:
     """'64G' -> 64, '512M' -> 0.5, as sbatch writes memory; anything else as it is."""
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)([MGT])B?", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)([MGT])B?", value.upper()) if isinstance(value, str) else None
     return float(found[1]) * {"M": 1 / 1024, "G": 1, "T": 1024}[found[2]] if found else value
 
 

@@ -120,6 +120,7 @@ def test_what_a_profile_means_as_text_is_as_it_was_written(tmp_path: Path):
 def test_a_profile_can_be_changed_for_once():
     profile = load_slurm_profile("h100x1")
     assert changed(profile, {"memory": "512M", "minutes": 5}).memory == 0.5
+    assert changed(profile, {"memory": "64g"}).memory == 64  # as sbatch takes it
     assert changed(profile, {"memory": 240}).environment == profile.environment
     with pytest.raises(ClusterError, match=r"--set slurm\.memroy: there is no such setting; known: slurm\.partition, "):
         changed(profile, {"memroy": 3})
