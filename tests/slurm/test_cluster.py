@@ -120,7 +120,7 @@ def test_cancel_stops_this_sweep_and_nothing_else(slurm: SlurmSweep, tmp_path: P
     other = SlurmSweep(tmp_path / "other" / "runs", slurm.grid, slurm.profile)
     other.out.parent.mkdir()
     for sweep in (slurm, other):
-        sweep.faults(train=30)
+        sweep.faults(train=300)
         assert sweep.run().returncode == 0
     wait_until(lambda: begun(slurm.out, "train"))
     assert "cancelled 6 jobs" in slurm.run("--cancel").stdout

@@ -58,7 +58,12 @@ def test_data_that_cannot_work_is_named(changes, message, processor):
 
 def test_real_videos_are_sampled_by_rate_and_cut_by_tokens(video_data, processor):
     settings = quick(
-        data=str(video_data / "data.jsonl"), video_folder=str(video_data), steps=None, batch_size=1, fps=4.0
+        data=str(video_data / "data.jsonl"),
+        video_folder=str(video_data),
+        steps=None,
+        batch_size=1,
+        micro_batch_size=1,
+        fps=4.0,
     )
     source = VideoSource(settings, processor)
     assert source.steps == 3
@@ -72,7 +77,9 @@ def test_real_videos_are_sampled_by_rate_and_cut_by_tokens(video_data, processor
 
 
 def test_a_broken_video_is_replaced_by_the_next(video_data, processor, caplog):
-    settings = quick(data=str(video_data / "data.jsonl"), video_folder=str(video_data), steps=3, batch_size=1)
+    settings = quick(
+        data=str(video_data / "data.jsonl"), video_folder=str(video_data), steps=3, batch_size=1, micro_batch_size=1
+    )
     source = VideoSource(settings, processor)
     asked = [source[index].turns for index in range(3)]
     assert len({json.dumps(turns) for turns in asked}) == 2
