@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from videonsa.config import SettingsError
+from videonsa.limits import is_whole
 from videonsa.values import unknown
 
 
@@ -35,7 +36,7 @@ def check_keys(content: Any, known: Iterable[str], where: str) -> None:
 
 def positive(value: Any, where: str) -> int:
     """A whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_whole(value, 1):
         raise SettingsError(f"{where}={value!r} is not valid: give a whole number of at least 1")
     return value
 
@@ -43,7 +44,7 @@ def positive(value: Any, where: str) -> int:
 def whole_numbers(values: Any, where: str) -> tuple[int, ...]:
     """A non-empty list of whole numbers, from one number or several."""
     items = values if isinstance(values, list | tuple) else [values]
-    if not items or not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
+    if not items or not all(is_whole(item, 0) for item in items):
         raise SettingsError(f"{where}={values!r} is not valid: give whole numbers of at least 0, such as [0, 1, 2]")
     if len(set(items)) < len(items):
         raise SettingsError(f"{where}={values!r} is not valid: give each number once")

@@ -24,10 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablations.process import is_alive, is_stopped, me, place, process_started
+from ablations.process import is_alive, is_stopped, me, place
 from videonsa.disk import link, writing
-
-__all__ = ["Lock", "LockHeld", "claimed", "describe", "is_alive", "is_held", "process_started", "read_owner"]
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0

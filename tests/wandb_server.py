@@ -6,8 +6,10 @@ import gzip
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+from tests.json_server import JsonHandler
 
 
 class Server:
@@ -58,7 +60,7 @@ class Server:
         return {"viewer": {"id": "1", "entity": "entity", "flags": "{}"}, "serverInfo": {"features": []}}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     kept: Server
     protocol_version = "HTTP/1.1"
 
@@ -87,14 +89,3 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"exitcode": None, "limits": {}})
 
     do_PUT = do_GET = do_POST
-
-    def answer(self, content: dict[str, Any], status: int = 200) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ablations.lock import is_alive, process_started
+from ablations.process import is_alive, process_started
 from tests.ablations import fakes
 from tests.ablations.conftest import records, set_faults, start_command
 

@@ -6,7 +6,9 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+
+from tests.json_server import JsonHandler
 
 
 @contextmanager
@@ -16,7 +18,7 @@ def serving(verdict: Callable[[str], str | None]) -> Iterator[dict[str, str]]:
     `verdict` makes of a prompt the letter to answer, or None: then the server is overloaded (503).
     """
 
-    class Judge(BaseHTTPRequestHandler):
+    class Judge(JsonHandler):
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][-1]["content"]
             letter = verdict(asked)
@@ -24,15 +26,10 @@ def serving(verdict: Callable[[str], str | None]) -> Iterator[dict[str, str]]:
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
             reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
             answered = {**reply, "usage": usage}
-            body = json.dumps({"error": {"message": "overloaded"}} if letter is None else answered).encode()
-            self.send_response(503 if letter is None else 200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
+            if letter is None:
+                self.answer({"error": {"message": "overloaded"}}, 503)
+            else:
+                self.answer(answered)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
     threading.Thread(target=server.serve_forever, daemon=True).start()
