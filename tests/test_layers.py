@@ -37,11 +37,21 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.text": (),
     "videonsa.kernels": ("videonsa.names", "videonsa.limits"),
     "videonsa.synth": ("videonsa.config",),
+    "videonsa.methods": (
+        *("videonsa.config", "videonsa.names", "videonsa.identity", "videonsa.limits", "videonsa.values"),
+        "videonsa.kernels",
+    ),
     "videonsa.modeling": (
-        *("videonsa.config", "videonsa.weights", "videonsa.hub", "videonsa.kernels", "videonsa.torchvision_ops"),
+        *(
+            "videonsa.methods",
+            "videonsa.config",
+            "videonsa.weights",
+            "videonsa.hub",
+            "videonsa.kernels",
+            "videonsa.torchvision_ops",
+        ),
     ),
     "videonsa.tiny": ("videonsa.config", "videonsa.modeling", "videonsa.torchvision_ops", "videonsa.synth"),
-    "videonsa.baselines": ("videonsa.config", "videonsa.modeling"),
     "videonsa.training": (
         *(
             "videonsa.config",
@@ -64,7 +74,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "videonsa.tiny",
         ),
         *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub", "videonsa.values", "videonsa.limits"),
-        *("videonsa.baselines", "videonsa.torchvision_ops", "videonsa.weights"),
+        *("videonsa.methods", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
         *("videonsa.surroundings", "videonsa.places"),
     ),
@@ -77,6 +87,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.bench": (
         *("videonsa.disk", "videonsa.options", "videonsa.git"),
         *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
+        "videonsa.methods",
     ),
     "videonsa.fidelity": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),
     "videonsa.audit": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),
@@ -86,6 +97,7 @@ ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
     *("videonsa.values", "videonsa.options"),
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.git", "videonsa.record"),
+    *("videonsa.methods.entries", "videonsa.methods.settings", "videonsa.methods.registry"),
     *("videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs"),

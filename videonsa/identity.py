@@ -43,9 +43,15 @@ FIRST_FIELDS: dict[str, tuple[str, ...]] = {
 # The code that numbers depend on, by part: each file counts in the part that names it, or its folder, most closely.
 CODE: dict[str, tuple[str, ...]] = {
     "settings": ("videonsa/config.py",),
-    "modeling": ("videonsa/modeling", "videonsa/torchvision_ops.py"),
-    "kernels": ("videonsa/kernels", "videonsa/limits.py"),
-    "release": ("videonsa/kernels/release.py", "videonsa/kernels/bitonic.py", "videonsa/modeling/release.py"),
+    "modeling": (
+        *("videonsa/modeling", "videonsa/torchvision_ops.py"),
+        *("videonsa/methods/contract.py", "videonsa/methods/samples.py", "videonsa/methods/dense.py"),
+    ),
+    "kernels": (
+        *("videonsa/kernels", "videonsa/limits.py"),
+        *("videonsa/methods/paper.py", "videonsa/methods/layout.py", "videonsa/methods/mixed.py"),
+    ),
+    "release": ("videonsa/kernels/release.py", "videonsa/kernels/bitonic.py", "videonsa/methods/release.py"),
     "synth": ("videonsa/synth",),
     "tiny": ("videonsa/tiny.py",),
     "training": ("videonsa/training",),
@@ -60,6 +66,8 @@ NOT_COUNTED = (
     *("videonsa/__init__.py", "videonsa/weights.py", "videonsa/tracking.py", "evals/plugin.py", "evals/content.py"),
     *("evals/needs.py", "evals/shipped.py", "evals/arguments.py", "videonsa/surroundings.py", "videonsa/git.py"),
     *("videonsa/bootstrap.py", "videonsa/options.py"),
+    *("videonsa/methods/__init__.py", "videonsa/methods/entries.py", "videonsa/methods/settings.py"),
+    *("videonsa/methods/registry.py", "videonsa/methods/meter.py"),
 )
 # Of these files functions count, and declarations do not: the values that they declare are inputs.
 DECLARATIONS = ("videonsa/config.py", "videonsa/modeling/configuration.py", "evals/suites.py", "evals/aggregates.py")
@@ -155,6 +163,9 @@ def probe_parts(attention: str, semantics: str, synthetic: bool) -> tuple[str, .
     return (*evaluation_parts(attention, semantics, synthetic), "probe")
 
 
+OWN = "method "  # begins the part of a method's own file, videonsa/methods/NAME.py
+
+
 def part_of(path: str) -> str | None:
     """The part of CODE in which a file of the repository counts; None: in none."""
     if path in NOT_COUNTED or (path.startswith("evals/tasks/") and not path.endswith(".py")):
@@ -162,6 +173,8 @@ def part_of(path: str) -> str | None:
     named = [
         (len(top), part) for part, tops in CODE.items() for top in tops if path == top or path.startswith(f"{top}/")
     ]
+    if not named and path.startswith("videonsa/methods/"):
+        return OWN + Path(path).stem
     return max(named)[1] if named else None
 
 
@@ -186,7 +199,8 @@ def _folders_here(*folders: str) -> str:
 
 
 def _part_files(part: str, files: Files) -> list[tuple[str, str]]:
-    found = {path: text for top in CODE[part] for path, text in files(top)}
+    tops = (f"videonsa/methods/{part.removeprefix(OWN)}.py",) if part.startswith(OWN) else CODE[part]
+    found = {path: text for top in tops for path, text in files(top)}
     return sorted((path, text) for path, text in found.items() if part_of(path) == part)
 
 

@@ -9,9 +9,10 @@ import torch
 
 from tests.helpers import TOLERANCE, relative_error
 from videonsa.config import NSASettings
-from videonsa.modeling.layout import token_layout
-from videonsa.modeling.mixed import text_by_mask, text_by_sample
-from videonsa.modeling.samples import find_samples
+from videonsa.methods.contract import make_batch
+from videonsa.methods.layout import token_layout
+from videonsa.methods.mixed import text_by_mask, text_by_sample
+from videonsa.methods.samples import find_samples
 
 VISION = torch.tensor([[0, 0, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1, 1, 0]]).bool()
 PADDING = {
@@ -27,7 +28,7 @@ PACKED = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 0, 1], [0, 1, 2, 3, 4, 0, 1, 0, 1]]
 @pytest.mark.parametrize("padding", PADDING)
 def test_sample_by_sample_equals_the_mask(padding, positions):
     mask = PADDING[padding]
-    layout = token_layout(VISION, mask, NSASettings(), None, positions)
+    layout = token_layout(make_batch(VISION, mask, positions), NSASettings(), None)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 9, heads, 8, generator=generator) for heads in (4, 2, 2))
     results = []
@@ -47,7 +48,7 @@ def test_sample_by_sample_equals_the_mask(padding, positions):
 def test_one_run_of_vision_is_packed_without_copies(first):
     is_vision = torch.zeros(1, 9, dtype=torch.bool)
     is_vision[:, first : 9 - first] = True
-    layout = token_layout(is_vision, None, NSASettings(), None)
+    layout = token_layout(make_batch(is_vision), NSASettings(), None)
     tokens = torch.arange(9.0).view(1, 9, 1)
     packed = layout.pack(tokens)
     assert packed.data_ptr() == tokens[:, first:].data_ptr()
@@ -73,6 +74,6 @@ def test_samples_begin_where_the_text_positions_do_not_go_on():
 
 def test_padding_inside_a_sample_is_seen_by_no_text():
     mask = torch.tensor([[1, 1, 0, 1, 1, 1, 1, 1, 1], [1] * 9])
-    seen = token_layout(VISION, mask, NSASettings(), None).text_mask
+    seen = token_layout(make_batch(VISION, mask), NSASettings(), None).text_mask
     assert not seen[0, 0, :, 2].any()
     assert seen[0, 0, -1].tolist() == mask[0].bool().tolist()

@@ -34,8 +34,10 @@ from videonsa.bench.measure import measure as measure_on_device
 from videonsa.bench.providers import attention
 from videonsa.config import NSASettings
 from videonsa.disk import write_bytes
-from videonsa.modeling.layout import token_layout
-from videonsa.modeling.mixed import mixed_attention
+from videonsa.methods.contract import make_batch
+from videonsa.methods.layout import token_layout
+from videonsa.methods.mixed import mixed_attention
+from videonsa.methods.paper import Paper
 from videonsa.modeling.model import VideoNSATextModel
 from videonsa.options import Parser, folder
 
@@ -68,10 +70,13 @@ def build(layers: int) -> VideoNSATextModel:
 def step(model: VideoNSATextModel, length: int, sparse: bool, train: bool) -> Callable[[], None]:
     """One prefill or training step of a sample of `length` vision tokens."""
     embeddings = torch.randn(1, length, model.config.hidden_size, device="cuda", dtype=torch.bfloat16)
-    layout = token_layout(torch.ones(1, length, dtype=torch.bool, device="cuda"), None, NSASettings(), None)
-    chosen = {"token_layout": layout} if sparse else {}
+    batch = make_batch(torch.ones(1, length, dtype=torch.bool, device="cuda"))
 
     def call() -> None:
+        chosen = {}
+        if sparse:
+            chosen["method"] = method = Paper(NSASettings(), None)
+            method.batch = batch
         dense_backend = nullcontext() if sparse else sdpa_kernel(SDPBackend.CUDNN_ATTENTION)
         with dense_backend, torch.set_grad_enabled(train):
             output = model(inputs_embeds=embeddings.requires_grad_(train), use_cache=False, **chosen).last_hidden_state
@@ -93,7 +98,7 @@ def attention_rows(length: int) -> list[dict[str, object]]:
     )
     is_vision = torch.zeros(1, length + TEXT_BEFORE + TEXT_AFTER, dtype=torch.bool, device="cuda")
     is_vision[:, TEXT_BEFORE : TEXT_BEFORE + length] = True
-    layout = token_layout(is_vision, None, NSASettings(), None)
+    layout = token_layout(make_batch(is_vision), NSASettings(), None)
     calls = {
         "nsa_attention": (partial(attention("triton", case), *vision[:4]), vision[:4]),
         "mixed_attention": (

@@ -1,18 +1,23 @@
 """VideoNSA on transformers' Qwen2.5-VL. Importing this package registers it with the Auto classes."""
 
-from videonsa.modeling.attention import AttentionInputs, capture_attention
+from videonsa.methods.meter import Meter, MethodDidNotRun
+from videonsa.methods.paper import AttentionInputs
+from videonsa.modeling.attention import capture_attention
 from videonsa.modeling.auto import register
 from videonsa.modeling.configuration import VideoNSAConfig
 from videonsa.modeling.load import load_model
-from videonsa.modeling.model import VideoNSAForConditionalGeneration, VideoNSAModel
+from videonsa.modeling.model import VideoNSAForConditionalGeneration, VideoNSAModel, metered
 
 register()
 
 __all__ = [
     "AttentionInputs",
+    "Meter",
+    "MethodDidNotRun",
     "VideoNSAConfig",
     "VideoNSAForConditionalGeneration",
     "VideoNSAModel",
     "capture_attention",
     "load_model",
+    "metered",
 ]

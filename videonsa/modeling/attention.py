@@ -1,10 +1,9 @@
-"""Attention of one decoder layer: gated NSA for vision tokens, dense causal attention for text (paper, section 3)."""
+"""Attention of one decoder layer: what a method of videonsa/methods computes, or else the stock layer's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,21 +13,8 @@ from transformers.cache_utils import Cache
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention, apply_rotary_pos_emb
 
-from videonsa.modeling.layout import TokenLayout
-from videonsa.modeling.mixed import mixed_attention
-from videonsa.modeling.release import ReleaseLayout
-
-
-@dataclass(frozen=True)
-class AttentionInputs:
-    """What NSA of one layer was given for the vision tokens of a forward; heads and sizes as in `nsa_attention`."""
-
-    layer: int
-    query: Tensor  # [B, N, Hq, D], position encoding applied
-    key: Tensor  # [B, N, Hkv, D]
-    value: Tensor  # [B, N, Hkv, D]
-    gates: Tensor  # [B, N, Hq, 3], order cmp, slc, swa
-    cu_seqlens: Tensor | None  # samples packed into one row, as in `nsa_attention`
+from videonsa.methods.contract import LayerCall, Method
+from videonsa.methods.paper import AttentionInputs
 
 
 class GateLinear(nn.Linear):
@@ -36,7 +22,7 @@ class GateLinear(nn.Linear):
 
 
 class VideoNSAAttention(Qwen2_5_VLAttention):
-    """Qwen2.5-VL's attention, and a gate network for NSA. Without a token layout it is the stock layer exactly."""
+    """Qwen2.5-VL's attention, and a gate network for NSA. Without a method it is the stock layer exactly."""
 
     def __init__(self, config: Qwen2_5_VLTextConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -51,11 +37,11 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        token_layout: TokenLayout | ReleaseLayout | None = None,
+        method: Method | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """[B, L, hidden] -> ([B, L, hidden], None); with a layout, padding gives o_proj of zeros."""
-        if token_layout is None:
+        """[B, L, hidden] -> ([B, L, hidden], None); with a method, padding gives o_proj of zeros."""
+        if method is None:
             return super().forward(
                 hidden_states, attention_mask, position_ids, past_key_values, position_embeddings, **kwargs
             )
@@ -70,27 +56,13 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
             query, key = query.to(value.dtype), key.to(value.dtype)
         if past_key_values is not None:  # a prefill: the cache was empty, so the call's own keys are all keys
             past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
-        if isinstance(token_layout, ReleaseLayout):
-            gates = self.gates(hidden_states, token_layout)
-            if self.captured is not None:
-                q, k, v, g = (token_layout.pack(tensor.detach()) for tensor in (query, key, value, gates))
-                self.captured.append(AttentionInputs(self.layer_idx, q, k, v, g, token_layout.vision_bounds()))
-            output = token_layout.attend(query, key, value, gates, self.scaling)
-            return self.o_proj(output.flatten(2)), None
-        gates = self.gates(token_layout.pack(hidden_states), token_layout)
-        if self.captured is not None:
-            q, k, v = (token_layout.pack(tensor.detach()) for tensor in (query, key, value))
-            self.captured.append(AttentionInputs(self.layer_idx, q, k, v, gates.detach(), token_layout.cu_seqlens))
-        output = mixed_attention(query, key, value, gates, token_layout, self.scaling)
+        output = method.attend(LayerCall(self.layer_idx, query, key, value, hidden_states, self.scaling, self))
         return self.o_proj(output.flatten(2)), None
 
-    def gates(self, hidden_states: Tensor, layout: TokenLayout | ReleaseLayout) -> Tensor:
+    def gates(self, hidden_states: Tensor, temperature: float) -> Tensor:
         """Gates [..., heads, 3] of hidden states [..., hidden]: sigmoid(W2 gelu(W1 x) / temperature)."""
-        if layout.gates is not None:
-            fixed = layout.gates[self.layer_idx].to(hidden_states.dtype)
-            return fixed.expand(*hidden_states.shape[:-1], -1, -1)
         logits = self.g_proj_2(gelu(self.g_proj_1(hidden_states)))
-        return torch.sigmoid(logits / layout.nsa.gate_temperature).unflatten(-1, (self.num_heads, 3))
+        return torch.sigmoid(logits / temperature).unflatten(-1, (self.num_heads, 3))
 
 
 @contextmanager

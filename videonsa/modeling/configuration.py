@@ -10,6 +10,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
 from videonsa.config import BRANCHES, NSASettings, SettingsError, require
+from videonsa.methods import registry
+from videonsa.methods.entries import MethodSettings
 
 NSA_FIELDS = tuple(f.name for f in dataclasses.fields(NSASettings))
 
@@ -19,6 +21,9 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
     r"""
     block_size, block_count, window, branches, gate_mode, gate_values, gate_temperature, attention, backend, semantics:
         See `videonsa.config.NSASettings`. All but the weights' shapes may be changed at load or on a live model.
+    method (`dict`, *optional*):
+        Another way to spend attention than NSA's settings say: {"name": one of `videonsa.methods.registry.names()`, and
+        that method's settings}. None: as the fields above say.
     static_gates (`list`, *optional*):
         Mean gates over training samples, [layers][query heads][3 branches]; gate_mode="static" uses them.
     whole_seconds (`bool`, *optional*):
@@ -38,6 +43,7 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
     attention: str = "nsa"
     backend: str = "auto"
     semantics: list[str] | tuple[str, ...] | str = "paper"
+    method: dict | None = None
     static_gates: list | None = None
     whole_seconds: bool | None = None
 
@@ -46,6 +52,16 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
         if self.whole_seconds is None:
             self.whole_seconds = cuts_seconds(self.transformers_version)
         self.set_nsa(self.nsa)
+        self.set_method(registry.from_record(self.method))
+
+    @property
+    def spends(self) -> NSASettings | MethodSettings:
+        """How attention is spent: the settings of `method` where there is one, else `nsa`. Raises as `nsa` does."""
+        return registry.from_record(self.method) or self.nsa
+
+    def set_method(self, settings: MethodSettings | None) -> None:
+        """Spend attention by another method than NSA's settings say; None: as they say."""
+        self.method = None if settings is None else registry.as_record(settings)
 
     @property
     def nsa(self) -> NSASettings:

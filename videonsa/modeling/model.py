@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,15 +22,16 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLTextModel,
 )
 
-from videonsa.config import attention_differences
+from videonsa.methods import registry
+from videonsa.methods.contract import Batch, Method, causal_pairs, make_batch, with_positions
+from videonsa.methods.entries import MethodSettings
+from videonsa.methods.meter import Meter
+from videonsa.methods.samples import text_positions
 from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
-from videonsa.modeling.layout import TokenLayout, token_layout
 from videonsa.modeling.modality import KINDS, count_features, find_vision, types_of_call
 from videonsa.modeling.positions import GenerationPositions, ModelPositions
-from videonsa.modeling.release import ReleaseLayout, release_layout
 from videonsa.modeling.release_checkpoint import as_text, has_all_gates, hub_arguments, is_release
-from videonsa.modeling.samples import text_positions
 from videonsa.weights import release_settings
 
 log = logging.getLogger(__name__)
@@ -54,16 +57,19 @@ class VideoNSATextModel(Qwen2_5_VLTextModel):
         self,
         *args: Any,
         attention_mask: Any = None,
-        token_layout: TokenLayout | ReleaseLayout | None = None,
+        inputs_embeds: Tensor | None = None,
+        method: Method | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the stock decoder. A token layout already knows the padding, so no L x L mask is built beside it."""
-        if token_layout is None:
-            return super().forward(*args, attention_mask=attention_mask, **kwargs)
-        if isinstance(token_layout, ReleaseLayout):
-            token_layout = token_layout.with_positions(kwargs.get("position_ids"))
+        """As the stock decoder, or by a method, whose batch knows the padding, so that no L x L mask is built."""
+        if method is None:
+            return super().forward(*args, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+        assert inputs_embeds is not None
+        method.batch = with_positions(method.batch, kwargs.get("position_ids"))
+        method.meter.starts(causal_pairs(method.batch.lengths) if method.meter.on else 0.0)
+        embeds = method.prepare(inputs_embeds)
         masks = dict.fromkeys(self.config.layer_types)
-        return super().forward(*args, attention_mask=masks, token_layout=token_layout, **kwargs)
+        return super().forward(*args, attention_mask=masks, inputs_embeds=embeds, method=method, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, GateLinear):
@@ -83,6 +89,7 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         checkpointing = getattr(config, "gradient_checkpointing", False)
         super().__init__(config)
         self.language_model = VideoNSATextModel._from_config(config.text_config)
+        self.meters: list[Meter] | None = None  # filled while `metered` looks on
         if checkpointing:
             config.gradient_checkpointing = True  # the stock decoder has used it up
         self.post_init()
@@ -96,42 +103,80 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the stock model; the tokens that stand for the call's images and videos attend by NSA (attention="nsa").
+        """As the stock model; the prefill spends its attention as the configuration says (`config.spends`).
 
-        An image or video token beyond those was generated: it is text. Samples packed into a row (no mask, position ids
-        [4, B, L] whose first, the text positions, start again with each sample) are kept apart.
+        An image or video token beyond those that the call brings was generated: it is text. Samples packed into a row
+        (no mask, position ids [4, B, L] whose first, the text positions, start again with each sample) are kept apart.
 
         Raises ValueError for images or videos after a filled cache (only the first call, the prefill, may hold them),
         for inputs_embeds without anything that says which tokens are vision, and for packed rows with a cache.
         """
-        is_sparse, is_vision = self.config.nsa.attention == "nsa", None
-        if is_sparse or input_ids is not None:
+        method, is_vision = self._new_method(), None
+        if method is not None or input_ids is not None:
             is_vision = self._find_vision(input_ids, inputs_embeds, past_key_values, kwargs)
         if is_vision is not None:
             input_ids, inputs_embeds = self._hide_generated(input_ids, inputs_embeds, is_vision)
-        if is_sparse and is_vision is not None and bool(is_vision.any()):
-            _check_first_call(past_key_values)
-            kwargs["token_layout"] = layout = self._layout(is_vision, attention_mask, position_ids)
-            if len(layout.samples) > len(is_vision):
+        given = input_ids if input_ids is not None else inputs_embeds
+        assert given is not None
+        if method is not None and self._serves(method, is_vision, given, past_key_values):
+            if is_vision is None:
+                is_vision = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)
+            method.batch = batch = _batch(is_vision, attention_mask, position_ids)
+            if len(batch.samples) > len(is_vision):
                 _check_no_cache(past_key_values, kwargs.get("use_cache"))
                 kwargs["use_cache"] = False
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+            kwargs["method"] = method
+        with nullcontext() if method is None else method.watch(self.visual):
+            return super().forward(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                **kwargs,
+            )
 
-    # The vision tower has no use for the layout. `wraps` keeps the signature, which generate() reads.
+    # The vision tower takes no method. `wraps` keeps the signature, which generate() reads.
     @functools.wraps(Qwen2_5_VLModel.get_image_features)
-    def get_image_features(self, *args: Any, token_layout: TokenLayout | None = None, **kwargs: Any) -> Any:
+    def get_image_features(self, *args: Any, method: Method | None = None, **kwargs: Any) -> Any:
         return super().get_image_features(*args, **kwargs)
 
     @functools.wraps(Qwen2_5_VLModel.get_video_features)
-    def get_video_features(self, *args: Any, token_layout: TokenLayout | None = None, **kwargs: Any) -> Any:
+    def get_video_features(self, *args: Any, method: Method | None = None, **kwargs: Any) -> Any:
         return super().get_video_features(*args, **kwargs)
+
+    def _new_method(self) -> Method | None:
+        """What will spend the attention of a prefill; None: the stock layers. Dense attention needs none unseen."""
+        settings = self.config.spends
+        entry = registry.entry_of(settings)
+        if entry.name == "dense" and self.meters is None:
+            return None
+        method: Method = registry.load(entry)(settings, self.config)
+        if self.meters is not None:
+            text = self.config.text_config
+            method.meter = Meter(entry.name, text.num_hidden_layers, self.device)
+        return method
+
+    def _serves(self, method: Method, is_vision: Tensor | None, given: Tensor, past_key_values: Cache | None) -> bool:
+        """Whether this call is one that the method is for: a prefill of more than one token, with vision where it needs
+        that. Raises ValueError for vision behind a filled cache, and for training by a method that cannot be."""
+        has_vision = is_vision is not None and bool(is_vision.any())
+        cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        dense = registry.entry_of(method.settings).name == "dense"
+        if cached and (dense or not has_vision):
+            return False
+        if not has_vision and (method.needs_vision or given.shape[1] == 1):
+            return False
+        if cached:
+            raise ValueError(
+                f"images or videos after {cached} cached tokens: sparse attention serves the prefill, so put all "
+                "of them into the first call (with prefill_chunk_size=None), or set attention='dense'"
+            )
+        if self.training and not method.trains:
+            raise ValueError(f"method {method.settings.name} is free of training: call model.eval(), or train with NSA")
+        if self.meters is not None:
+            self.meters.append(method.meter)
+        return True
 
     def _find_vision(
         self,
@@ -169,35 +214,24 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         embeddings = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         return input_ids.masked_fill(names & ~is_vision, self.config.vision_end_token_id), embeddings
 
-    def _layout(
-        self, is_vision: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
-    ) -> TokenLayout | ReleaseLayout:
-        if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2):
-            form = list(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
-            raise ValueError(f"NSA takes a padding mask [B, L]; got {form}")
-        nsa = self.config.nsa
-        lay_out = release_layout if attention_differences(nsa.semantics) else token_layout
-        places = text_positions(position_ids, attention_mask)
-        return lay_out(is_vision, attention_mask, nsa, self._gates(is_vision.device), places)
 
-    def _gates(self, device: torch.device) -> Tensor | None:
-        """Gates that replace the dynamic ones, [layers, heads, 3]; None when they are dynamic."""
-        text = self.config.text_config
-        if self.config.gate_mode == "static":
-            return torch.tensor(self.config.static_gates, device=device)
-        if self.config.gate_mode == "fixed":
-            values = torch.tensor(self.config.nsa.gate_values, device=device)
-            return values.expand(text.num_hidden_layers, text.num_attention_heads, 3)
-        return None
+def _batch(is_vision: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Batch:
+    if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2):
+        form = list(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+        raise ValueError(f"NSA takes a padding mask [B, L]; got {form}")
+    return make_batch(is_vision, attention_mask, text_positions(position_ids, attention_mask))
 
 
-def _check_first_call(past_key_values: Cache | None) -> None:
-    cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-    if cached:
-        raise ValueError(
-            f"images or videos after {cached} cached tokens: sparse attention serves the prefill, so put all of them "
-            "into the first call (with prefill_chunk_size=None), or set attention='dense'"
-        )
+@contextmanager
+def metered(model: nn.Module) -> Iterator[list[Meter]]:
+    """Measure every prefill while the context lasts: a meter for each, in the order of the calls."""
+    core: Any = model if isinstance(model, VideoNSAModel) else model.model
+    meters: list[Meter] = []
+    core.meters = meters
+    try:
+        yield meters
+    finally:
+        core.meters = None
 
 
 def _check_no_cache(past_key_values: Cache | None, use_cache: bool | None) -> None:
@@ -219,6 +253,7 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
 
     config: VideoNSAConfig
     config_class = VideoNSAConfig
+    model: VideoNSAModel
     has_fresh_gates = False  # drawn at loading, because the checkpoint has none: to be trained, not to be asked
 
     def __init__(self, config: VideoNSAConfig) -> None:
@@ -234,7 +269,8 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
         self, *, attention_mask: Any, past_key_values: Cache, **kwargs: Any
     ) -> dict[str, Tensor | None] | Tensor | None:
         """Masks that `generate` makes for a static cache. A prefill keeps its padding mask: the layout reads that."""
-        if self.config.nsa.attention == "nsa" and not past_key_values.get_seq_length():
+        sparse = registry.entry_of(self.config.spends).name != "dense" or self.model.meters is not None
+        if sparse and not past_key_values.get_seq_length():
             return attention_mask
         return create_masks_for_generate(attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)
 
@@ -272,6 +308,10 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
         except ValueError:
             self.config.set_nsa(before)
             raise
+
+    def set_method(self, settings: MethodSettings | None) -> None:
+        """Spend attention by another method than NSA's settings say, on the live model; None: as they say."""
+        self.config.set_method(settings)
 
 
 # Checkpoints keep the weight names of Qwen2.5-VL's, so that either class loads the other's.

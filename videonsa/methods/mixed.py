@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from videonsa.kernels import nsa_attention
 from videonsa.kernels.text import text_attention
-from videonsa.modeling.layout import TokenLayout
+from videonsa.methods.layout import TokenLayout
 
 
 def mixed_attention(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from videonsa.config import NSASettings
-from videonsa.modeling.samples import Samples, find_samples
+from videonsa.methods.contract import Batch
+from videonsa.methods.samples import Samples
 
 
 class TextSpan(NamedTuple):
@@ -71,28 +72,11 @@ class TokenLayout:
         return self.vision_index if self.vision_run is None else self.vision_run
 
 
-def token_layout(
-    is_vision: Tensor,
-    attention_mask: Tensor | None,
-    nsa: NSASettings,
-    gates: Tensor | None,
-    text_positions: Tensor | None = None,
-) -> TokenLayout:
-    """Lay out a batch.
-
-    Args:
-        is_vision: bool [B, L].
-        attention_mask: [B, L] (1 token, 0 padding), or None without padding.
-        nsa: the settings.
-        gates: [layers, heads, 3] in place of the dynamic ones, or None.
-        text_positions: [B, L] or [1, L], each token's place in its sample; where they start again, another sample
-            begins. None: a row is a sample.
-    """
+def token_layout(tokens: Batch, nsa: NSASettings, gates: Tensor | None) -> TokenLayout:
+    """Lay out a batch; gates: [layers, heads, 3] in place of the dynamic ones, or None."""
+    is_vision, is_token, samples = tokens.is_vision, tokens.is_token, tokens.samples
     batch, length = is_vision.shape
-    is_token = torch.ones_like(is_vision) if attention_mask is None else attention_mask.bool()
-    is_vision = is_vision & is_token
     is_text = is_token & ~is_vision
-    samples = find_samples(is_token, text_positions)
     vision_index = is_vision.flatten().nonzero().squeeze(1)
 
     counts = samples.count(is_vision)

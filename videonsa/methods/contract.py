@@ -1,0 +1,145 @@
+"""What a method must do: one object serves one prefill, from the vision tower to the last layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from videonsa.methods.meter import Meter, NoMeter
+from videonsa.methods.samples import Samples, find_samples
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tokens of one prefill, [B, L]; a row holds one sample, or several packed one after the other."""
+
+    is_vision: Tensor  # bool [B, L], tokens that stand for the call's images and videos
+    is_token: Tensor  # bool [B, L]; False is padding
+    samples: Samples
+    position_ids: Tensor | None = None  # [3, B, L], M-RoPE: time, height, width
+
+    @functools.cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample."""
+        return self.samples.count(self.is_token).tolist()
+
+    @functools.cached_property
+    def places(self) -> list[Tensor | slice]:
+        """Of each sample that has tokens its flat indices in [B * L], in order; a slice where they are one run."""
+        if len(self.samples) == 1 and bool(self.is_token.all()):
+            return [slice(0, self.is_token.numel())]
+        tokens = self.is_token.flatten().nonzero().squeeze(1)
+        return [part for part in tokens.split(self.lengths) if len(part)]
+
+
+def make_batch(is_vision: Tensor, attention_mask: Tensor | None = None, text_positions: Tensor | None = None) -> Batch:
+    """The batch of is_vision, bool [B, L].
+
+    Args:
+        attention_mask: [B, L] (1 token, 0 padding), or None without padding.
+        text_positions: [B, L] or [1, L], each token's place in its sample; where they start again, another sample
+            begins. None: a row is a sample.
+    """
+    is_token = torch.ones_like(is_vision) if attention_mask is None else attention_mask.bool()
+    return Batch(is_vision & is_token, is_token, find_samples(is_token, text_positions))
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """What the attention of one layer is given."""
+
+    layer: int
+    query: Tensor  # [B, L, Hq, D], position encoding applied
+    key: Tensor  # [B, L, Hkv, D]
+    value: Tensor  # [B, L, Hkv, D]
+    hidden_states: Tensor  # [B, L, hidden], what the projections saw
+    scale: float  # of the dot products
+    module: nn.Module  # the attention layer
+
+
+class Method:
+    """A way to spend attention. Subclasses override what they change; as it stands it is dense causal attention.
+
+    In the order of a prefill: `watch` (around the vision tower), `prepare` (once, before layer 0), then for each layer
+    `enters` and `attend`. Decoding over the cache is dense and asks no method.
+    """
+
+    needs_vision: ClassVar[bool] = True  # False: serves prompts of text alone, too
+    trains: ClassVar[bool] = False  # gradients flow through it, and it may be asked while training
+
+    def __init__(self, settings: Any, config: Any) -> None:
+        """settings: the entry's; config: the model's configuration (`text_config`, `vision_config`, ...)."""
+        self.settings, self.config = settings, config
+        self.meter: Meter = NoMeter()
+        self.batch: Batch  # set before `prepare`
+
+    def watch(self, tower: nn.Module) -> AbstractContextManager[Any]:
+        """Entered while the vision tower encodes the prompt's images and videos."""
+        return nullcontext()
+
+    def prepare(self, embeds: Tensor) -> Tensor:
+        """Once a prefill, with `self.batch` known: embeddings [B, L, hidden] in and out."""
+        return embeds
+
+    def enters(self, layer: int, hidden_states: Tensor, module: nn.Module) -> Tensor | None:
+        """Token compression: bool [B, L], which tokens enter this layer and all after it; None: all that are there.
+
+        hidden_states [B, L, hidden] are those before the layer; module: the decoder layer.
+        """
+        return None
+
+    def attend(self, call: LayerCall) -> Tensor:
+        """Attention output [B, L, Hq, D]; padding gets 0."""
+        with self.meter.attention(call.layer):
+            output = by_sample(call, self.batch, dense_attention)
+        self.computed(call.layer, causal_pairs(self.batch.lengths))
+        return output
+
+    def computed(self, layer: int, pairs: Tensor | float, means: float = 0.0) -> None:
+        """Tell the meter what a layer did: causal pairs a query head (mean), pairs with means of blocks."""
+        self.meter.computed(layer, sum(self.batch.lengths), pairs, means)
+
+    def narrow(self, kept: Tensor, batch: Batch) -> None:
+        """Go on with fewer tokens: `batch` holds those that `kept`, bool [B, L], left over."""
+        self.batch = batch
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings})"
+
+
+def causal_pairs(lengths: Iterable[int]) -> float:
+    """Pairs of a query and a key that is no later, in samples of these lengths: n (n + 1) / 2 of each."""
+    return float(sum(length * (length + 1) // 2 for length in lengths))
+
+
+def by_sample(call: LayerCall, batch: Batch, attend: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Tensor:
+    """attend(query [L, Hq, D], key, value [L, Hkv, D], scale) -> [L, Hq, D] of each sample; padding gets 0."""
+    query, key, value = (tensor.flatten(0, 1) for tensor in (call.query, call.key, call.value))
+    places = batch.places
+    if len(places) == 1 and isinstance(places[0], slice):
+        return attend(query, key, value, call.scale).view(call.query.shape)
+    output = torch.zeros_like(query, memory_format=torch.contiguous_format)
+    for place in places:
+        output[place] = attend(query[place], key[place], value[place], call.scale)
+    return output.view(call.query.shape)
+
+
+def dense_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Causal attention of one sample: query [L, Hq, D], key and value [L, Hkv, D] -> [L, Hq, D]."""
+    query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
+    output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+    return output[0].transpose(0, 1)
+
+
+def with_positions(batch: Batch, position_ids: Tensor | None) -> Batch:
+    """The batch with the three axes of its positions, from ids [3 or 4, B, L], time, height, width last."""
+    axes = position_ids[-3:] if position_ids is not None and position_ids.dim() == 3 else None
+    return dataclasses.replace(batch, position_ids=axes)

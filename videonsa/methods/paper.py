@@ -1,0 +1,105 @@
+"""VideoNSA as the paper defines it: gated NSA among the vision tokens, dense attention for text (section 3)."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videonsa.config import NSASettings, differences
+from videonsa.limits import next_power_of_two
+from videonsa.methods.contract import Batch, LayerCall, Method
+from videonsa.methods.layout import token_layout
+from videonsa.methods.mixed import mixed_attention
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What NSA of one layer was given for the vision tokens of a forward; heads and sizes as in `nsa_attention`."""
+
+    layer: int
+    query: Tensor  # [B, N, Hq, D], position encoding applied
+    key: Tensor  # [B, N, Hkv, D]
+    value: Tensor  # [B, N, Hkv, D]
+    gates: Tensor  # [B, N, Hq, 3], order cmp, slc, swa
+    cu_seqlens: Tensor | None  # samples packed into one row, as in `nsa_attention`
+
+
+def count_pairs(batch: Batch, nsa: NSASettings, packed: bool) -> tuple[float, float]:
+    """Causal pairs that are computed, a query head: (with tokens, with means of blocks).
+
+    Of a vision query at place t of the tokens that NSA sees: t's own block up to t and the other chosen blocks (slc),
+    the window (swa). A key in both is computed twice and counts twice, but no query counts more than the t + 1 keys
+    that it may see. A text query sees all before it. packed: NSA sees the sample's vision tokens; else all its tokens.
+    """
+    names = differences(nsa.semantics)
+    chosen = next_power_of_two(nsa.block_count) if "importance_round_up" in names else nsa.block_count
+    size, tokens, means = nsa.block_size, 0.0, 0.0
+    for place in batch.places:
+        is_vision = batch.is_vision.flatten()[place].cpu()
+        at = torch.arange(len(is_vision))
+        tokens += float((at[~is_vision] + 1).sum())
+        at = torch.arange(int(is_vision.sum())) if packed else at[is_vision]
+        pairs = torch.zeros_like(at)
+        if "slc" in nsa.branches:
+            pairs += at % size + 1 + (at // size).clamp(max=chosen - 1) * size
+        if "swa" in nsa.branches:
+            pairs += (at + 1).clamp(max=nsa.window)
+        tokens += float(pairs.minimum(at + 1).sum())
+        if "cmp" in nsa.branches:
+            length = len(at) if packed else len(is_vision)
+            later = -(-length // size) - at // size  # cmp_mask: its own block and every later one
+            means += float((later if "cmp_mask" in names else (at + 1) // size).sum())
+    return tokens, means
+
+
+class Gated(Method):
+    """What the paper's and the release's attention share: gates in place of a layer's own, and what was computed."""
+
+    settings: NSASettings
+    trains = True
+
+    def given_gates(self, device: torch.device) -> Tensor | None:
+        """Gates that replace those of the hidden states, [layers, heads, 3]; None when they are dynamic."""
+        text = self.config.text_config
+        if self.settings.gate_mode == "static":
+            return torch.tensor(self.config.static_gates, device=device)
+        if self.settings.gate_mode == "fixed":
+            values = torch.tensor(self.settings.gate_values, device=device)
+            return values.expand(text.num_hidden_layers, text.num_attention_heads, 3)
+        return None
+
+    def layer_gates(self, call: LayerCall, hidden_states: Tensor, given: Tensor | None) -> Tensor:
+        """Gates [..., heads, 3] of hidden states [..., hidden] in this layer."""
+        if given is not None:
+            return given[call.layer].to(hidden_states.dtype).expand(*hidden_states.shape[:-1], -1, -1)
+        return call.module.gates(hidden_states, self.settings.gate_temperature)  # type: ignore[operator]
+
+
+class Paper(Gated):
+    """NSA of each sample's vision tokens to themselves; text attends to all before it."""
+
+    def prepare(self, embeds: Tensor) -> Tensor:
+        """Lay out which token goes where, once for all layers."""
+        self.layout = token_layout(self.batch, self.settings, self.given_gates(embeds.device))
+        return embeds
+
+    def attend(self, call: LayerCall) -> Tensor:
+        """Padding gets 0."""
+        layout = self.layout
+        gates = self.layer_gates(call, layout.pack(call.hidden_states), layout.gates)
+        if call.module.captured is not None:
+            q, k, v = (layout.pack(tensor.detach()) for tensor in (call.query, call.key, call.value))
+            call.module.captured.append(AttentionInputs(call.layer, q, k, v, gates.detach(), layout.cu_seqlens))  # type: ignore[operator,union-attr]
+        with self.meter.attention(call.layer):
+            output = mixed_attention(call.query, call.key, call.value, gates, layout, call.scale)
+        if self.meter.on:
+            self.computed(call.layer, *self.pairs)
+        return output
+
+    @functools.cached_property
+    def pairs(self) -> tuple[float, float]:
+        """Pairs with tokens and with means of blocks, a query head, the same in every layer."""
+        return count_pairs(self.batch, self.settings, packed=True)
