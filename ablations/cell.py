@@ -20,7 +20,7 @@ from ablations.profile import Profile, check_suites, suite_settings
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict, to_dict
 from videonsa.hub import folder_at
 from videonsa.identity import identity
-from videonsa.weights import ask, check_folder
+from videonsa.weights import ask, check_trainable
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def make_training(
         asked = _group(variant.settings, "nsa")
         return Training(None, given, facts, gates_for(checkpoint, given.nsa, asked, train, profile.gate_samples))
     if folder := folder_at(train.model):
-        check_folder(folder)
+        check_trainable(folder)
     return Training(train, None, facts)
 
 

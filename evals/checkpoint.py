@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLProcessor
 
+from evals.measure import MIB, weight_bytes
 from evals.question import QuestionStore
 from videonsa.config import BRANCHES, NSASettings, SettingsError, one_of, require
 from videonsa.fingerprint import NOT_WEIGHTS, fingerprint
 from videonsa.hub import folder_at, loading_arguments, split_revision
 from videonsa.identity import identity
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
+from videonsa.modeling.packed import BITS, packed_layers
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.surroundings import settings_decide
 from videonsa.weights import ask
@@ -62,6 +64,18 @@ class Checkpoint:
         self.model.config.static_gates = gates
 
     @property
+    def weights(self) -> dict[str, Any]:
+        """What the weights are in memory, as records keep it: in which type they compute, MiB of all, what is packed.
+
+        Packed ones are unpacked at each use (videonsa/modeling/packed.py), which costs time and saves memory.
+        """
+        layers, dtype = packed_layers(self.model), str(self.model.dtype).removeprefix("torch.")
+        packed = {"method": "awq", "bits": BITS, "group_size": layers[0].group_size} if layers else None
+        sizes = {"layers": len(layers), "mib": round(sum(map(weight_bytes, layers)) / MIB, 3)}
+        about = {"dtype": dtype, "mib": round(weight_bytes(self.model) / MIB, 3)}
+        return about | {"packed": packed and packed | sizes}
+
+    @property
     def device(self) -> torch.device:
         return self.model.device
 
@@ -91,7 +105,10 @@ def load(
     kind = DTYPES[dtype] if dtype else torch.bfloat16 if place.type == "cuda" else torch.float32
     model = load_model(checkpoint, dtype=kind)
     speed_up_vision(model)
-    saved = dataclasses.replace(model.config.nsa, attention="dense") if model.has_fresh_gates else model.config.nsa
+    saved = model.config.nsa
+    if model.has_fresh_gates:
+        saved = dataclasses.replace(saved, attention="dense")
+        model.drop_gates()
     loaded = Checkpoint(model.to(place), _processor(checkpoint), identity_of(checkpoint, model), saved)
     loaded.use(nsa or {})
     return loaded
@@ -110,7 +127,7 @@ def identity_of(checkpoint: str | Path, model: VideoNSAForConditionalGeneration)
     if checkpoint and revision:
         return identity({"hub": split_revision(str(checkpoint))[0], "revision": revision})
     settings = {key: value for key, value in model.config.to_dict().items() if key not in NOT_WEIGHTS}
-    sums = [float(parameter.detach().double().sum()) for parameter in model.parameters()]
+    sums = [float(tensor.detach().double().sum()) for tensor in model.state_dict().values()]
     return identity({"config": settings, "sums": sums})
 
 

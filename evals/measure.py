@@ -22,6 +22,11 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def weight_bytes(model: torch.nn.Module) -> int:
+    """Bytes of all weights as they lie in memory: packed ones are buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+
+
 @contextmanager
 def first_forward(model: torch.nn.Module, device: torch.device) -> Iterator[list[float]]:
     """The moment at which the model's first forward in the context ended, seconds: one number in the list."""
@@ -52,7 +57,7 @@ def peak_memory(model: torch.nn.Module, device: torch.device, inputs: int) -> It
         yield peak
         peak.append(torch.cuda.max_memory_allocated(device) / MIB)
         return
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    weights = weight_bytes(model)
     _give_back()
     before = _resident("VmRSS:")
     with contextlib.suppress(OSError):

@@ -51,7 +51,7 @@ def evaluate(
         on_progress: called after each question.
         data: folder for synthetic data; None: $VIDEONSA_DATA, or runs/data.
     Returns:
-        {"scores", "questions", "summary"} of an evaluation record.
+        {"scores", "questions", "summary", "weights"} of an evaluation record.
     Raises:
         SettingsError: an unknown suite or setting, a checkpoint that cannot serve; one line.
         NothingAnswered: every question was an error. OSError: the folder cannot be written. DiskError: nor can a full
@@ -85,6 +85,7 @@ def evaluate(
         "scores": scores(kind, task, questions, samples),
         "questions": questions,
         "summary": summarize_costs(questions, settings),
+        "weights": loaded.weights,
     }
 
 

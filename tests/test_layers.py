@@ -25,7 +25,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.config": (
         *("videonsa.names", "videonsa.limits", "videonsa.identity", "videonsa.values", "videonsa.places"),
     ),
-    "videonsa.weights": ("videonsa.config", "videonsa.identity"),
+    "videonsa.awq": ("videonsa.config",),
+    "videonsa.weights": ("videonsa.config", "videonsa.identity", "videonsa.awq"),
     "videonsa.fingerprint": ("videonsa.config", "videonsa.identity"),
     "videonsa.disk": (),
     "videonsa.places": ("videonsa.values",),
@@ -42,19 +43,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "videonsa.kernels",
     ),
     "videonsa.modeling": (
-        *(
-            "videonsa.methods",
-            "videonsa.config",
-            "videonsa.weights",
-            "videonsa.hub",
-            "videonsa.kernels",
-            "videonsa.torchvision_ops",
-        ),
+        *("videonsa.methods", "videonsa.config", "videonsa.weights", "videonsa.awq", "videonsa.hub"),
+        *("videonsa.kernels", "videonsa.torchvision_ops"),
     ),
     "videonsa.tiny": ("videonsa.config", "videonsa.modeling", "videonsa.torchvision_ops", "videonsa.synth"),
     "videonsa.training": (
         *(
             "videonsa.config",
+            "videonsa.awq",
             "videonsa.disk",
             "videonsa.record",
             "videonsa.modeling",
@@ -98,7 +94,7 @@ LIGHT = (
     *("videonsa.values", "videonsa.options"),
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.git", "videonsa.record"),
     *("videonsa.methods.entries", "videonsa.methods.settings", "videonsa.methods.registry"),
-    *("videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
+    *("videonsa.awq", "videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs"),
 )

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from videonsa.awq import ONLY_ASKED, check_tensors, read_awq
 from videonsa.config import NSASettings, SettingsError, from_dict
 from videonsa.identity import before
 
@@ -35,9 +36,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
         raise SettingsError(f"{where}: no readable config.json in it; give a model's folder")
     if config.get("model_type") not in MODEL_TYPES:
         raise SettingsError(f"{where}: its model_type is {config.get('model_type')!r}, not {' or '.join(MODEL_TYPES)}")
-    if config.get("quantization_config"):
-        raise SettingsError(f"{where}: its weights are quantized; give bfloat16, float16 or float32 weights")
-    for file in _weight_files(folder, where):
+    awq = _awq(config, where)
+    files = _weight_files(folder, where)
+    for file in files:
         if not file.is_file():
             raise SettingsError(f"{where}: {file.name}, which {INDEX} names, is not there")
         with open(file, "rb") as stream:
@@ -45,7 +46,18 @@ def check_folder(folder: Path) -> dict[str, Any]:
                 raise SettingsError(f"{where}: {file.name} is a pointer of Git LFS, not weights; run git lfs pull")
         if _is_cut(file):
             raise SettingsError(f"{where}: {file.name} is no safetensors file, or only a part of one")
+    if awq is not None:
+        try:
+            check_tensors(_tensors(files), awq, _decoder_layers(config))
+        except SettingsError as error:
+            raise SettingsError(f"{where}: {error}") from None
     return config
+
+
+def check_trainable(folder: Path) -> None:
+    """Raises SettingsError as `check_folder`, and for packed weights: they are not trained."""
+    if check_folder(folder).get("quantization_config"):
+        raise SettingsError(f"checkpoint {str(folder)!r}: {ONLY_ASKED}")
 
 
 def saved_settings(folder: Path) -> NSASettings:
@@ -102,6 +114,14 @@ def ask(made: NSASettings, changes: Mapping[str, Any], where: str = "") -> NSASe
     return asked
 
 
+def _awq(config: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+    """How the weights are packed; None: they are not. Raises SettingsError for what is not served."""
+    try:
+        return read_awq(config["quantization_config"]) if config.get("quantization_config") else None
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from None
+
+
 def _weight_files(folder: Path, where: str) -> list[Path]:
     if (folder / WHOLE).is_file():
         return [folder / WHOLE]
@@ -116,9 +136,12 @@ def _weight_files(folder: Path, where: str) -> list[Path]:
 
 
 def _has_all_gates(config: Mapping[str, Any], names: Collection[str]) -> bool:
+    return sum(GATE in name for name in names) >= GATES_A_LAYER * _decoder_layers(config)
+
+
+def _decoder_layers(config: Mapping[str, Any]) -> int:
     text = config.get("text_config") or {}
-    layers = text.get("num_hidden_layers") or config.get("num_hidden_layers") or 1
-    return sum(GATE in name for name in names) >= GATES_A_LAYER * layers
+    return text.get("num_hidden_layers") or config.get("num_hidden_layers") or 1
 
 
 def _tensor_names(folder: Path) -> list[str] | None:
@@ -130,6 +153,12 @@ def _tensor_names(folder: Path) -> list[str] | None:
         return list((_read_json(folder / INDEX) or {}).get("weight_map") or {})
     header = _header(folder / WHOLE)[0]
     return None if header is None else [name for name in header if name != "__metadata__"]
+
+
+def _tensors(files: Collection[Path]) -> dict[str, dict[str, Any]]:
+    """{name: {"dtype", "shape", ...}} of all tensors of these files, from their headers."""
+    headers = [_header(file)[0] or {} for file in files]
+    return {name: about for header in headers for name, about in header.items() if name != "__metadata__"}
 
 
 def _is_cut(file: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
+from videonsa.awq import read_awq
 from videonsa.config import BRANCHES, NSASettings, SettingsError, require
 from videonsa.methods import registry
 from videonsa.methods.entries import MethodSettings
@@ -29,6 +30,8 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
     whole_seconds (`bool`, *optional*):
         Positions in time cut the seconds of a temporal patch to whole ones, so that patches of less than a second share
         one. None: as the transformers did that wrote a stock checkpoint, 4.52 to 5.2 do; all else counts the fraction.
+    awq (`dict`, *optional*):
+        Which weights stay packed, as `videonsa.awq.read_awq` makes it of an AWQ checkpoint's `quantization_config`.
     """
 
     model_type = "videonsa"
@@ -46,8 +49,11 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
     method: dict | None = None
     static_gates: list | None = None
     whole_seconds: bool | None = None
+    awq: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if quantization := kwargs.pop("quantization_config", None):
+            self.awq = read_awq(quantization)  # and not transformers' business, which wants a package to load it
         super().__post_init__(**kwargs)
         if self.whole_seconds is None:
             self.whole_seconds = cuts_seconds(self.transformers_version)

@@ -22,6 +22,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLTextModel,
 )
 
+from videonsa.awq import ONLY_ASKED, check_loaded
+from videonsa.config import SettingsError
 from videonsa.methods import registry
 from videonsa.methods.contract import Batch, Method, causal_pairs, make_batch, with_positions
 from videonsa.methods.entries import MethodSettings
@@ -30,6 +32,7 @@ from videonsa.methods.samples import text_positions
 from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
 from videonsa.modeling.modality import KINDS, count_features, find_vision, types_of_call
+from videonsa.modeling.packed import pack_layers
 from videonsa.modeling.positions import GenerationPositions, ModelPositions
 from videonsa.modeling.release_checkpoint import as_text, has_all_gates, hub_arguments, is_release
 from videonsa.weights import release_settings
@@ -89,6 +92,8 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         checkpointing = getattr(config, "gradient_checkpointing", False)
         super().__init__(config)
         self.language_model = VideoNSATextModel._from_config(config.text_config)
+        if config.awq:
+            pack_layers(self.language_model, config.awq)
         self.meters: list[Meter] | None = None  # filled while `metered` looks on
         if checkpointing:
             config.gradient_checkpointing = True  # the stock decoder has used it up
@@ -284,6 +289,8 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model.has_fresh_gates = not has_all_gates(info["missing_keys"])
+        if model.config.awq:
+            check_loaded(info["missing_keys"], pretrained_model_name_or_path)
         if pretrained_model_name_or_path is not None and not isinstance(kwargs.get("config"), VideoNSAConfig):
             written, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_arguments(kwargs))
             if is_release(written, info["missing_keys"]):
@@ -294,6 +301,17 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
             elif model.config.whole_seconds and "whole_seconds" not in written:
                 log.warning(WHOLE_SECONDS, pretrained_model_name_or_path, written["transformers_version"])
         return (model, info) if wants_info else model
+
+    def drop_gates(self) -> None:
+        """Free the gate networks' memory, of a model that is never asked by them: drawn at loading, or fixed gates."""
+        for layer in self.model.language_model.layers:
+            del layer.self_attn.g_proj_1, layer.self_attn.g_proj_2
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As of every transformers model. Raises SettingsError for packed weights."""
+        if self.config.awq:
+            raise SettingsError(ONLY_ASKED)
+        super().save_pretrained(*args, **kwargs)
 
     def set_nsa(self, **fields: Any) -> None:
         """Change fields of `NSASettings` on the live model; all are checked before any is changed.

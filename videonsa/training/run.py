@@ -34,6 +34,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLProcessor
 
 from videonsa import options
+from videonsa.awq import ONLY_ASKED
 from videonsa.config import SettingsError, TrainSettings, from_dict, to_dict
 from videonsa.hub import loading_arguments
 from videonsa.identity import settings_inputs
@@ -153,6 +154,8 @@ def start_model(settings: TrainSettings) -> tuple[VideoNSAForConditionalGenerati
         return build_tiny(settings.nsa, settings.seed)
     torch.manual_seed(settings.seed)  # a stock checkpoint gets fresh gates
     model = load_model(settings.model, nsa=to_dict(settings.nsa), dtype=torch.float32)
+    if model.config.awq:
+        raise SettingsError(f"model {settings.model!r}: {ONLY_ASKED}")
     place, revision = loading_arguments(settings.model)
     return model, Qwen2_5_VLProcessor.from_pretrained(place, **revision)
 
