@@ -32,7 +32,7 @@ CELL_COLUMNS = [
     *ATTENTION,
     *("branches", "budget", "local_share", "as_trained", "train_block_count", "train_window", "train_frames"),
     *SUITE,
-    *("weights", "model", "steps", "error_type", "error", "traceback", "code", "commit"),
+    *("weights", "weights_mib", "packed_bits", "model", "steps", "error_type", "error", "traceback", "code", "commit"),
 ]
 QUESTION_COLUMNS = [
     *("cell", "label", "suite", "doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
@@ -81,6 +81,8 @@ def cell_row(
         "model": train.get("checkpoint") or train.get("model"),
         "steps": train.get("steps"),
     }
+    loaded = part(record, "weights")
+    row |= {"weights_mib": loaded.get("mib"), "packed_bits": part(loaded, "packed").get("bits")}
     row |= {"training": planned.get("training") or identities.get("training"), "probe": planned.get("probe")}
     row |= {"train_frames": max(train.get("frames") or [None])}
     row |= {"error_type": error.get("type"), "error": error.get("message"), "traceback": error.get("traceback")}

@@ -193,7 +193,7 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
         "attention: keys that a vision query reads by selection and window (by compression alone: block means), "
         "as a share of causal dense attention; - is not measured"
     )
-    lines += _noted(rows)
+    lines += _packed(rows) + _noted(rows)
     lines += [line for row in each(rows[rows["status"] == "done"]) if (line := _left_out(row))]
     lost = rows[rows["status"] == "failed"].fillna({"error_type": "error", "error": "no message"})
     for (label, kind, message), group in lost.groupby(["label", "error_type", "error"], sort=False):
@@ -222,6 +222,16 @@ def _by_video(rows: pd.DataFrame) -> list[str]:
     lines += [f"mean over kinds of questions, each with its share: {', '.join(parts)}"] if parts else []
     blind = "not recorded which questions share a video, so each counts for itself and intervals may be too narrow"
     return lines + ([f"{blind}: {', '.join(unknown)}"] if unknown else [])
+
+
+def _packed(rows: pd.DataFrame) -> list[str]:
+    """Whose weights were of few bits, as their times and memory are of another kind than the others'."""
+    packed = rows[rows["packed_bits"].notna()]
+    return [
+        f"{label}: weights of {int(group['packed_bits'].iloc[0])} bits, {cost_text(group['weights_mib'])} MiB in all, "
+        "unpacked at each use: its times are not those of a fused kernel"
+        for label, group in packed.groupby("label", sort=False)
+    ]
 
 
 def _noted(rows: pd.DataFrame) -> list[str]:

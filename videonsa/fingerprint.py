@@ -20,7 +20,7 @@ TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json"),
     *("special_tokens_map.json", "chat_template.json", "chat_template.jinja"),
 )
-# Of config.json: what a caller states anew (the fields of NSASettings, another method), what follows from the rest (awq),
+# Of config.json: what a caller states anew (the fields of NSASettings, another method), what the rest says too (awq),
 # and who wrote it.
 NOT_WEIGHTS = ("_name_or_path", "transformers_version", "method", "awq", *(field.name for field in fields(NSASettings)))
 # Of generation_config.json: the tokens that end an answer. What else stands there does not act: answers are greedy.

@@ -12,8 +12,12 @@ from ablations.grid import grid_names, load_grid
 from ablations.plan import make_sweep, write_plan
 from ablations.profile import Profile, load_profile
 from ablations.reference import find_reference
+from tests.awq import awq_folder
+from tests.test_weights import as_qwen
 from videonsa.config import NSASettings, SettingsError
+from videonsa.fingerprint import fingerprint
 from videonsa.git import ROOT
+from videonsa.tiny import build_tiny
 
 PAPER = load_profile("paper")
 
@@ -102,6 +106,27 @@ def test_dense_weights_are_asked_densely_or_with_gates_that_they_need_not_have(t
     text = f"axes: {{gates: [{{label: as made}}, {even}]}}"
     (dense, fixed), reference = plan(text, tmp_path, checkpoint="Qwen/Qwen2.5-VL-7B-Instruct")
     assert (dense.nsa.attention, fixed.nsa.attention, reference) == ("dense", "nsa", "as made")
+
+
+def test_packed_weights_of_the_hub_are_planned_without_them_and_are_dense(tmp_path: Path):
+    name = "Qwen/Qwen2.5-VL-7B-Instruct-AWQ"
+    (cell,), reference = plan(f"axes: {{weights: [{{label: awq, checkpoint: {name}}}]}}", tmp_path)
+    assert (cell.nsa.attention, cell.training.made.attention, reference) == ("dense", "dense", "awq")
+    assert cell.settings["train"]["name"] == name
+    assert cell.inputs["weights"] == {"hub": name, "revision": None}
+
+
+def test_packed_weights_of_a_folder_are_known_by_content_and_not_trained(tmp_path: Path):
+    model, processor = build_tiny(NSASettings(attention="dense"), seed=0)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "ours")
+    given, meant = awq_folder(as_qwen(tmp_path / "ours", tmp_path / "stock", lacking=".g_proj_"), tmp_path)
+    (cell,), _ = plan("asks: test", tmp_path, checkpoint=str(given))
+    (other,), _ = plan("asks: test", tmp_path, checkpoint=str(meant))
+    assert cell.nsa.attention == "dense"
+    assert cell.inputs["weights"] == {"folder": fingerprint(given)} != other.inputs["weights"]
+    with pytest.raises(SettingsError, match="is asked, not trained and not saved"):
+        plan(f"asks: train\nbase: {{train.model: {given}}}", tmp_path)
 
 
 def test_set_goes_over_what_some_rows_have_alike_but_a_row_keeps_its_model(tmp_path: Path):

@@ -55,6 +55,15 @@ def test_other_questions_are_not_paired(results: Results) -> None:
     assert any("other questions than the reference: 3 cells" in line for line in notes(rows, {}))
 
 
+def test_weights_of_few_bits_are_named_as_their_times_are_of_another_kind(rows: pd.DataFrame) -> None:
+    assert not any("bits" in line for line in notes(rows, {}))
+    packed = rows.assign(packed_bits=np.where(rows["label"] == "b=1 w=24", 4, np.nan), weights_mib=6612.25)
+    said = (
+        "b=1 w=24: weights of 4 bits, 6,612 MiB in all, unpacked at each use: its times are not those of a fused kernel"
+    )
+    assert [line for line in notes(packed, {}) if "bits" in line] == [said]
+
+
 def with_videos(results: Results, each: int, **aggregate: object) -> Results:
     """The same records, with so many questions a video in two kinds, and what `scores` says of the aggregate."""
     number = results.questions["doc_id"].astype(int)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from analysis.rows import cell_row
 from evals.checkpoint import load
 from evals.run import evaluate
 from evals.suites import suite_settings
@@ -41,6 +42,9 @@ def test_it_answers_as_the_weights_that_it_means(pair: tuple[Path, Path], data: 
     assert said[0] == said[1]
     assert len(said[0]) == 3
     assert all(error is None for _, _, error in said[0])
+    assert (packed["weights"]["packed"]["bits"], meant["weights"]["packed"]) == (4, None)
+    row = cell_row("a", {"status": "done", **packed}, {}, {})
+    assert (row["packed_bits"], row["weights_mib"]) == (4, packed["weights"]["mib"])
 
 
 @pytest.mark.parametrize("shards", [1, 3])
