@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from ablations.attention import attention_of, group
 from ablations.checkpoints import Checkpoint, describe
 from ablations.facts import Facts, facts_now
 from ablations.gates import GateSamples, gates_for
@@ -20,6 +21,9 @@ from ablations.profile import Profile, check_suites, suite_settings
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict, to_dict
 from videonsa.hub import folder_at
 from videonsa.identity import identity
+from videonsa.methods.asked import beside
+from videonsa.methods.entries import MethodSettings
+from videonsa.methods.registry import as_record
 from videonsa.weights import ask, check_trainable
 
 
@@ -90,13 +94,14 @@ class Cell:
     training: Training
     nsa: NSASettings  # attention at test time
     varied: Mapping[str, Any]  # the grid's own settings of this variant, for reading
+    method: MethodSettings | None = None  # what attends in NSA's place
     amended: Mapping[str, Any] = field(default_factory=dict)  # settings given when it was retried (ablations/amend.py)
     planned: str = ""  # its variant's label in the grid, where that is not its own
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """All that the number depends on, in plain form."""
-        return cell_inputs(self.training.inputs, self.nsa, self.suite, self.training.facts)
+        return cell_inputs(self.training.inputs, self.nsa, self.suite, self.training.facts, self.method)
 
     @cached_property
     def id(self) -> str:
@@ -107,7 +112,8 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """The settings as the record keeps them."""
         suite, nsa = to_dict(self.suite), to_dict(self.nsa)
-        return {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "seed": self.seed}
+        settings = {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "seed": self.seed}
+        return settings if self.method is None else settings | {"method": as_record(self.method)}
 
     @property
     def identities(self) -> dict[str, str]:
@@ -190,12 +196,14 @@ def make_cell(
     variant: Variant, grid: Grid, training: Training, suite_name: str, suite_changes: Mapping[str, Any], seed: int
 ) -> Cell:
     """One variant on one suite."""
-    changes = _group(variant.settings, "nsa")
-    nsa = ask(training.nsa, changes, f"{grid.name}: {variant.label}: nsa")
+    where = f"{grid.name}: {variant.label}"
+    changes, method = attention_of(variant.settings, where)
+    nsa = ask(training.nsa, changes, f"{where}: nsa")
+    nsa = nsa if method is None else beside(nsa)
     varied = {key: value for key, value in variant.settings.items() if key in grid.axes}
-    asked = {**suite_changes, **_group(variant.settings, "suite")}
+    asked = {**suite_changes, **group(variant.settings, "suite")}
     suite = suite_settings(suite_name, asked, f"{grid.name}: {suite_name}")
-    return Cell(variant.label, suite, seed, training, nsa, varied)
+    return Cell(variant.label, suite, seed, training, nsa, varied, method)
 
 
 def make_training(
@@ -208,10 +216,14 @@ def make_training(
     """
     where = f"{grid.name}: {variant.label}"
     settings = dict(profile.train) | {"seed": seed}
-    changes = _group(variant.settings, "train")
+    changes = group(variant.settings, "train")
     nsa = dict(settings.get("nsa") or {})
+    asked, method = attention_of(variant.settings, where)
     if grid.asks == "train":
-        nsa |= _group(variant.settings, "nsa")
+        if method is not None:
+            valid = "training is NSA's or dense; ask for it at test time (asks: test)"
+            raise SettingsError(f"{where}: method={method.name!r} is not valid: {valid}")
+        nsa |= asked
     named = {key[4:]: value for key, value in changes.items() if key.startswith("nsa.")}
     nsa |= named
     settings |= {key: value for key, value in changes.items() if not key.startswith("nsa.")}
@@ -219,7 +231,6 @@ def make_training(
     check_families(train, f"{where}: train")
     if checkpoint:
         given = describe(checkpoint, _said(grid, profile), named, f"{where}: train.nsa")
-        asked = _group(variant.settings, "nsa")
         return Training(None, given, facts, gates_for(checkpoint, given.nsa, asked, train, profile.gate_samples))
     if folder := folder_at(train.model):
         check_trainable(folder)
@@ -263,8 +274,3 @@ def _chosen_suites(grid: Grid, profile: Profile) -> dict[str, dict[str, Any]]:
     chosen = {name: {**profile.suites.get(name, {}), **own} for name, own in (grid.suites or {}).items()}
     check_suites(chosen, grid.name)
     return chosen
-
-
-def _group(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """{'nsa.window': 8, 'train.steps': 3}, 'nsa' -> {'window': 8}."""
-    return {key[len(group) + 1 :]: value for key, value in settings.items() if key.startswith(f"{group}.")}

@@ -46,7 +46,8 @@ def question_scale(settings: Mapping[str, Any]) -> Scale:
     """What the time of a question, or of a probed video, goes by; `settings` as a record keeps them."""
     suite = settings["suite"]
     sampling = (suite.get(name) for name in ("name", "frames", "fps", "tokens_per_frame", "max_new_tokens"))
-    return (model_of(settings["train"]), *sampling, _kind(settings["nsa"]))
+    kind = (settings.get("method") or {}).get("name") or _kind(settings["nsa"])
+    return (model_of(settings["train"]), *sampling, kind)
 
 
 def step_scale(train: Mapping[str, Any]) -> Scale:

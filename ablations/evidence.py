@@ -18,6 +18,7 @@ from ablations.reasons import flat
 from evals.content import OURS
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict
 from videonsa.identity import ROOT, before, effect, files_at, files_here, part_version, plain, settings_inputs
+from videonsa.methods.registry import from_record
 
 Record = Mapping[str, Any]
 SUITES = ("evals/suites.py", "evals/aggregates.py")  # the rows of suites, as code
@@ -153,6 +154,16 @@ def _task(record: Record, name: str, wanted: Any) -> Any:
     return wanted
 
 
+def _method(record: Record, name: str, wanted: Any) -> Any:
+    try:
+        method = from_record(record["settings"].get("method"))
+    except SettingsError:
+        method = None
+    if method is None or name not in (inputs := method.inputs()):
+        raise NotShown(f"method.{name} was not recorded")
+    return inputs[name]
+
+
 def _videos(record: Record, name: str, wanted: Any) -> Any:
     return record["settings"].get("videos")
 
@@ -161,6 +172,7 @@ EVIDENCE: dict[str, Callable[[Record, str, Any], Any]] = {
     "train": _settings(TrainSettings, None),
     "nsa": _settings(NSASettings, "nsa"),
     "suite": _settings(SuiteSettings, "suite"),
+    "method": _method,
     "videos": _videos,
     "model": _own("model", "tiny"),
     "data": _own("data", "synth"),

@@ -15,7 +15,8 @@
     checkpoints: {me/model: {semantics: release}}   # what given weights were made with, over the profile's
 
 Settings are dotted: nsa.* (attention at test time; with `asks: train` also while training), train.* (also train.nsa.*),
-suite.* (frames, fps, tokens_per_frame, limit, ...), checkpoint (a hub name or folder: nothing is trained).
+suite.* (frames, fps, tokens_per_frame, limit, ...), checkpoint (a hub name or folder: nothing is trained), method and
+the settings of one (ablations/attention.py).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablations.attention import check_groups
 from ablations.checkpoints import check_checkpoints
 from ablations.checks import check_keys, mapping_at, text_or_none, whole_numbers
 from ablations.profile import load_yaml
@@ -53,6 +55,7 @@ SHORT = {
     "nsa.gate_mode": "gate",
     "nsa.gate_values": "gates",
     "nsa.attention": "",
+    "method": "",
     "suite.tokens_per_frame": "tokens",
 }
 
@@ -124,6 +127,7 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     excluded = [flatten(rule, f"{where}: exclude", is_rule=True) for rule in _rules(content.get("exclude"), where)]
     kept = [point for point in points if not any(_matches(base | _merge(point), rule) for rule in excluded)]
     variants = _variants(kept, base, labels, where)
+    check_groups((variant.settings for variant in variants), where)
     return Grid(
         name=path.stem,
         question=re.sub(r"[ \t\n]+", " ", text_or_none(content.get("question"), f"{where}: question") or "").strip(),

@@ -19,6 +19,8 @@ from videonsa.identity import (
     settings_inputs,
     training_parts,
 )
+from videonsa.methods.entries import MethodSettings
+from videonsa.methods.registry import code_of
 
 TRAIN_PACKAGES = ("torch", "transformers")
 PACKAGES = (*TRAIN_PACKAGES, "lmms-eval")  # of evaluations and probes
@@ -65,9 +67,16 @@ def gates_inputs(weights: Mapping[str, Any], asked: GateSamples, facts: Facts) -
     }
 
 
-def cell_inputs(weights: Mapping[str, Any], nsa: NSASettings, suite: SuiteSettings, facts: Facts) -> dict[str, Any]:
+def cell_inputs(
+    weights: Mapping[str, Any], nsa: NSASettings, suite: SuiteSettings, facts: Facts, method: MethodSettings | None
+) -> dict[str, Any]:
     """What the number of a cell depends on; `weights`: the inputs of its training or checkpoint."""
-    return _asked(weights, nsa, suite, facts) | {"code": facts.code(evaluation_parts(*_attention(nsa), is_ours(suite)))}
+    asked = _asked(weights, nsa, suite, facts)
+    code = facts.code(evaluation_parts(*_attention(nsa), is_ours(suite)))
+    if method is not None:
+        asked["method"] = method.inputs()
+        code |= code_of(method, lambda part, find: facts.look("code", part, find))
+    return asked | {"code": code}
 
 
 def probe_inputs(

@@ -157,7 +157,9 @@ def read_state(sweep: Sweep) -> State:
 def is_of(record: Mapping[str, Any], cell: Cell) -> bool:
     """The record answers for this cell: its id and the settings that it was made with."""
     settings = record.get("settings") or {}
-    same = all(states(settings.get(key), cell.settings[key]) for key in ("nsa", "suite"))
+    same = all(
+        states(settings.get(key), cell.settings[key]) for key in ("nsa", "suite", "method") if key in cell.settings
+    )
     return same and record.get("kind") == "evaluation" and (record.get("identities") or {}).get("cell") == cell.id
 
 

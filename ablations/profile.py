@@ -11,6 +11,7 @@ from typing import Any
 from ablations.checkpoints import check_checkpoints
 from ablations.checks import check_keys, mapping_at, positive, text_or_none, whole_numbers
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict
+from videonsa.methods import registry
 from videonsa.places import place
 from videonsa.values import read_mapping, text_fields
 
@@ -25,6 +26,7 @@ TEXTS = frozenset(
     | text_fields(NSASettings)
     | text_fields(TrainSettings)
     | text_fields(SuiteSettings)
+    | registry.texts()
 )
 
 

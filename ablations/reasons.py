@@ -53,7 +53,7 @@ def _in_words(name: str, old: Any, new: Any) -> str:
         return f"{training}{rest} {step}"
     if group in ("device", "dtype"):
         return f"{training}{group} {step}"
-    if group in ("nsa", "suite", "train", "videos"):
+    if group in ("nsa", "suite", "train", "videos", "method"):
         return f"{plain} {step}"
     known = [begin for begin in WORDS if name == begin or name.startswith(f"{begin}.")]
     return f"{WORDS[max(known, key=len)] if known else name} changed: {step}"

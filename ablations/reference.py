@@ -21,7 +21,7 @@ def find_reference(grid: Grid, profile: Profile, cells: Sequence[Cell]) -> str |
     if grid.reference is not None:
         return grid.reference
     planned = [cell for cell in cells if not cell.amended]
-    found = [cell for cell in planned if cell.nsa == cell.training.made]
+    found = [cell for cell in planned if cell.method is None and cell.nsa == cell.training.made]
     if grid.asks == "train":
         plain = {_plain(grid, profile, cell).id for cell in planned[:1]}
         found = [cell for cell in found if cell.training.id in plain]

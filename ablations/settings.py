@@ -10,6 +10,7 @@ from ablations.checks import text_or_none
 from ablations.profile import TEXTS
 from slurm.profile import TEXTS as SLURM_TEXTS
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings
+from videonsa.methods import registry
 from videonsa.values import read_value, scalar, unknown
 
 _FIELDS = {
@@ -17,7 +18,8 @@ _FIELDS = {
     "train": [f.name for f in dataclasses.fields(TrainSettings) if f.name not in ("nsa", "seed")],
     "suite": [f.name for f in dataclasses.fields(SuiteSettings) if f.name != "name"],
 }
-SETTINGS = ("checkpoint", *(f"{group}.{name}" for group, names in _FIELDS.items() for name in names))
+_FIELDS |= {name: registry.fields(name) for name in registry.names() if name not in registry.OF_NSA}
+SETTINGS = ("checkpoint", "method", *(f"{group}.{name}" for group, names in _FIELDS.items() for name in names))
 SETTINGS += tuple(f"train.nsa.{name}" for name in _FIELDS["nsa"])
 
 
@@ -31,8 +33,8 @@ def flatten(mapping: Any, where: str, is_rule: bool = False) -> dict[str, Any]:
     flat = dict(_leaves(mapping))
     for key, value in flat.items():
         check_setting(key, where)
-        if key == "checkpoint" and not is_rule:
-            text_or_none(value, f"{where}: checkpoint")
+        if key in ("checkpoint", "method") and not is_rule:
+            text_or_none(value, f"{where}: {key}")
     return flat
 
 
@@ -49,7 +51,7 @@ def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def check_setting(key: str, where: str) -> None:
     """Refuse a dotted name that is no setting, listing those near it."""
     group, _, name = key.partition(".")
-    if key == "checkpoint" or name in _FIELDS.get(group, ()):
+    if key in ("checkpoint", "method") or name in _FIELDS.get(group, ()):
         return
     if group == "train" and name.startswith("nsa.") and name[4:] in _FIELDS["nsa"]:
         return
@@ -57,7 +59,8 @@ def check_setting(key: str, where: str) -> None:
         known = ", ".join(f"{group}.{known}" for known in _FIELDS[group])
         raise SettingsError(f"{where}: unknown setting {key!r}; known: {known}{_nearest(key, where)}")
     more = ", and with --set slurm.*" if where == "--set" else ""
-    settings = f"settings are nsa.*, train.*, suite.* and checkpoint{more}"
+    methods = f", method, and a method's own such as {others[0]}.*" if (others := list(_FIELDS)[3:]) else ", method"
+    settings = f"settings are nsa.*, train.*, suite.*, checkpoint{methods}{more}"
     raise SettingsError(f"{where}: unknown setting {key!r}; {settings}{_nearest(key, where)}")
 
 
@@ -81,8 +84,8 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
         if key not in ("suites", "seeds") and not key.startswith("slurm."):
             check_setting(key, "--set")
         value = read_value(text, f"--set {key}", key.rpartition(".")[2] in texts, texts)
-        if key == "checkpoint":
-            text_or_none(value, "--set checkpoint")
+        if key in ("checkpoint", "method"):
+            text_or_none(value, f"--set {key}")
         elif key in ("suites", "seeds") and isinstance(value, str):
             value = [scalar(part.strip(), f"--set {key}", key == "suites") for part in value.split("+")]
         changes[key] = value

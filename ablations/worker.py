@@ -187,8 +187,16 @@ def evaluate_cell(
             weights["loaded"] = load(_checkpoint(work.out, cell))
             if cell.training.gates is not None:
                 weights["loaded"].take_gates(read_gates(training_folder(work.out, cell.training.id)))
-        data = work.out / "data"
-        result = evaluate(weights["loaded"], to_dict(cell.nsa), cell.suite, folder, on_progress=report, data=data)
+        more = {} if cell.method is None else {"method": cell.method}
+        result = evaluate(
+            weights["loaded"],
+            to_dict(cell.nsa),
+            cell.suite,
+            folder,
+            on_progress=report,
+            data=work.out / "data",
+            **more,
+        )
         record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
         record["summary"] = dict(result.get("summary") or {}) | {"seconds": round(time.time() - started, 3)}
         if (result.get("scores") or {}).get("accuracy") is None:

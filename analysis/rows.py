@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.weights import weights_name
-from videonsa.config import NSASettings, SettingsError, from_dict, to_dict
+from videonsa.config import NSASettings, SettingsError, attention_differences, from_dict, to_dict
 
 SUMMARY = {  # names in a record's summary -> columns
     "prefill_ms_p50": "prefill_ms",
@@ -18,6 +18,10 @@ SUMMARY = {  # names in a record's summary -> columns
     "prefill_tokens_mean": "prefill_tokens",
     "vision_tokens_mean": "vision_tokens",
     "attention_fraction": "attention_fraction",
+    "density": "density",
+    "block_means": "block_means",
+    "choice_ms_p50": "choice_ms",
+    "attention_ms_p50": "attention_ms",
 }
 SCORES = ("metric", "accuracy", "correct", "questions", "errors", "chance", "lmms_eval")
 AGGREGATE = ("shares", "parts", "notes")  # a mapping, a mapping and a list; not for tables of numbers
@@ -30,6 +34,7 @@ CELL_COLUMNS = [
     *AGGREGATE,
     *SUMMARY.values(),
     *ATTENTION,
+    "method",
     *("branches", "budget", "local_share", "as_trained", "train_block_count", "train_window", "train_frames"),
     *SUITE,
     *("weights", "weights_mib", "packed_bits", "model", "steps", "error_type", "error", "traceback", "code", "commit"),
@@ -69,6 +74,8 @@ def cell_row(
     unknown = train.get("checkpoint") and "nsa" not in train
     trained_nsa = PAPER if unknown else part(train, "nsa")
     row |= _attention(trained_nsa, part(settings, "nsa") if settings else variant)
+    if other := part(settings, "method").get("name") or variant.get("method"):
+        row |= _other_method(str(other))
     label = planned.get("label") or (record or {}).get("label") or name
     row |= {"id": name, "label": label, "variant": label}
     row |= {
@@ -98,9 +105,22 @@ def _attention(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     except (SettingsError, TypeError):
         return {}
     row: dict[str, Any] = {name: getattr(nsa, name) for name in ATTENTION}
+    row |= {"method": "dense" if nsa.attention == "dense" else _semantics(nsa.semantics)}
     row |= {"branches": "+".join(nsa.branches), "budget": nsa.budget, "local_share": nsa.window / nsa.budget}
     row |= {"train_block_count": trained.get("block_count"), "train_window": trained.get("window")}
     return row | {"as_trained": bool(trained) and dataclasses.replace(nsa, backend=base.backend) == base}
+
+
+def _semantics(semantics: str) -> str:
+    return "release" if attention_differences(semantics) else "paper"
+
+
+def _other_method(name: str) -> dict[str, Any]:
+    """Another method than NSA, by name: NSA's sizes say nothing of it. Of a plan the name may be one of NSA's."""
+    if name in ("dense", "paper", "release"):
+        return {"method": name}
+    nothing = dict.fromkeys((*ATTENTION, "branches", "budget", "local_share"))
+    return nothing | {"attention": name, "method": name, "as_trained": False}
 
 
 def question_rows(row: Mapping[str, Any], record: Mapping[str, Any]) -> list[dict[str, Any]]:

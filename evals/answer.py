@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from transformers import GenerationConfig
 from evals.checkpoint import Checkpoint
 from evals.measure import first_forward, now, peak_memory
 from evals.question import Question
+from videonsa.modeling import Meter, MethodDidNotRun, metered
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Answer:
     latency_ms: float  # from inputs in memory to the last token
     prefill_ms: float  # from inputs in memory to the first token's logits, vision tower included
     peak_memory_mib: float  # see evals.measure.peak_memory
+    spent: dict[str, Any] | None  # what the prefill computed, see videonsa.methods.meter.Meter.report; None: no vision
 
 
 @torch.inference_mode()
@@ -44,13 +47,20 @@ def answer(checkpoint: Checkpoint, question: Question, max_new_tokens: int) -> A
     on_gpu: AbstractContextManager[list[float]] = (
         peak_memory(model, device, question.size) if device.type == "cuda" else nullcontext([])
     )
-    with on_gpu as peak, first_forward(model, device) as first:
+    with on_gpu as peak, first_forward(model, device) as first, metered(model) as meters:
         start = now(device)
         output = _generate(checkpoint, question, max_new_tokens)
         end = now(device)
     text = checkpoint.processor.tokenizer.decode(output[0, question.prefill_tokens :], skip_special_tokens=True)
     memory = peak[0] if peak else checkpoint.peaks[length]
-    return Answer(text, 1000 * (end - start), 1000 * (first[0] - start), memory)
+    return Answer(text, 1000 * (end - start), 1000 * (first[0] - start), memory, _spent(meters, question))
+
+
+def _spent(meters: list[Meter], question: Question) -> dict[str, Any] | None:
+    """The report of the one prefill. Raises MethodDidNotRun where the method was not asked: that is no answer of it."""
+    if not meters and question.vision_tokens:
+        raise MethodDidNotRun("the attention that was asked for was not used by the model")
+    return meters[0].report() if meters else None
 
 
 def _generate(checkpoint: Checkpoint, question: Question, max_new_tokens: int) -> Tensor:

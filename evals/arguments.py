@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from videonsa.config import NSASettings, SettingsError
+from videonsa.methods import registry
 from videonsa.values import read_value, text_fields
 
-TEXTS = frozenset({"pretrained", "dtype", "device"} | text_fields(NSASettings))
+TEXTS = frozenset({"pretrained", "dtype", "device"} | text_fields(NSASettings) | registry.texts())
 
 
 def read_arguments(given: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def read_arguments(given: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(given, Mapping):
         return dict(given)
     arguments: dict[str, Any] = {}
-    for part in re.split(r",(?=\s*\w+\s*=|\s*$)", given) if given.strip() else ():
+    for part in re.split(r",(?=\s*[\w.]+\s*=|\s*$)", given) if given.strip() else ():
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not part.strip():
             continue  # a comma at the end
@@ -33,5 +34,5 @@ def read_arguments(given: str | Mapping[str, Any]) -> dict[str, Any]:
             raise SettingsError(f"model argument {part.strip()!r} is not valid: give name=value, such as window=8")
         if name in arguments:
             raise SettingsError(f"model argument {name} is given twice")
-        arguments[name] = read_value(value, f"model argument {name}", name in TEXTS)
+        arguments[name] = read_value(value, f"model argument {name}", name.rpartition(".")[2] in TEXTS)
     return arguments

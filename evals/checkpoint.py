@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from videonsa.config import BRANCHES, NSASettings, SettingsError, one_of, requir
 from videonsa.fingerprint import NOT_WEIGHTS, fingerprint
 from videonsa.hub import folder_at, loading_arguments, split_revision
 from videonsa.identity import identity
+from videonsa.methods.entries import MethodSettings
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.packed import BITS, packed_layers
 from videonsa.modeling.vision import speed_up_vision
@@ -39,8 +41,8 @@ class Checkpoint:
     warm: bool = False  # a question was answered under the present settings
     peaks: dict[tuple[int, int], float] = field(default_factory=dict)  # MiB by length, under the present settings; CPU
 
-    def use(self, nsa: dict[str, Any]) -> NSASettings:
-        """Attend as the model was made, but for the given settings.
+    def use(self, nsa: Mapping[str, Any], method: MethodSettings | None = None) -> NSASettings:
+        """Attend as the model was made, but for the given settings; or by another method in NSA's place.
 
         Raises SettingsError for a bad name or value, and for NSA with gates that the model does not have.
         """
@@ -48,10 +50,11 @@ class Checkpoint:
         unknown = [name for name in nsa if name not in fields]
         if unknown:
             raise SettingsError(f"unknown NSA setting {unknown[0]!r}; known settings: {', '.join(fields)}")
-        before = self.model.config.nsa
-        asked = ask(self.saved, nsa)
+        before = self.model.config.spends
+        asked = ask(self.saved, nsa if method is None else {**nsa, "attention": "dense"})
         self.model.set_nsa(**{name: getattr(asked, name) for name in fields})
-        if self.model.config.nsa != before:
+        self.model.set_method(method)
+        if self.model.config.spends != before:
             self.warm, self.peaks = False, {}
         return self.model.config.nsa
 
@@ -88,12 +91,17 @@ class Checkpoint:
 
 @settings_decide()
 def load(
-    checkpoint: str | Path, nsa: dict[str, Any] | None = None, device: str | None = None, dtype: str | None = None
+    checkpoint: str | Path,
+    nsa: dict[str, Any] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    method: MethodSettings | None = None,
 ) -> Checkpoint:
     """Load a folder, a hub name or name@revision. What nothing names stays as saved; a stock Qwen2.5-VL is dense.
 
     Args:
         nsa: fields of NSASettings to change.
+        method: what attends in NSA's place.
         device: "cuda", "cuda:1", "cpu"; None: a GPU where there is one.
         dtype: bfloat16, float16, float32; None: bfloat16 on a GPU, float32 on a CPU.
     Raises:
@@ -110,7 +118,7 @@ def load(
         saved = dataclasses.replace(saved, attention="dense")
         model.drop_gates()
     loaded = Checkpoint(model.to(place), _processor(checkpoint), identity_of(checkpoint, model), saved)
-    loaded.use(nsa or {})
+    loaded.use(nsa or {}, method)
     return loaded
 
 

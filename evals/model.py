@@ -25,12 +25,18 @@ from videonsa import values
 from videonsa.config import NSASettings, SettingsError, require
 from videonsa.disk import DiskError
 from videonsa.limits import is_whole
+from videonsa.methods import registry
+from videonsa.methods.asked import asked_attention
+from videonsa.methods.entries import MethodSettings
 from videonsa.surroundings import full_products, settings_decide
 
 NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
 MAX_FRAMES = 32  # when neither max_frames nor fps is given
 MAX_NEW_TOKENS = 128  # when the task names no length
-KNOWN = ("pretrained", "max_frames", "fps", "tokens_per_frame", "dtype", "device", "batch_size", "max_batch_size")
+KNOWN = (
+    *("pretrained", "max_frames", "fps", "tokens_per_frame", "dtype", "device", "batch_size", "max_batch_size"),
+    "method",
+)
 
 shipped.make_loadable()  # before lmms-eval loads the tasks
 
@@ -48,6 +54,7 @@ class VideoNSA(lmms):
         dtype: bfloat16, float16 or float32; bfloat16 on a GPU and float32 on a CPU when not given.
         device: also --device; a GPU where there is one when not given.
         and every field of NSASettings: block_size, block_count, window, branches (joined with +), ...
+        method: what attends in NSA's place, by name; its settings are written as in tri_shape.n_local=128.
     Questions are answered one at a time whatever the batch size, so that latency and memory are those of one question,
     and always greedily with one beam: of a task's generation settings only max_new_tokens counts. A question whose
     video or image cannot be read gets an empty answer and a warning; our own evaluation (evals/run.py) records it as
@@ -66,19 +73,16 @@ class VideoNSA(lmms):
         **settings: Any,
     ) -> None:
         super().__init__()
-        unknown = [name for name in settings if name not in KNOWN + NSA_FIELDS]
-        if unknown:
-            near = values.unknown(unknown[0], KNOWN + NSA_FIELDS)
-            raise SettingsError(f"unknown model argument {unknown[0]!r}; known: {', '.join(KNOWN + NSA_FIELDS)}{near}")
+        _check_names(settings)
         if pretrained is None:
             raise SettingsError("model argument pretrained is missing: the folder or hub name of a checkpoint")
         named = isinstance(pretrained, str | os.PathLike) and bool(str(pretrained).strip())
         require(named, "pretrained", pretrained, "the folder or hub name of a checkpoint")
         _check_batch_size(batch_size)
-        nsa = {name: settings[name] for name in NSA_FIELDS if name in settings}
+        nsa, method = _attention(settings)
         rank = os.environ.get("LOCAL_RANK")
         device = f"cuda:{rank}" if device in (None, "cuda") and rank is not None and _has_gpu() else device
-        checkpoint = load(pretrained, nsa, device, settings.get("dtype"))
+        checkpoint = load(pretrained, nsa, device, settings.get("dtype"), method)
         self._bind(checkpoint, _sampling(settings, checkpoint))
 
     @classmethod
@@ -157,7 +161,7 @@ class VideoNSA(lmms):
         row: Row = dict.fromkeys(
             ("prompt_hash", "prediction", "latency_ms", "prefill_ms", "prefill_tokens", "vision_tokens")
         )
-        row |= {"doc_id": doc_id, "asked": None, "peak_memory_mib": None, "error": None}
+        row |= {"doc_id": doc_id, "asked": None, "peak_memory_mib": None, "spent": None, "error": None}
         try:
             said, processor = messages(), self.checkpoint.processor
             row["asked"] = content_of(processor, said)
@@ -175,7 +179,7 @@ class VideoNSA(lmms):
             given = answer(self.checkpoint, question, max_new_tokens)
         except (ValueError, OSError, OutOfMemoryError) as error:
             return row | {"error": one_line(error)}
-        row |= {"prediction": given.text, "latency_ms": round(given.latency_ms, 3)}
+        row |= {"prediction": given.text, "latency_ms": round(given.latency_ms, 3), "spent": given.spent}
         return row | {"prefill_ms": round(given.prefill_ms, 3), "peak_memory_mib": round(given.peak_memory_mib, 1)}
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -188,6 +192,26 @@ class VideoNSA(lmms):
 
     def clean(self) -> None:
         """Keep the model, which lmms-eval would drop before it scores: it serves more cells."""
+
+
+def _own(settings: dict[str, Any]) -> tuple[str, ...]:
+    """The arguments that are settings of the method which is asked."""
+    name = settings.get("method")
+    return () if name is None else tuple(f"{name}.{field}" for field in registry.fields(registry.check_name(name)))
+
+
+def _check_names(settings: dict[str, Any]) -> None:
+    known = (*KNOWN, *NSA_FIELDS, *_own(settings))
+    for name in settings:
+        if name not in known:
+            near = values.unknown(name, known)
+            raise SettingsError(f"unknown model argument {name!r}; known: {', '.join(known)}{near}")
+
+
+def _attention(settings: dict[str, Any]) -> tuple[dict[str, Any], MethodSettings | None]:
+    nsa = {name: settings[name] for name in NSA_FIELDS if name in settings}
+    own = {name.partition(".")[2]: settings[name] for name in _own(settings) if name in settings}
+    return asked_attention(nsa, settings.get("method"), own)
 
 
 def _sampling(settings: dict[str, Any], checkpoint: Checkpoint) -> Sampling:

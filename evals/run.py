@@ -19,6 +19,8 @@ from evals.task import load_task, require_videos, synthetic_data
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, to_dict
 from videonsa.disk import DiskError, disk_error
 from videonsa.identity import evaluation_parts, identity, part_version, settings_inputs
+from videonsa.methods.entries import MethodSettings
+from videonsa.methods.registry import code_of
 from videonsa.surroundings import settings_decide
 
 JUDGES = 4  # questions to a judge at a time, as lmms-eval does
@@ -39,6 +41,7 @@ def evaluate(
     on_progress: Progress | None = None,
     *,
     data: Path | str | None = None,
+    method: MethodSettings | None = None,
 ) -> dict[str, Any]:
     """Ask all questions; a question that was answered before, in `folder`, is not asked again.
 
@@ -50,6 +53,7 @@ def evaluate(
         folder: gets questions.jsonl, one line a finished question.
         on_progress: called after each question.
         data: folder for synthetic data; None: $VIDEONSA_DATA, or runs/data.
+        method: what attends in NSA's place (videonsa/methods); None: as `nsa` says.
     Returns:
         {"scores", "questions", "summary", "weights"} of an evaluation record.
     Raises:
@@ -59,12 +63,12 @@ def evaluate(
     """
     kind = get_suite(suite.name)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
-    settings = loaded.use(nsa)
+    settings = loaded.use(nsa, method)
     task = load_task(suite, data)
     content = identity(_content(suite))
     total = min(len(task.eval_docs), suite.limit or len(task.eval_docs))
     require_videos(suite, task, total)
-    key = identity(_key(loaded, settings, suite, content))
+    key = identity(_key(loaded, settings, method, suite, content))
     journal = Journal(folder, key, lambda: _shown(loaded, task, total))
 
     def on_row(row: dict[str, Any]) -> None:
@@ -84,7 +88,7 @@ def evaluate(
     return {
         "scores": scores(kind, task, questions, samples),
         "questions": questions,
-        "summary": summarize_costs(questions, settings),
+        "summary": summarize_costs(questions, settings if method is None else None),
         "weights": loaded.weights,
     }
 
@@ -109,10 +113,14 @@ def _shown(loaded: Checkpoint, task: Any, total: int) -> dict[int, str]:
     return shown
 
 
-def _key(loaded: Checkpoint, settings: NSASettings, suite: SuiteSettings, content: str) -> dict[str, Any]:
+def _key(
+    loaded: Checkpoint, settings: NSASettings, method: MethodSettings | None, suite: SuiteSettings, content: str
+) -> dict[str, Any]:
     """Everything that can change an answer."""
     ours = get_suite(suite.name).family is not None
-    return {
+    code = {part: part_version(part) for part in evaluation_parts(settings.attention, settings.semantics, ours)}
+    spends = {} if method is None else {"method": method.inputs()}
+    return spends | {
         "checkpoint": loaded.identity,
         "dtype": str(loaded.model.dtype),
         "device": loaded.device.type,
@@ -120,7 +128,7 @@ def _key(loaded: Checkpoint, settings: NSASettings, suite: SuiteSettings, conten
         "suite": content,
         "max_new_tokens": suite.max_new_tokens,
         "versions": {name: version(name) for name in ("lmms-eval", "torch", "transformers")},
-        "code": {part: part_version(part) for part in evaluation_parts(settings.attention, settings.semantics, ours)},
+        "code": code if method is None else code | code_of(method, lambda part, find: find()),
     }
 
 

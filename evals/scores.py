@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import mean, median
 from typing import Any
 
@@ -55,8 +55,11 @@ def summarize_scores(
     }
 
 
-def summarize_costs(questions: list[dict[str, Any]], nsa: NSASettings) -> dict[str, float | None]:
-    """`summary` of a record: medians of times, the peak of memory, means of tokens and of the attention fraction."""
+def summarize_costs(questions: list[dict[str, Any]], nsa: NSASettings | None) -> dict[str, Any]:
+    """`summary` of a record: medians of times, the peak of memory, means of tokens and of the attention fraction.
+
+    nsa: the attention that was asked; None of another method, whose attention fraction is the density that it reports.
+    """
 
     def values(name: str) -> list[float]:
         return [row[name] for row in questions if row[name] is not None]
@@ -64,7 +67,10 @@ def summarize_costs(questions: list[dict[str, Any]], nsa: NSASettings) -> dict[s
     def of(statistic: Any, name: str) -> float | None:
         return round(statistic(values(name)), 3) if values(name) else None
 
-    fractions = [nsa.attention_fraction(int(tokens)) for tokens in values("vision_tokens") if tokens]
+    spending = summarize_spending([row["spent"] for row in questions if row.get("spent")])
+    fractions = [spending["density"]] if nsa is None and spending else []
+    if nsa is not None:
+        fractions = [nsa.attention_fraction(int(tokens)) for tokens in values("vision_tokens") if tokens]
     return {
         "prefill_ms_p50": of(median, "prefill_ms"),
         "latency_ms_p50": of(median, "latency_ms"),
@@ -72,4 +78,23 @@ def summarize_costs(questions: list[dict[str, Any]], nsa: NSASettings) -> dict[s
         "prefill_tokens_mean": of(mean, "prefill_tokens"),
         "vision_tokens_mean": of(mean, "vision_tokens"),
         "attention_fraction": mean(fractions) if fractions else None,
+        **spending,
+    }
+
+
+def summarize_spending(spent: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the prefills computed: means by layer, medians of times; empty where nothing is known."""
+    if not spent:
+        return {}
+    by_layer = {
+        f"{name}_by_layer": [round(mean(layer), 6) for layer in zip(*(each[name] for each in spent), strict=True)]
+        for name in ("density", "block_means", "tokens")
+    }
+    chosen = [each["choice_ms"] for each in spent if each["choice_ms"] is not None]
+    return {
+        "density": round(mean(by_layer["density_by_layer"]), 6),
+        "block_means": round(mean(by_layer["block_means_by_layer"]), 6),
+        **by_layer,
+        "choice_ms_p50": round(median(chosen), 3) if chosen else None,
+        "attention_ms_p50": round(median(each["attention_ms"] for each in spent), 3),
     }

@@ -51,6 +51,9 @@ CODE: dict[str, tuple[str, ...]] = {
         *("videonsa/kernels", "videonsa/limits.py"),
         *("videonsa/methods/paper.py", "videonsa/methods/layout.py", "videonsa/methods/mixed.py"),
     ),
+    "sparse": (  # of methods that choose keys
+        *("videonsa/kernels/block_sparse.py", "videonsa/kernels/key_choice.py", "videonsa/methods/sparse.py"),
+    ),
     "release": ("videonsa/kernels/release.py", "videonsa/kernels/bitonic.py", "videonsa/methods/release.py"),
     "synth": ("videonsa/synth",),
     "tiny": ("videonsa/tiny.py",),

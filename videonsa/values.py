@@ -174,7 +174,8 @@ class _Reader:
 def text_fields(cls: type) -> set[str]:
     """The fields of a dataclass that hold text: one or several, or a mapping to it."""
     kinds = ("str", "tuple[str", "Mapping[str, str]")
-    return {field.name for field in dataclasses.fields(cls) if str(field.type).startswith(kinds)}
+    names = {field.name: getattr(field.type, "__name__", str(field.type)) for field in dataclasses.fields(cls)}
+    return {name for name, kind in names.items() if kind.startswith(kinds)}
 
 
 def unknown(name: Any, known: Iterable[str]) -> str:

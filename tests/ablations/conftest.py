@@ -76,7 +76,7 @@ def records(out: Path, kind: str = "cells") -> dict[str, dict]:
     return {f"{record['label']} {record['settings']['suite']['name']}": record for record in found}
 
 
-TIMES = ("latency_ms", "prefill_ms", "peak_memory_mib")  # what two equal runs may differ in
+TIMES = ("latency_ms", "prefill_ms", "peak_memory_mib", "spent")  # what two equal runs may differ in
 
 
 def results(out: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from evals.suites import suite_settings
 from videonsa.config import SettingsError, SuiteSettings
 
 NEEDLE = suite_settings("synth_needle", limit=6, frames=8)
-MEASURED = ("latency_ms", "prefill_ms", "peak_memory_mib")
+MEASURED = ("latency_ms", "prefill_ms", "peak_memory_mib", "spent")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,8 @@ def unmeasured(result: dict) -> list[dict]:
 def test_what_is_recorded(straight: dict, data: Path) -> None:
     first = straight["questions"][0]
     names = ("doc_id", "video", "kind", "parts", "prompt_hash", "answer", "prediction", "score", "latency_ms")
-    assert tuple(first) == (*names, "prefill_ms", "prefill_tokens", "vision_tokens", "peak_memory_mib", "error")
+    more = ("prefill_ms", "prefill_tokens", "vision_tokens", "peak_memory_mib", "spent", "error")
+    assert tuple(first) == (*names, *more)
     assert [row["doc_id"] for row in straight["questions"]] == list(range(6))
     assert first["vision_tokens"] == 4 * 4
     assert first["error"] is None

@@ -1,4 +1,4 @@
-"""`KeyChoice`: the keys that each query of a sample attends to, by query head; what a sparse prefill hands its kernel."""
+"""`KeyChoice`: the keys that each query of a sample attends to, by query head, as a sparse prefill hands them on."""
 
 from __future__ import annotations
 

@@ -9,43 +9,41 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from videonsa.config import NSASettings, SettingsError, attention_differences, from_dict, to_dict
+from videonsa.identity import OWN, part_version
 from videonsa.methods.entries import Entry, MethodSettings
 from videonsa.methods.settings import ENTRIES
-from videonsa.values import text_fields, unknown
+from videonsa.values import one_line, text_fields, unknown
 
 GROUP = "videonsa.methods"  # of entry points
 OF_NSA = ("paper", "release", "dense")  # that NSASettings ask for: their fields are nsa.*
 
 
-@lru_cache
 def entries() -> dict[str, Entry]:
-    """All methods by name, ours first. Raises SettingsError for a package's that takes a name which is taken."""
-    found = {entry.name: entry for entry in ENTRIES}
+    """All methods by name, ours first."""
+    return _found()[0]
+
+
+@lru_cache
+def _found() -> tuple[dict[str, Entry], dict[str, str]]:
+    """(methods by name, what is wrong with those of other packages that cannot be asked: nothing else suffers)."""
+    found, wrong = {entry.name: entry for entry in ENTRIES}, {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        entry = _outside(point)
-        if entry.name in found:
-            raise SettingsError(f"method {entry.name!r} of {point.value} is not valid: there is one of that name")
-        found[entry.name] = entry
-    return found
-
-
-def _outside(point: Any) -> Entry:
-    try:
-        entry = point.load().entry
-        assert isinstance(entry, Entry)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        valid = "the entry point names a settings class made by @method"
-        raise SettingsError(f"method {point.name!r} of {point.value} is not valid: {valid} ({reason})") from None
-    return entry
+        try:
+            entry: Entry = point.load().entry
+            if entry.name != point.name or entry.name in found or "." in entry.name:
+                raise SettingsError(f"it calls itself {entry.name!r}: the entry point's name, and one that is free")
+            found[entry.name] = entry
+        except Exception as error:
+            wrong[point.name] = one_line(f"{point.value} is no class made by @method ({type(error).__name__}: {error})")
+    return found, wrong
 
 
 def names() -> list[str]:
@@ -67,6 +65,8 @@ def texts() -> set[str]:
 def check_name(name: Any, where: str = "") -> str:
     """The name, or SettingsError that lists all."""
     if name not in entries():
+        if name in _found()[1]:
+            raise SettingsError(f"method={name!r} is not valid: {_found()[1][name]}")
         prefix = f"{where}: " if where else ""
         near = unknown(name, names())
         raise SettingsError(f"{prefix}method={name!r} is not valid: choose one of {', '.join(names())}{near}")
@@ -111,16 +111,22 @@ def load(entry: Entry) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-def own_code(entry: Entry) -> str:
-    """12 hexadecimal digits of the file in which a method of another package lies; ours: videonsa/identity.py."""
+def code_of(settings: MethodSettings, look: Callable[[str, Callable[[], str]], str]) -> dict[str, str]:
+    """The versions of the code that only this method runs; look(part, find) gives what is known of a part, or finds it.
+
+    Of a method of another package the files of its class and settings count.
+    """
+    entry, own = settings.entry, f"{OWN}{settings.name}"
+    finds = {part: partial(part_version, part) for part in (*entry.parts, own)}
+    if not entry.runs.startswith("videonsa.methods."):
+        finds[own] = partial(_files_of, entry)
+    return {part: look(part, find) for part, find in finds.items()}
+
+
+def _files_of(entry: Entry) -> str:
     spec = find_spec(entry.runs.partition(":")[0])
     source = Path(spec.origin).read_bytes() if spec and spec.origin and Path(spec.origin).is_file() else b""
     settings = find_spec(entry.settings.__module__)
     if settings and settings.origin and spec and settings.origin != spec.origin:
         source += Path(settings.origin).read_bytes()
     return hashlib.sha256(source).hexdigest()[:12]
-
-
-def is_ours(entry: Entry) -> bool:
-    """Whether a method lies in this repository."""
-    return entry.runs.startswith("videonsa.methods.")
