@@ -1,0 +1,121 @@
+"""Readings of the vision tower: what its own attention says, in the order of the tokens that it returns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from transformers.vision_utils import get_vision_window_index
+
+from tests.helpers import TOLERANCE, relative_error
+from videonsa.methods import tower as tower_module
+from videonsa.methods.tower import attention_received, reading, window_order
+from videonsa.modeling.vision import speed_up_vision
+
+# Two videos and an image; windows of 4 x 4 tokens leave rests on every side.
+GRIDS = [[3, 4, 4], [2, 12, 20], [1, 10, 6]]
+
+
+@pytest.fixture(scope="module")
+def vision():
+    torch.manual_seed(0)
+    config = Qwen2_5_VLVisionConfig(
+        depth=3,
+        hidden_size=32,
+        intermediate_size=48,
+        num_heads=2,
+        window_size=112,
+        out_hidden_size=24,
+        fullatt_block_indexes=[1, 2],
+        initializer_range=0.3,
+    )
+    config._attn_implementation = "eager"
+    return Qwen2_5_VisionTransformerPretrainedModel(config).eval().requires_grad_(False)
+
+
+def pixels(grids, seed=0):
+    patches = sum(time * height * width for time, height, width in grids)
+    return torch.randn(patches, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(seed))
+
+
+def slow_readings(vision, grids):
+    """From the weights that the stock eager layers report for one temporal patch at a time: sums, by token."""
+    out, flat = {"local": [], "last": []}, pixels(grids).split([h * w for t, h, w in grids for _ in range(t)])
+    sizes = [[1, h, w] for t, h, w in grids for _ in range(t)]
+    for part, size in zip(flat, sizes, strict=True):
+        weights = []
+        hooks = [
+            vision.blocks[i].attn.register_forward_pre_hook(lambda m, a, k: weights.append(_weights(m, a, k)), with_kwargs=True)
+            for i in (1, 2)
+        ]
+        vision(part, grid_thw=torch.tensor([size]))
+        [hook.remove() for hook in hooks]
+        order = get_vision_window_index(torch.tensor([size]), 2, 112, 14)[0]
+        for name, weight in zip(out, weights, strict=True):  # [H, n, n]
+            received = weight.mean(dim=0).sum(dim=0).view(-1, 4).mean(dim=1)
+            placed = torch.empty_like(received)
+            placed[order] = received
+            out[name].append(placed)
+    return {name: torch.cat(parts) for name, parts in out.items()}
+
+
+def _weights(attention, args, kwargs):
+    """Eager attention over one temporal patch, every pair in memory."""
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+
+    query, key, _ = attention.qkv(args[0]).view(len(args[0]), 3, attention.num_heads, -1).unbind(1)
+    query, key = apply_rotary_pos_emb_vision(query, key, *kwargs["position_embeddings"])
+    return (query.transpose(0, 1) @ key.permute(1, 2, 0) * attention.head_dim**-0.5).softmax(dim=-1)
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["stock", "sped-up"])
+def test_readings_equal_the_weights_of_each_temporal_patch(vision, fast, monkeypatch):
+    import copy
+
+    used = copy.deepcopy(vision)
+    if fast:
+        speed_up_vision(used)
+    expected = slow_readings(vision, GRIDS)
+    plain = used(pixels(GRIDS), grid_thw=torch.tensor(GRIDS)).pooler_output
+    monkeypatch.setattr(tower_module, "CHUNK", 500)  # pieces of rows, and of segments
+    with reading(used, {"local": 1, "last": 2}) as found:
+        read = used(pixels(GRIDS), grid_thw=torch.tensor(GRIDS)).pooler_output
+    assert torch.equal(read, plain)
+    for name in ("local", "last"):
+        assert relative_error(found[name], expected[name]) < TOLERANCE[torch.float32]
+    assert found["last.keys"].shape == (len(plain), 16)
+    assert not used.blocks[1].attn._forward_pre_hooks and not used._forward_pre_hooks
+
+
+def test_a_key_reading_is_the_mean_of_a_tokens_patches(vision):
+    with reading(vision, {"last": 2}) as found:
+        vision(pixels(GRIDS), grid_thw=torch.tensor(GRIDS))
+    alone = {}
+    with reading(vision, {"last": 2}) as alone:
+        vision(pixels(GRIDS)[:48], grid_thw=torch.tensor(GRIDS[:1]))
+    assert relative_error(found["last.keys"][:12], alone["last.keys"]) < TOLERANCE[torch.float32]
+    assert torch.equal(found["pixels"], pixels(GRIDS)[::4, 0])
+
+
+def test_attention_received_by_hand():
+    """Two segments of two patches, one head: queries of 0 spread evenly; (ln 3, 0) gives 3/4 to the first key."""
+    query = torch.tensor([[[0.0]], [[torch.log(torch.tensor(3.0))]], [[0.0]], [[0.0]]])
+    key = torch.tensor([[[1.0]], [[0.0]], [[5.0]], [[7.0]]])
+    received = attention_received(query, key, [2, 2], scale=1.0)
+    torch.testing.assert_close(received, torch.tensor([0.5 + 0.75, 0.5 + 0.25, 1.0, 1.0]))
+
+
+def test_segments_of_any_lengths():
+    generator = torch.Generator().manual_seed(1)
+    query, key = torch.randn(2, 20, 3, 4, generator=generator)
+    whole = attention_received(query, key, [2, 2, 7, 1, 4, 4], scale=0.5)
+    for start, stop in ((0, 2), (2, 4), (4, 11), (11, 12), (12, 16), (16, 20)):
+        alone = attention_received(query[start:stop], key[start:stop], [stop - start], scale=0.5)
+        torch.testing.assert_close(whole[start:stop], alone)
+
+
+@pytest.mark.parametrize("grids", [GRIDS, [[2, 8, 16]], [[1, 2, 2], [1, 2, 18], [4, 18, 2]]], ids=str)
+def test_window_order_is_that_of_transformers(grids):
+    order, _ = get_vision_window_index(torch.tensor(grids), spatial_merge_size=2, window_size=112, patch_size=14)
+    assert torch.equal(window_order(grids, merge=2, window=4), order)
