@@ -55,6 +55,7 @@ CODE: dict[str, tuple[str, ...]] = {
         *("videonsa/kernels/block_sparse.py", "videonsa/kernels/key_choice.py", "videonsa/methods/sparse.py"),
     ),
     "release": ("videonsa/kernels/release.py", "videonsa/kernels/bitonic.py", "videonsa/methods/release.py"),
+    "dropping": ("videonsa/methods/compression.py", "videonsa/methods/tokens.py", "videonsa/methods/tower.py"),
     "synth": ("videonsa/synth",),
     "tiny": ("videonsa/tiny.py",),
     "training": ("videonsa/training",),

@@ -62,15 +62,18 @@ def test_query_heads_read_the_key_head_of_their_group():
 
 
 def test_nearest_is_by_direction():
-    features = tensor([[9.0, 1.0], [0.1, 0.2], [-1.0, 0.0]])
-    targets = tensor([[0.0, 5.0], [0.01, 0.0]])
-    assert tokens.nearest(features, targets).tolist() == [1, 0, 0]
+    features = tensor([[[9.0, 1.0], [0.1, 0.2], [-1.0, 0.0]]])
+    targets = tensor([[[0.0, 5.0], [0.01, 0.0]]])
+    assert tokens.nearest(features, targets).tolist() == [[1, 0, 0]]
 
 
-def test_sums_by_target():
-    sums, counts = tokens.sums_by_target(tensor([[1.0], [2.0], [4.0]]), tensor([2, 0, 2]), 3)
-    assert (sums.tolist(), counts.tolist()) == ([[2.0], [0.0], [5.0]], [[1], [0], [2]])
+def test_means_by_target():
+    """Of two patches: the last token of the first does not count; a target without tokens gets 0."""
+    given = tensor([[[1.0], [2.0], [4.0], [8.0]], [[1.0], [1.0], [1.0], [3.0]]])
+    assigned, counts = tensor([[2, 0, 2, 0], [1, 1, 1, 1]]), tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    means = tokens.means_by_target(given, assigned, counts, 3)
+    assert means.tolist() == [[[2.0], [0.0], [2.5]], [[0.0], [1.5], [0.0]]]
 
 
 def test_others():
-    assert tokens.others(tensor([0, 3]), 5).tolist() == [1, 2, 4]
+    assert tokens.others(tensor([[0, 3], [1, 2]]), 5).tolist() == [[1, 2, 4], [0, 3, 4]]

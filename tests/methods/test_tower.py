@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import pytest
 import torch
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+    apply_rotary_pos_emb_vision,
+)
 from transformers.vision_utils import get_vision_window_index
 
 from tests.helpers import TOLERANCE, relative_error
@@ -40,39 +46,31 @@ def pixels(grids, seed=0):
 
 
 def slow_readings(vision, grids):
-    """From the weights that the stock eager layers report for one temporal patch at a time: sums, by token."""
-    out, flat = {"local": [], "last": []}, pixels(grids).split([h * w for t, h, w in grids for _ in range(t)])
-    sizes = [[1, h, w] for t, h, w in grids for _ in range(t)]
-    for part, size in zip(flat, sizes, strict=True):
-        weights = []
+    """Sums of weights with every pair in memory, of one temporal patch at a time, by token."""
+    found = {"local": [], "last": []}
+    sizes = [[1, height, width] for time, height, width in grids for _ in range(time)]
+    for part, size in zip(pixels(grids).split([height * width for _, height, width in sizes]), sizes, strict=True):
+        order, _ = get_vision_window_index(torch.tensor([size]), 2, 112, 14)
         hooks = [
-            vision.blocks[i].attn.register_forward_pre_hook(lambda m, a, k: weights.append(_weights(m, a, k)), with_kwargs=True)
-            for i in (1, 2)
+            vision.blocks[block].attn.register_forward_pre_hook(partial(_weigh, found[name], order), with_kwargs=True)
+            for name, block in (("local", 1), ("last", 2))
         ]
         vision(part, grid_thw=torch.tensor([size]))
-        [hook.remove() for hook in hooks]
-        order = get_vision_window_index(torch.tensor([size]), 2, 112, 14)[0]
-        for name, weight in zip(out, weights, strict=True):  # [H, n, n]
-            received = weight.mean(dim=0).sum(dim=0).view(-1, 4).mean(dim=1)
-            placed = torch.empty_like(received)
-            placed[order] = received
-            out[name].append(placed)
-    return {name: torch.cat(parts) for name, parts in out.items()}
+        for hook in hooks:
+            hook.remove()
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def _weights(attention, args, kwargs):
-    """Eager attention over one temporal patch, every pair in memory."""
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
-
+def _weigh(found, order, attention, args, kwargs):
     query, key, _ = attention.qkv(args[0]).view(len(args[0]), 3, attention.num_heads, -1).unbind(1)
     query, key = apply_rotary_pos_emb_vision(query, key, *kwargs["position_embeddings"])
-    return (query.transpose(0, 1) @ key.permute(1, 2, 0) * attention.head_dim**-0.5).softmax(dim=-1)
+    weights = (query.transpose(0, 1) @ key.permute(1, 2, 0) * attention.head_dim**-0.5).softmax(dim=-1)
+    received = weights.mean(dim=0).sum(dim=0).view(-1, 4).mean(dim=1)
+    found.append(torch.empty_like(received).index_copy_(0, order, received))
 
 
 @pytest.mark.parametrize("fast", [False, True], ids=["stock", "sped-up"])
 def test_readings_equal_the_weights_of_each_temporal_patch(vision, fast, monkeypatch):
-    import copy
-
     used = copy.deepcopy(vision)
     if fast:
         speed_up_vision(used)
@@ -85,13 +83,13 @@ def test_readings_equal_the_weights_of_each_temporal_patch(vision, fast, monkeyp
     for name in ("local", "last"):
         assert relative_error(found[name], expected[name]) < TOLERANCE[torch.float32]
     assert found["last.keys"].shape == (len(plain), 16)
-    assert not used.blocks[1].attn._forward_pre_hooks and not used._forward_pre_hooks
+    assert not used.blocks[1].attn._forward_pre_hooks
+    assert not used._forward_pre_hooks
 
 
 def test_a_key_reading_is_the_mean_of_a_tokens_patches(vision):
     with reading(vision, {"last": 2}) as found:
         vision(pixels(GRIDS), grid_thw=torch.tensor(GRIDS))
-    alone = {}
     with reading(vision, {"last": 2}) as alone:
         vision(pixels(GRIDS)[:48], grid_thw=torch.tensor(GRIDS[:1]))
     assert relative_error(found["last.keys"][:12], alone["last.keys"]) < TOLERANCE[torch.float32]

@@ -55,6 +55,7 @@ def model(shared_model):
     before = shared_model.config.nsa
     yield shared_model
     shared_model.config.set_nsa(before)
+    shared_model.set_method(None)
     shared_model.config.static_gates = None
 
 

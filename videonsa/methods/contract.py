@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,6 +25,8 @@ class Batch:
     is_token: Tensor  # bool [B, L]; False is padding
     samples: Samples
     position_ids: Tensor | None = None  # [3, B, L], M-RoPE: time, height, width
+    kinds: Tensor | None = None  # [B, L], 0 text, 1 image, 2 video
+    input_ids: Tensor | None = None  # [B, L]; None where embeddings were given
 
     @functools.cached_property
     def lengths(self) -> list[int]:
@@ -38,6 +40,34 @@ class Batch:
             return [slice(0, self.is_token.numel())]
         tokens = self.is_token.flatten().nonzero().squeeze(1)
         return [part for part in tokens.split(self.lengths) if len(part)]
+
+    def narrowed(self, kept: Tensor) -> tuple[Batch, Tensor]:
+        """The batch of the tokens that are kept, bool [B, L], of samples that fill a row each; and their places.
+
+        A row begins with its kept tokens, in order, and is padded up to the most that a row keeps, n: places [B, n].
+        """
+        counts = kept.sum(dim=1, keepdim=True)
+        index = kept.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+        is_token = torch.arange(index.shape[1], device=index.device) < counts
+        axes = None if self.position_ids is None else self.position_ids.expand(-1, len(index), -1)
+        batch = Batch(
+            is_vision=self.is_vision.gather(1, index) & is_token,
+            is_token=is_token,
+            samples=find_samples(is_token, None),
+            position_ids=None if axes is None else axes.gather(2, index.expand(len(axes), -1, -1)),
+            kinds=None if self.kinds is None else self.kinds.gather(1, index) * is_token,
+            input_ids=None if self.input_ids is None else self.input_ids.gather(1, index),
+        )
+        return batch, index
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image or a video of the prompt, as the vision tower encoded it."""
+
+    kind: int  # as in Batch.kinds
+    grid: tuple[int, int, int]  # time, height, width in tokens, which stand in this order
+    seen: Mapping[str, Tensor]  # what `Method.watch` found of its tokens, [tokens, ...] each
 
 
 def make_batch(is_vision: Tensor, attention_mask: Tensor | None = None, text_positions: Tensor | None = None) -> Batch:
@@ -80,10 +110,14 @@ class Method:
         self.settings, self.config = settings, config
         self.meter: Meter = NoMeter()
         self.batch: Batch  # set before `prepare`
+        self.items: list[Item] = []  # all images, then all videos, in the order of their tokens; set before `prepare`
 
-    def watch(self, tower: nn.Module) -> AbstractContextManager[Any]:
-        """Entered while the vision tower encodes the prompt's images and videos."""
-        return nullcontext()
+    @classmethod
+    def watch(cls, settings: Any, tower: nn.Module) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Entered while the vision tower encodes images or videos; what it gives is filled then, a row for each token,
+        and each item's rows reach `prepare` in its `seen`. No object is there yet: `generate` encodes before it
+        prefills."""
+        return nullcontext({})
 
     def prepare(self, embeds: Tensor) -> Tensor:
         """Once a prefill, with `self.batch` known: embeddings [B, L, hidden] in and out."""
@@ -92,7 +126,9 @@ class Method:
     def enters(self, layer: int, hidden_states: Tensor, module: nn.Module) -> Tensor | None:
         """Token compression: bool [B, L], which tokens enter this layer and all after it; None: all that are there.
 
-        hidden_states [B, L, hidden] are those before the layer; module: the decoder layer.
+        hidden_states [B, L, hidden] are those before the layer; module: the decoder layer. The tokens are those of
+        `self.batch`, fewer after each layer that dropped some; the last of a prompt must stay. Positions go with the
+        tokens, and so do those of tokens that are generated later.
         """
         return None
 

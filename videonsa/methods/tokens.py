@@ -11,13 +11,24 @@ from torch.nn.functional import normalize
 
 
 def whole(share: float, count: int) -> int:
-    """Whole tokens in a share of `count`, the rest cut off; 0.57 of 100 are 57, though the product of floats is less."""
+    """Whole tokens in a share of `count`, the rest cut off; 0.57 of 100 are 57, though floats make it a little less."""
     return int(share * count + 1e-6)
 
 
+def rounded(share: float, count: int) -> int:
+    """The whole number of tokens nearest to a share of `count`, at least one where there are any."""
+    return min(count, max(1, round(share * count)))
+
+
 def top(scores: Tensor, count: int) -> Tensor:
-    """Places of the `count` highest of scores [N], ascending; of equal scores the earlier is kept."""
-    return scores.sort(descending=True, stable=True).indices[:count].sort().values
+    """Places of the `count` highest of scores [..., N], ascending; of equal scores the earlier is kept."""
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :count].sort(dim=-1).values
+
+
+def others(kept: Tensor, total: int) -> Tensor:
+    """The places from 0 to total - 1 that are not among the kept [T, K], in order: [T, total - K]."""
+    rest = torch.ones(len(kept), total, dtype=torch.bool, device=kept.device).scatter_(1, kept, False)
+    return rest.nonzero()[:, 1].view(len(kept), -1)
 
 
 def evenly(count: int, total: int) -> Tensor:
@@ -50,18 +61,21 @@ def last_token_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
 
 
 def nearest(features: Tensor, targets: Tensor) -> Tensor:
-    """The target of highest cosine similarity for each of features [N, C] among targets [T, C]: places [N]."""
-    return (normalize(features.float(), dim=-1) @ normalize(targets.float(), dim=-1).T).argmax(dim=-1)
+    """The target of highest cosine similarity for each of features [T, N, C] among targets [T, K, C]: places [T, N]."""
+    return (normalize(features.float(), dim=-1) @ normalize(targets.float(), dim=-1).transpose(1, 2)).argmax(dim=-1)
 
 
-def sums_by_target(tokens: Tensor, assigned: Tensor, targets: int) -> tuple[Tensor, Tensor]:
-    """Sums [T, C] of the tokens [N, C] of each target, and how many they are [T, 1]; float32."""
-    sums = torch.zeros(targets, tokens.shape[1], device=tokens.device).index_add_(0, assigned, tokens.float())
-    return sums, assigned.bincount(minlength=targets)[:, None]
+def means_by_target(tokens: Tensor, assigned: Tensor, counts: Tensor, targets: int) -> Tensor:
+    """Mean of the tokens [T, N, C] that are assigned [T, N] to each target: [T, targets, C], float32; 0 of none.
+
+    counts [T, N]: 1 for a token that counts, 0 for one that does not.
+    """
+    sums = torch.zeros(len(tokens), targets, tokens.shape[2], device=tokens.device)
+    sums.scatter_add_(1, assigned[..., None].expand_as(tokens), tokens.float() * counts[..., None])
+    number = torch.zeros(len(tokens), targets, device=tokens.device).scatter_add_(1, assigned, counts.float())
+    return sums / number.clamp(min=1)[..., None]
 
 
-def others(kept: Tensor, total: int) -> Tensor:
-    """The places from 0 to total - 1 that are not among the kept."""
-    rest = torch.ones(total, dtype=torch.bool, device=kept.device)
-    rest[kept] = False
-    return rest.nonzero().squeeze(1)
+def pick(tokens: Tensor, places: Tensor) -> Tensor:
+    """tokens [T, N, C] at places [T, K]: [T, K, C]."""
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))

@@ -1,7 +1,7 @@
 """What a vision tower's attention says of its tokens, read while it runs: no layer is changed, none runs twice.
 
-Qwen2.5-VL's tower works on patches, `merge`^2 of them a token, and orders tokens by window. Its blocks of full attention
-see one temporal patch of one video at a time. Readings are in the order of the tokens that the tower returns.
+Qwen2.5-VL's tower works on patches, `merge`^2 of them a token, and orders tokens by window. Its blocks of full
+attention see one temporal patch of one video at a time. Readings are in the order of the tokens that it returns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHUNK = 1 << 25  # attention weights in memory at a time: 128 MiB in float32
 
 
 @contextmanager
-def reading(tower: nn.Module, blocks: Mapping[str, int]) -> Iterator[dict[str, Tensor]]:
+def reading(tower: Any, blocks: Mapping[str, int]) -> Iterator[dict[str, Tensor]]:
     """Readings of the named blocks, filled while the tower runs in the context.
 
     For a block named x: `x`, the attention that each token received, [tokens], float32: mean of heads and of the
@@ -35,7 +35,7 @@ def reading(tower: nn.Module, blocks: Mapping[str, int]) -> Iterator[dict[str, T
         order[:] = [window_order(grids.tolist(), merge, tower.window_size // merge // tower.patch_size)]
 
     def read(name: str) -> Any:
-        def hook(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
             query, key = _query_and_key(attention, hidden, *kwargs["position_embeddings"])
             bounds = kwargs["cu_seqlens"] if "cu_seqlens" in kwargs else args[1]
@@ -90,7 +90,7 @@ def window_order(grids: list[list[int]], merge: int, window: int) -> Tensor:
     return torch.cat(orders)
 
 
-def _query_and_key(attention: nn.Module, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+def _query_and_key(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Rotated queries and keys of a tower's attention, [patches, H, D] each, of its inputs."""
     query, key, _ = attention.qkv(hidden).unflatten(1, (3, attention.num_heads, -1)).unbind(1)
     return _rotate(query, cos, sin), _rotate(key, cos, sin)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videonsa.methods.contract import Item
+
 KINDS = {"image": 1, "video": 2}  # and their value in mm_token_type_ids
 PIXELS = {"image": ("pixel_values", "image_grid_thw"), "video": ("pixel_values_videos", "video_grid_thw")}
 
@@ -27,21 +29,37 @@ def count_features(inputs: Mapping[str, Any], merge_size: int) -> dict[str, int]
     return counts
 
 
-def find_vision(
+def find_kinds(
     input_ids: Tensor, token_types: Tensor | None, counts: Mapping[str, int], token_ids: Mapping[str, int]
 ) -> Tensor:
-    """The tokens that stand for features: bool [B, L].
+    """What each token stands for: [B, L], 0 text, 1 a feature of an image, 2 of a video.
 
     Where there are more image or video tokens than features, a model generated the rest, and `token_types` (0 for
     those) say which. Without types, or where these do not fit, all are returned: the stock model then refuses them.
     """
-    is_vision = torch.zeros_like(input_ids, dtype=torch.bool)
+    kinds = torch.zeros_like(input_ids)
     for kind, count in counts.items():
         found = input_ids == token_ids[kind]
         if token_types is not None and int(found.sum()) > count:
             found &= types_of_call(token_types, input_ids.shape[1]) == KINDS[kind]
-        is_vision |= found
-    return is_vision
+        kinds = kinds.masked_fill(found, KINDS[kind])
+    return kinds
+
+
+def keep_items(encoded: Any, kind: str, grids: Tensor, merge_size: int, seen: Mapping[str, Tensor]) -> None:
+    """Tell the tower's output which image or video each of its features is, and what watching found of its tokens."""
+    parts = {name: found.split([len(features) for features in encoded.pooler_output]) for name, found in seen.items()}
+    encoded.items_of_features = []
+    for number, (features, grid) in enumerate(zip(encoded.pooler_output, grids.tolist(), strict=True)):
+        size = (grid[0], grid[1] // merge_size, grid[2] // merge_size)
+        item = Item(KINDS[kind], size, {name: part[number] for name, part in parts.items()})
+        encoded.items_of_features.append((features, item))
+
+
+def items_of(encoded: Any) -> list[Item]:
+    """The items of the tower's output, as `generate` has repeated them for its beams; none of another's output."""
+    known = getattr(encoded, "items_of_features", [])
+    return [item for each in encoded.pooler_output for features, item in known if features is each]
 
 
 def types_of_call(token_types: Tensor, length: int) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,14 +25,15 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from videonsa.awq import ONLY_ASKED, check_loaded
 from videonsa.config import SettingsError
 from videonsa.methods import registry
-from videonsa.methods.contract import Batch, Method, causal_pairs, make_batch, with_positions
+from videonsa.methods.contract import Batch, Item, Method, causal_pairs, make_batch, with_positions
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.meter import Meter
 from videonsa.methods.samples import text_positions
 from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
-from videonsa.modeling.modality import KINDS, count_features, find_vision, types_of_call
+from videonsa.modeling.modality import KINDS, count_features, find_kinds, items_of, keep_items, types_of_call
 from videonsa.modeling.packed import pack_layers
+from videonsa.modeling.passage import Decoding, Prefill, VideoNSADecoderLayer, dropped_of, forget_dropped
 from videonsa.modeling.positions import GenerationPositions, ModelPositions
 from videonsa.modeling.release_checkpoint import as_text, has_all_gates, hub_arguments, is_release
 from videonsa.weights import release_settings
@@ -40,6 +41,8 @@ from videonsa.weights import release_settings
 log = logging.getLogger(__name__)
 
 GATE_INIT_STD = 0.02  # initial gate weights of the release; biases are 0, so that each gate starts near 0.5
+
+NO_SPLIT = [VideoNSADecoderLayer.__name__, "Qwen2_5_VLVisionBlock"]  # each on one device, when there are several
 
 WHOLE_SECONDS = (
     "%s was written by transformers %s, whose positions in time cut the seconds of a temporal patch to whole ones: "
@@ -50,9 +53,12 @@ WHOLE_SECONDS = (
 class VideoNSATextModel(Qwen2_5_VLTextModel):
     """Qwen2.5-VL's decoder with VideoNSA's attention layers."""
 
+    _no_split_modules = NO_SPLIT
+
     def __init__(self, config: Qwen2_5_VLTextConfig) -> None:
         super().__init__(config)
         for index, layer in enumerate(self.layers):
+            layer.__class__ = VideoNSADecoderLayer
             layer.self_attn = VideoNSAAttention(config, index)
         self.post_init()
 
@@ -64,15 +70,27 @@ class VideoNSATextModel(Qwen2_5_VLTextModel):
         method: Method | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the stock decoder, or by a method, whose batch knows the padding, so that no L x L mask is built."""
+        """As the stock decoder, or by a method, whose batch knows the padding, so that no L x L mask is built.
+
+        Of a prompt that loses tokens last_hidden_state is NaN at those; a cache then knows what it holds, and decoding
+        goes by that.
+        """
+        masks, cache = dict.fromkeys(self.config.layer_types), kwargs.get("past_key_values")
         if method is None:
+            if dropped_of(cache) is None:
+                forget_dropped(cache)
+            else:
+                kwargs["passage"] = Decoding(self.config, cache, attention_mask)
+                attention_mask = masks
             return super().forward(*args, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs)
         assert inputs_embeds is not None
+        forget_dropped(cache)
         method.batch = with_positions(method.batch, kwargs.get("position_ids"))
         method.meter.starts(causal_pairs(method.batch.lengths) if method.meter.on else 0.0)
-        embeds = method.prepare(inputs_embeds)
-        masks = dict.fromkeys(self.config.layer_types)
-        return super().forward(*args, attention_mask=masks, inputs_embeds=embeds, method=method, **kwargs)
+        embeds, passage = method.prepare(inputs_embeds), Prefill(method)
+        return passage.end(
+            super().forward(*args, attention_mask=masks, inputs_embeds=embeds, method=method, passage=passage, **kwargs)
+        )
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, GateLinear):
@@ -87,6 +105,7 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
 
     config: VideoNSAConfig
     config_class = VideoNSAConfig
+    _no_split_modules = NO_SPLIT
 
     def __init__(self, config: VideoNSAConfig) -> None:
         checkpointing = getattr(config, "gradient_checkpointing", False)
@@ -116,39 +135,59 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         Raises ValueError for images or videos after a filled cache (only the first call, the prefill, may hold them),
         for inputs_embeds without anything that says which tokens are vision, and for packed rows with a cache.
         """
-        method, is_vision = self._new_method(), None
+        method, kinds, is_vision, given_ids = self._new_method(), None, None, input_ids
         if method is not None or input_ids is not None:
-            is_vision = self._find_vision(input_ids, inputs_embeds, past_key_values, kwargs)
-        if is_vision is not None:
+            kinds = self._find_kinds(input_ids, inputs_embeds, past_key_values, kwargs)
+        if kinds is not None:
+            is_vision = kinds > 0
             input_ids, inputs_embeds = self._hide_generated(input_ids, inputs_embeds, is_vision)
         given = input_ids if input_ids is not None else inputs_embeds
         assert given is not None
         if method is not None and self._serves(method, is_vision, given, past_key_values):
             if is_vision is None:
                 is_vision = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)
-            method.batch = batch = _batch(is_vision, attention_mask, position_ids)
+            batch = _batch(is_vision, attention_mask, position_ids)
+            method.batch = dataclasses.replace(batch, kinds=kinds, input_ids=given_ids)
+            method.items = _items(kwargs.get("mm_encoder_outputs"))
             if len(batch.samples) > len(is_vision):
                 _check_no_cache(past_key_values, kwargs.get("use_cache"))
                 kwargs["use_cache"] = False
             kwargs["method"] = method
-        with nullcontext() if method is None else method.watch(self.visual):
-            return super().forward(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                inputs_embeds=inputs_embeds,
-                **kwargs,
-            )
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
 
-    # The vision tower takes no method. `wraps` keeps the signature, which generate() reads.
+    # A method watches the vision tower, which knows of none. `wraps` keeps the signature, which generate() reads.
     @functools.wraps(Qwen2_5_VLModel.get_image_features)
-    def get_image_features(self, *args: Any, method: Method | None = None, **kwargs: Any) -> Any:
-        return super().get_image_features(*args, **kwargs)
+    def get_image_features(
+        self, pixel_values: Tensor, image_grid_thw: Tensor, method: Method | None = None, **kwargs: Any
+    ) -> Any:
+        return self._encode("image", super().get_image_features, (pixel_values, image_grid_thw), method, kwargs)
 
     @functools.wraps(Qwen2_5_VLModel.get_video_features)
-    def get_video_features(self, *args: Any, method: Method | None = None, **kwargs: Any) -> Any:
-        return super().get_video_features(*args, **kwargs)
+    def get_video_features(
+        self, pixel_values_videos: Tensor, video_grid_thw: Tensor, method: Method | None = None, **kwargs: Any
+    ) -> Any:
+        return self._encode("video", super().get_video_features, (pixel_values_videos, video_grid_thw), method, kwargs)
+
+    def _encode(
+        self, kind: str, encode: Callable, given: tuple[Tensor, Tensor], method: Method | None, kwargs: dict[str, Any]
+    ) -> Any:
+        """The tower's output for the images or videos of a prompt, watched by what will spend the attention of it."""
+        settings = self.config.spends
+        kind_of_method: type[Method] = registry.load(registry.entry_of(settings))
+        with kind_of_method.watch(settings, self.visual) as seen:
+            encoded = encode(*given, **kwargs)
+        if hasattr(encoded, "pooler_output"):
+            keep_items(encoded, kind, given[1], self.config.vision_config.spatial_merge_size, seen)
+            if method is not None:
+                method.items += items_of(encoded)
+        return encoded
 
     def _new_method(self) -> Method | None:
         """What will spend the attention of a prefill; None: the stock layers. Dense attention needs none unseen."""
@@ -183,25 +222,25 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
             self.meters.append(method.meter)
         return True
 
-    def _find_vision(
+    def _find_kinds(
         self,
         input_ids: Tensor | None,
         inputs_embeds: Tensor | None,
         past_key_values: Cache | None,
         inputs: dict[str, Any],
     ) -> Tensor | None:
-        """The tokens that stand for images and videos, bool [B, L]; None where all are text."""
+        """What each token stands for, [B, L]: 0 text, 1 image, 2 video; None where all are text."""
         counts = count_features(inputs, self.config.vision_config.spatial_merge_size)
         token_types = inputs.get("mm_token_type_ids")
         if input_ids is not None:
             token_ids = {"image": self.config.image_token_id, "video": self.config.video_token_id}
-            return find_vision(input_ids, token_types, counts, token_ids) if counts else None
+            return find_kinds(input_ids, token_types, counts, token_ids) if counts else None
         assert inputs_embeds is not None
         if counts:
             masks = dict(zip(KINDS, self.get_placeholder_mask(None, inputs_embeds), strict=True))
-            return torch.stack([masks[kind][..., 0] for kind in counts]).any(dim=0)
+            return torch.stack([masks[kind][..., 0] * KINDS[kind] for kind in counts]).sum(dim=0)
         if token_types is not None:
-            return types_of_call(token_types, inputs_embeds.shape[1]) > 0
+            return types_of_call(token_types, inputs_embeds.shape[1])
         if past_key_values is not None and past_key_values.get_seq_length():
             return None  # a decoding step
         raise ValueError("inputs_embeds alone do not say which tokens are vision: give mm_token_type_ids too")
@@ -218,6 +257,11 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
             return input_ids, inputs_embeds
         embeddings = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         return input_ids.masked_fill(names & ~is_vision, self.config.vision_end_token_id), embeddings
+
+
+def _items(encoded: Mapping[str, Any] | None) -> list[Item]:
+    """The images, then the videos, that `generate` has encoded before this prefill."""
+    return [item for kind in KINDS if (encoded or {}).get(kind) is not None for item in items_of((encoded or {})[kind])]
 
 
 def _batch(is_vision: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Batch:
@@ -259,6 +303,7 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
     config: VideoNSAConfig
     config_class = VideoNSAConfig
     model: VideoNSAModel
+    _no_split_modules = NO_SPLIT
     has_fresh_gates = False  # drawn at loading, because the checkpoint has none: to be trained, not to be asked
 
     def __init__(self, config: VideoNSAConfig) -> None:
@@ -273,9 +318,10 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
     def create_masks_for_generate(
         self, *, attention_mask: Any, past_key_values: Cache, **kwargs: Any
     ) -> dict[str, Tensor | None] | Tensor | None:
-        """Masks that `generate` makes for a static cache. A prefill keeps its padding mask: the layout reads that."""
+        """Masks that `generate` makes for a static cache. A prefill keeps its padding mask, which the method reads, and
+        so do tokens behind a prompt that lost some: their layers differ."""
         sparse = registry.entry_of(self.config.spends).name != "dense" or self.model.meters is not None
-        if sparse and not past_key_values.get_seq_length():
+        if (sparse and not past_key_values.get_seq_length()) or dropped_of(past_key_values) is not None:
             return attention_mask
         return create_masks_for_generate(attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)
 
@@ -328,7 +374,12 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
             raise
 
     def set_method(self, settings: MethodSettings | None) -> None:
-        """Spend attention by another method than NSA's settings say, on the live model; None: as they say."""
+        """Spend attention by another method than NSA's settings say, on the live model; None: as they say.
+
+        Raises SettingsError for one that this model cannot be asked.
+        """
+        if settings is not None:
+            registry.load(settings.entry)(settings, self.config)
         self.config.set_method(settings)
 
 

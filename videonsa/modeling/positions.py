@@ -21,6 +21,7 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
 from videonsa.config import differences
+from videonsa.modeling.passage import tokens_seen
 
 TEXT, IMAGE, VIDEO = 0, 1, 2  # as in mm_token_type_ids
 PADDING = 1  # the position of padding, as of transformers 4; no token attends to it
@@ -79,7 +80,7 @@ class ModelPositions:
         shown = input_ids if input_ids is not None else inputs_embeds
         assert shown is not None
         batch, length = shown.shape[:2]
-        cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        cached = tokens_seen(past_key_values)
         if input_ids is None and mm_token_type_ids is None:
             mm_token_type_ids = shown.new_zeros(batch, length, dtype=torch.long)
         kinds = self.token_kinds(input_ids, mm_token_type_ids)[:, -length:]
@@ -146,7 +147,12 @@ class GenerationPositions:
         if kinds is None and input_ids is not None:
             kinds = model.token_kinds(input_ids, None)
         cache = model_kwargs.get("past_key_values")
-        cached = 0 if cache is None else int(cache.get_seq_length())
+        cached = tokens_seen(cache)
+        if cache is not None and cached > cache.get_seq_length():
+            raise ValueError(
+                "a cache whose prompt lost tokens before the first layer is not gone on with by another call of "
+                "generate: give the whole prompt, without the cache"
+            )
         if cached and model.rope_deltas is not None and (kinds is None or not kinds[:, cached:].any()):
             positions = (numbers + model.rope_deltas).expand(3, -1, -1)
         elif kinds is None:
