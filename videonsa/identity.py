@@ -53,6 +53,7 @@ CODE: dict[str, tuple[str, ...]] = {
     ),
     "sparse": (  # of methods that choose keys
         *("videonsa/kernels/block_sparse.py", "videonsa/kernels/key_choice.py", "videonsa/methods/sparse.py"),
+        *("videonsa/kernels/block_sparse_triton.py", "videonsa/kernels/tiling_sparse.py"),
     ),
     "release": ("videonsa/kernels/release.py", "videonsa/kernels/bitonic.py", "videonsa/methods/release.py"),
     "dropping": ("videonsa/methods/compression.py", "videonsa/methods/tokens.py", "videonsa/methods/tower.py"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from videonsa.kernels import tiling
 from videonsa.kernels.empty import empty_output
 from videonsa.kernels.key_choice import KeyChoice
 from videonsa.names import BACKENDS
@@ -49,12 +50,24 @@ def block_sparse_attention(
     _check(query, key, value, choice)
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not valid: choose one of {', '.join(BACKENDS)}")
-    if backend == "triton":
-        raise ValueError("backend='triton' has no kernel for chosen keys yet: auto or reference")
     if query.numel() == 0:
         return empty_output(query, key, value)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return block_sparse_reference(query, key, value, choice, scale)
+    return _backend(backend, (query, key, value), choice)(query, key, value, choice, scale)
+
+
+def _backend(name: str, tensors: tuple[Tensor, ...], choice: KeyChoice):
+    if name == "auto":
+        query = tensors[0]
+        half = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+        no_gradient = not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+        served = half and no_gradient and tiling.serves(query.shape[-1], choice.block_size)
+        name = "triton" if served else "reference"
+    if name == "reference":
+        return block_sparse_reference
+    from videonsa.kernels.block_sparse_triton import block_sparse_triton  # triton is not installed everywhere
+
+    return block_sparse_triton
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, choice: KeyChoice) -> None:
