@@ -18,7 +18,7 @@ from analysis.load import Results
 from analysis.paper import SOURCE, beside
 from analysis.rows import each
 from analysis.stats import SIGNIFICANT
-from analysis.tables import COSTS, cost_text, notes, score_text, sweep_title
+from analysis.tables import cost_text, costs_of, notes, score_text, sweep_title
 from videonsa.record import write_text
 from videonsa.text import line_of
 
@@ -65,12 +65,13 @@ def _text(text: object) -> str:
 
 def _table(rows: pd.DataFrame) -> str:
     suites = list(dict.fromkeys(rows["suite"]))
-    headings = ["variant", *suites, *(heading for heading, _ in COSTS.values())]
+    headings = ["variant", *suites, *(heading for heading, _ in costs_of(rows).values())]
+    factors = [(name, factor) for name, (_, factor) in costs_of(rows).items()]
     lines = ["<div class='scroll'><table><tr>" + "".join(f"<th>{_text(text)}</th>" for text in headings) + "</tr>"]
     for label, group in rows.groupby("label", sort=False):
         here = {row.suite: row for row in each(group)}
         cells = "".join(_cell(here.get(suite)) for suite in suites)
-        costs = "".join(f"<td class='n'>{cost_text(group[name], factor)}</td>" for name, (_, factor) in COSTS.items())
+        costs = "".join(f"<td class='n'>{cost_text(group[name], factor)}</td>" for name, factor in factors)
         kind = " class='reference'" if group["is_reference"].any() else ""
         lines.append(f"<tr{kind}><td>{_text(label)}</td>{cells}{costs}</tr>")
     return "\n".join([*lines, "</table></div>"])

@@ -27,6 +27,7 @@ COSTS = {  # column -> (heading, factor)
     "peak_memory_mib": ("peak\nMiB", 1.0),
     "attention_fraction": ("attention\n%", 100.0),
 }
+OF_METHODS = {"density": ("pairs\n%", 100.0)}  # where a sweep compares methods
 COMPARED = [
     "low",
     "high",
@@ -94,6 +95,12 @@ def to_csv(rows: pd.DataFrame) -> str:
     return rows.drop(columns=["traceback", *AGGREGATE]).to_csv(index=False, lineterminator="\n")
 
 
+def costs_of(rows: pd.DataFrame) -> dict[str, tuple[str, float]]:
+    """The columns of cost that a table of these rows has, with heading and factor."""
+    known = set(rows["method"].dropna()) <= {"paper", "release", "dense"}
+    return COSTS if known else COSTS | OF_METHODS
+
+
 def score_text(row: Any, decimals: int = 0) -> str:
     """'91.0 [86–94] +1.5*', 'failed', or '-' for a cell that has not run."""
     if row is None or row.status == "missing":
@@ -142,14 +149,14 @@ def _rich_part(rows: pd.DataFrame, suites: Sequence[str], plan: Mapping[str, Any
         table.add_column(
             Text(line_of(suite)), min_width=12
         )  # "91.0 [86–94]"; the difference folds below it on a narrow terminal
-    for heading, _ in COSTS.values():
+    for heading, _ in costs_of(rows).values():
         table.add_column(heading, justify="right", no_wrap=True)
     names = _names(rows)
     for label, group in rows.groupby("label", sort=False):
         here = {row.suite: row for row in each(group)}
         cells = [Text(score_text(here.get(suite)), style=_style(here.get(suite))) for suite in suites]
         shown = group[group["suite"].isin(suites)]
-        costs = [cost_text(shown[column], factor) for column, (_, factor) in COSTS.items()]
+        costs = [cost_text(shown[column], factor) for column, (_, factor) in costs_of(rows).items()]
         name = Text(names[str(label)], style="bold" if group["is_reference"].any() else "")
         table.add_row(name, *cells, *costs)
     return table
@@ -193,6 +200,11 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
         "attention: keys that a vision query reads by selection and window (by compression alone: block means), "
         "as a share of causal dense attention; - is not measured"
     )
+    if "density" in costs_of(rows):
+        lines.append(
+            "pairs: of query and key that were computed, over all causal pairs of the prompt, mean over layers and "
+            "heads; the attention of methods other than NSA is the same share"
+        )
     lines += _packed(rows) + _noted(rows)
     lines += [line for row in each(rows[rows["status"] == "done"]) if (line := _left_out(row))]
     lost = rows[rows["status"] == "failed"].fillna({"error_type": "error", "error": "no message"})
@@ -307,13 +319,13 @@ def to_text(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str]
 def to_markdown(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str] = ()) -> str:
     """The same table for a README or a pull request; intervals with one decimal."""
     suites = list(dict.fromkeys(rows["suite"]))
-    headings = ["variant", *suites, *(heading for heading, _ in COSTS.values())]
+    headings = ["variant", *suites, *(heading for heading, _ in costs_of(rows).values())]
     lines = [f"**{markdown(sweep_title(plan))}**", "", markdown_row(map(markdown, headings))]
     lines.append(markdown_row(["---"] * len(headings)))
     for label, group in rows.groupby("label", sort=False):
         here = {row.suite: row for row in each(group)}
         cells = [score_text(here.get(suite), decimals=1) for suite in suites]
-        costs = [cost_text(group[column], factor) for column, (_, factor) in COSTS.items()]
+        costs = [cost_text(group[column], factor) for column, (_, factor) in costs_of(rows).items()]
         name = markdown(label)
         lines.append(markdown_row([f"**{name}**" if group["is_reference"].any() else name, *cells, *costs]))
     return "\n".join([*lines, "", *(f"- {markdown(note)}" for note in [*notes(rows, plan), *problems])]) + "\n"

@@ -38,6 +38,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.text": (),
     "videonsa.kernels": ("videonsa.names", "videonsa.limits"),
     "videonsa.synth": ("videonsa.config",),
+    "videonsa.methods.registry": (  # what analysis may read of methods
+        *("videonsa.config", "videonsa.identity", "videonsa.values"),
+        *("videonsa.methods.entries", "videonsa.methods.settings"),
+    ),
     "videonsa.methods": (
         *("videonsa.config", "videonsa.names", "videonsa.identity", "videonsa.limits", "videonsa.values"),
         "videonsa.kernels",
@@ -79,6 +83,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "analysis": (
         *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
         *("videonsa.identity", "videonsa.options", "videonsa.values", "videonsa.text"),
+        "videonsa.methods.registry",
     ),
     "videonsa.bench": (
         *("videonsa.disk", "videonsa.options", "videonsa.git"),

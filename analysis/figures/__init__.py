@@ -32,6 +32,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     "branches": Drawing("accuracy of each subset of branches", "accuracy:draw_branches", "rows", ("branches",)),
     "tokens": Drawing("frames x tokens a frame", "tokens:draw", "rows", ("frames", "fps", "tokens_per_frame")),
     "cost": Drawing("accuracy against share of dense attention and prefill time", "cost:draw", "rows"),
+    "pareto": Drawing("accuracy against pairs computed and prefill time by method", "pareto:draw", "rows", ("method",)),
     "gates": Drawing("gates by layer, mean and quartiles", "gates:draw", "gates"),
     "sinks": Drawing("sink ratio by layer per branch", "sinks:draw", "sinks"),
     "sink_points": Drawing("value norm against attention of sampled keys", "sinks:draw_points", "points"),

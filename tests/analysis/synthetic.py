@@ -82,6 +82,8 @@ def evaluation(name: str, label: str, suite: dict, attention: dict, accuracy: fl
             "prefill_tokens_mean": length + 40.0,
             "vision_tokens_mean": float(length),
             "attention_fraction": fraction,
+            "density": min(1.0, 0.2 + 0.8 * fraction),
+            "block_means": 0.01,
         },
         "error": None,
         "provenance": {"commit": "f" * 40},

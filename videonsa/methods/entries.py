@@ -12,6 +12,10 @@ from videonsa.identity import plain
 from videonsa.limits import is_whole
 from videonsa.names import BACKENDS
 
+# Ways to spend less than all: NSA, none at all, keys that a head attends to, tokens that go on, what peers should be
+# compared with (controls), what no method can beat (bounds).
+KINDS = ("nsa", "dense", "sparse", "tokens", "control", "bound")
+
 M = TypeVar("M", bound="type[MethodSettings]")
 
 
@@ -23,6 +27,10 @@ class Entry:
     settings: type  # frozen dataclass; NSASettings of the paper's, the release's and dense attention
     runs: str  # "package.module:Class" of a `videonsa.methods.contract.Method`
     parts: tuple[str, ...] = ()  # parts of videonsa.identity.CODE that it uses besides its own file
+    kind: str = "sparse"  # one of KINDS: how tables and figures group methods
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, KINDS)
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,11 @@ class MethodSettings:
         return {"name": self.name, **values}
 
 
-def method(name: str, runs: str, parts: tuple[str, ...] = ()) -> Callable[[M], M]:
+def method(name: str, runs: str, parts: tuple[str, ...] = (), kind: str = "sparse") -> Callable[[M], M]:
     """Make a settings class an entry: `@method("tri_shape", runs="videonsa.methods.tri_shape:TriShape")`."""
 
     def enter(cls: M) -> M:
-        cls.entry = Entry(name, cls, runs, parts)
+        cls.entry = Entry(name, cls, runs, parts, kind)
         return cls
 
     return enter

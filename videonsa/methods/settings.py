@@ -13,7 +13,7 @@ from videonsa.methods.entries import Entry, MethodSettings, method, share, whole
 DROPPING = ("dropping",)  # the part of code that methods which drop tokens share
 
 
-@method("fastv", runs="videonsa.methods.fastv:FastV", parts=DROPPING)
+@method("fastv", runs="videonsa.methods.fastv:FastV", parts=DROPPING, kind="tokens")
 @dataclass(frozen=True)
 class FastVSettings(MethodSettings):
     """Vision tokens that the last text token attends to little leave after a few layers (arXiv 2403.06764)."""
@@ -22,7 +22,7 @@ class FastVSettings(MethodSettings):
     keep: float = share(0.5)  # share of a prompt's vision tokens that stay, 1 - R
 
 
-@method("vscan", runs="videonsa.methods.vscan:VScan", parts=DROPPING)
+@method("vscan", runs="videonsa.methods.vscan:VScan", parts=DROPPING, kind="tokens")
 @dataclass(frozen=True)
 class VScanSettings(MethodSettings):
     """Local and global scans of the vision tower, merging, and a second choice at a middle layer (arXiv 2505.22654)."""
@@ -32,7 +32,7 @@ class VScanSettings(MethodSettings):
     layer_keep: float = share(0.333)  # share of the vision tokens left that stay from `layer` on
 
 
-@method("visionzip", runs="videonsa.methods.visionzip:VisionZip", parts=DROPPING)
+@method("visionzip", runs="videonsa.methods.visionzip:VisionZip", parts=DROPPING, kind="tokens")
 @dataclass(frozen=True)
 class VisionZipSettings(MethodSettings):
     """Dominant tokens stay, the others are merged into a few contextual ones (arXiv 2412.04467)."""
@@ -41,7 +41,7 @@ class VisionZipSettings(MethodSettings):
     contextual: float = share(0.05)  # likewise; at least one token
 
 
-@method("random_tokens", runs="videonsa.methods.random_tokens:RandomTokens", parts=DROPPING)
+@method("random_tokens", runs="videonsa.methods.random_tokens:RandomTokens", parts=DROPPING, kind="control")
 @dataclass(frozen=True)
 class RandomTokensSettings(MethodSettings):
     """A control: vision tokens chosen at random."""
@@ -50,7 +50,7 @@ class RandomTokensSettings(MethodSettings):
     seed: int = whole(0, at_least=0)  # of the draw, beside the question's content
 
 
-@method("uniform_tokens", runs="videonsa.methods.uniform_tokens:UniformTokens", parts=DROPPING)
+@method("uniform_tokens", runs="videonsa.methods.uniform_tokens:UniformTokens", parts=DROPPING, kind="control")
 @dataclass(frozen=True)
 class UniformTokensSettings(MethodSettings):
     """A control: vision tokens evenly spaced in the order of the prompt."""
@@ -58,7 +58,7 @@ class UniformTokensSettings(MethodSettings):
     keep: float = share(0.25)  # share of a prompt's vision tokens
 
 
-@method("oracle", runs="videonsa.methods.oracle:Oracle")
+@method("oracle", runs="videonsa.methods.oracle:Oracle", kind="bound")
 @dataclass(frozen=True)
 class OracleSettings(MethodSettings):
     """The keys of highest probability of each query and head, computed exactly: an upper bound, as slow as dense."""
@@ -69,9 +69,9 @@ class OracleSettings(MethodSettings):
 
 
 ENTRIES: tuple[Entry, ...] = (
-    Entry("paper", NSASettings, "videonsa.methods.paper:Paper", parts=("kernels",)),
-    Entry("release", NSASettings, "videonsa.methods.release:Release", parts=("kernels", "release")),
-    Entry("dense", NSASettings, "videonsa.methods.dense:Dense"),
+    Entry("paper", NSASettings, "videonsa.methods.paper:Paper", parts=("kernels",), kind="nsa"),
+    Entry("release", NSASettings, "videonsa.methods.release:Release", parts=("kernels", "release"), kind="nsa"),
+    Entry("dense", NSASettings, "videonsa.methods.dense:Dense", kind="dense"),
     FastVSettings.entry,
     VScanSettings.entry,
     VisionZipSettings.entry,

@@ -1,0 +1,120 @@
+"""What accuracy costs, method by method: against the pairs computed and the prefill's time, with the Pareto front.
+
+One column a suite. The front goes through the points that no other beats at a lower or equal cost, by the estimates. A
+point is pale where another at no higher cost has an interval above its own: that one is beaten beyond chance; of the
+others the front does not say which is best.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from analysis.figures import style
+from analysis.rows import each
+from videonsa.methods.registry import entries
+
+COLUMNS = 3  # suites side by side
+COSTS = {"computed": "pairs computed (% of dense)", "prefill_ms": "prefill (ms)"}
+COLOURS = {
+    "nsa": style.VERMILION,
+    "dense": style.BLACK,
+    "sparse": style.BLUE,
+    "tokens": style.GREEN,
+    "control": style.GREY,
+    "bound": style.PURPLE,
+}
+PALE = 0.3
+
+
+def draw(rows: pd.DataFrame) -> Figure:
+    """From the tidy table; ValueError when no cost was measured at which the finished cells differ."""
+    done = rows[rows["status"] == "done"].copy()
+    known = done["density"].astype(float) + done["block_means"].astype(float).fillna(0)
+    done["computed"] = 100 * known.fillna(done["attention_fraction"].astype(float))
+    costs = [name for name in COSTS if done[name].dropna().nunique() > 1]
+    if not costs:
+        raise ValueError("no cost that differs between finished cells")
+    suites = list(dict.fromkeys(done["suite"]))
+    columns = min(COLUMNS, len(suites))
+    bands = -(-len(suites) // columns)
+    looks = _looks(done)
+    legend_rows = -(-len(looks) // 4)
+    width = max(style.COLUMN_WIDTH, min(style.TEXT_WIDTH, 1.85 * columns))
+    figure = style.new_figure(width, 1.8 * bands * len(costs) + 0.2 * legend_rows + 0.2)
+    grid = figure.subplots(bands * len(costs), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_visible(False)
+    for i, suite in enumerate(suites):
+        for j, cost in enumerate(costs):
+            axes = grid[len(costs) * (i // columns) + j][i % columns]
+            axes.set_visible(True)
+            _panel(axes, done[done["suite"] == suite], cost, looks)
+            if j == 0:
+                axes.set_title(style.suite_title(suite))
+            if i % columns == 0:
+                axes.set_ylabel("accuracy (%)")
+    handles = [
+        Line2D([], [], color=colour, marker=marker, ms=4.2, lw=0, mec="white", mew=0.4)
+        for colour, marker in looks.values()
+    ]
+    front = Line2D([], [], color=style.GREY, lw=0.8)
+    figure.legend([*handles, front], [*looks, "Pareto front"], loc="outside lower center", ncols=4)
+    return figure
+
+
+def _looks(done: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """(colour of its kind, marker of its own) of each method, in the order of the registry."""
+    known = {name: entry.kind for name, entry in entries().items()}
+    names = [name for name in known if name in set(done["method"])]
+    names += sorted(set(done["method"].dropna()) - set(names))  # of packages that are not here
+    of_kind: dict[str, int] = {}
+    looks = {}
+    for name in names:
+        kind = known.get(name, "sparse")
+        looks[name] = COLOURS[kind], style.MARKERS[of_kind.setdefault(kind, 0) % len(style.MARKERS)]
+        of_kind[kind] += 1
+    return looks
+
+
+def front(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Indices of the points that no other beats at a lower or equal cost, by rising cost."""
+    best, found = -np.inf, []
+    for i in np.lexsort((-accuracy, cost)):
+        if accuracy[i] > best:
+            best = accuracy[i]
+            found.append(i)
+    return np.array(found, dtype=int)
+
+
+def beaten(cost: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Whether another point at no higher cost has an interval that lies above the point's own."""
+    return np.any((cost[None] <= cost[:, None]) & (low[None] > high[:, None]), axis=1)
+
+
+def _panel(axes: Axes, here: pd.DataFrame, cost: str, looks: dict[str, tuple[str, str]]) -> None:
+    known = here[here[cost].notna()]
+    if not len(known):
+        return
+    costs, accuracy = known[cost].to_numpy(float), 100 * known["accuracy"].to_numpy(float)
+    low, high = (100 * known[name].to_numpy(float) for name in ("low", "high"))
+    pale = beaten(costs, low, high)
+    best = front(costs, accuracy)
+    axes.plot(costs[best], accuracy[best], color=style.GREY, lw=0.8, drawstyle="steps-post", zorder=1)
+    for i, row in enumerate(each(known)):
+        colour, marker = looks[row.method]
+        alpha = PALE if pale[i] else 1.0
+        if not np.isnan(low[i]):
+            axes.plot([costs[i]] * 2, [low[i], high[i]], color=colour, lw=0.7, alpha=0.5 * alpha, zorder=2)
+        axes.plot([costs[i]], [accuracy[i]], marker, ms=4.2, mfc=colour, mec="white", mew=0.4, alpha=alpha, zorder=3)
+    if costs.max() > 1.5 * costs.min() > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel(COSTS[cost])
+    axes.margins(x=0.08)
