@@ -9,9 +9,7 @@ existing file with the same columns. Needs a CUDA device.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +21,7 @@ from videonsa.bench import providers
 from videonsa.bench.case import Case, Inputs
 from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure
-from videonsa.disk import write_bytes
+from videonsa.bench.rows import append
 from videonsa.git import git
 from videonsa.options import Parser, folder
 
@@ -143,15 +141,8 @@ def write(rows: list[dict[str, object]], path: Path | None) -> None:
             f" {row['ms_p50']:>9.3f} ms {row['tflops']:>6.1f} TFLOP/s {row['peak_gib']:>6.2f} GiB",
             flush=True,
         )
-    if path is None:
-        return
-    before = path.read_bytes() if path.exists() else b""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=COLUMNS)
-    if not before:
-        writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, before + text.getvalue().encode())
+    if path is not None:
+        append(rows, COLUMNS, path)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def block_sparse_triton(query: Tensor, key: Tensor, value: Tensor, choice: KeyCh
     """`block_sparse_attention` without its checks, on CUDA (or anywhere in Triton's interpreter)."""
     _check(query, key, value, choice, scale)
     with torch.cuda.device_of(query):  # kernels run on the current device
-        return _launch(*(tensor.detach().contiguous() for tensor in (query, key, value)), choice, scale)
+        return _launch(query.contiguous(), key.contiguous(), value.contiguous(), choice, scale)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, choice: KeyChoice, scale: float) -> None:
