@@ -39,7 +39,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.kernels": ("videonsa.names", "videonsa.limits"),
     "videonsa.synth": ("videonsa.config",),
     "videonsa.methods.entries": ("videonsa.config", "videonsa.identity", "videonsa.limits", "videonsa.names"),
-    "videonsa.methods.settings": ("videonsa.config", "videonsa.methods.entries"),
+    "videonsa.methods.head_table": (
+        *("videonsa.config", "videonsa.identity", "videonsa.limits", "videonsa.places", "videonsa.values"),
+    ),
+    "videonsa.methods.settings": ("videonsa.config", "videonsa.methods.entries", "videonsa.methods.head_table"),
     "videonsa.methods.registry": (  # what analysis may read of methods
         *("videonsa.config", "videonsa.identity", "videonsa.values"),
         *("videonsa.methods.entries", "videonsa.methods.settings"),

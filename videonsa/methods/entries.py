@@ -54,10 +54,14 @@ class MethodSettings:
         """What can change a number, JSON-ready: every field, but a later one that does what was done before it."""
         values = {}
         for item in dataclasses.fields(self):
-            value, no_effect = plain(getattr(self, item.name)), item.metadata.get("no_effect")
-            if not (no_effect or ("before" in item.metadata and value == plain(item.metadata["before"]))):
+            as_input, no_effect = item.metadata.get("input", plain), item.metadata.get("no_effect")
+            value = as_input(getattr(self, item.name))  # of a file: what it holds
+            if not (no_effect or ("before" in item.metadata and value == as_input(item.metadata["before"]))):
                 values[item.name] = value
         return {"name": self.name, **values}
+
+    def check_model(self, layers: int, query_heads: int) -> None:
+        """Raise SettingsError for a model of a shape that this does not serve."""
 
 
 def method(name: str, runs: str, parts: tuple[str, ...] = (), kind: str = "sparse") -> Callable[[M], M]:

@@ -5,12 +5,89 @@ A field's comment gives its unit; where a method's authors name a default, it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from videonsa.config import NSASettings
-from videonsa.methods.entries import Entry, MethodSettings, method, share, whole
+from videonsa.config import NSASettings, require
+from videonsa.methods.entries import Entry, MethodSettings, backend, method, number, share, whole
+from videonsa.methods.head_table import UNIFORM, read_table, table_content, table_text
 
+SPARSE = ("kernels", "sparse")  # parts of the code that methods which choose keys share
 DROPPING = ("dropping",)  # the part of code that methods which drop tokens share
+
+
+@method("tri_shape", runs="videonsa.methods.tri_shape:TriShape", parts=SPARSE)
+@dataclass(frozen=True)
+class TriShapeSettings(MethodSettings):
+    """A sink, a window, and the last queries dense. Source: arXiv 2412.10319, microsoft/MInference."""
+
+    n_init: int = whole(128, at_least=0)  # tokens of the sink, the sample's first keys
+    n_local: int = whole(3968)  # tokens of the window, the query's own included
+    n_last: int = whole(100, at_least=0)  # last queries of a sample that attend to everything
+    backend: str = backend()
+
+
+@method("minference", runs="videonsa.methods.minference:MInference", parts=SPARSE)
+@dataclass(frozen=True)
+class MInferenceSettings(MethodSettings):
+    """Columns and diagonals that the last queries attend to most. Source: arXiv 2407.02490, microsoft/MInference."""
+
+    table: str = field(  # columns and diagonals by head: a published table, `uniform`, or a file of the search
+        default="qwen2.5-7b", metadata={"check": table_text, "input": table_content}
+    )
+    vertical: int = whole(1000, at_least=0)  # columns of every head, single keys; with table=uniform
+    slash: int = whole(6096)  # diagonals of every head, each the blocks that it touches; with table=uniform
+    last_queries: int = whole(64)  # queries at the end of a sample that are looked at
+    first_columns: int = whole(30, at_least=0)  # first keys, always columns; a head has no fewer columns
+    recent_diagonals: int = whole(100)  # nearest diagonals, which are taken first
+    least_diagonals: int = whole(50)  # a head has no fewer diagonals
+    block_size: int = whole(64)  # queries, and keys, of a block
+    backend: str = backend()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, usual in (("vertical", 1000), ("slash", 6096)):
+            given = getattr(self, name)
+            valid = f"only with minference.table={UNIFORM}; the table says it for each head"
+            require(self.table == UNIFORM or given == usual, f"minference.{name}", given, valid)
+
+    def check_model(self, layers: int, query_heads: int) -> None:
+        """A table is of one shape of model."""
+        if self.table != UNIFORM:
+            read_table(self.table).check_model(self.table, layers, query_heads)
+
+
+@method("flexprefill", runs="videonsa.methods.flexprefill:FlexPrefill", parts=SPARSE)
+@dataclass(frozen=True)
+class FlexPrefillSettings(MethodSettings):
+    """A share of each head's attention, by its pattern. Source: arXiv 2502.20766, ByteDance-Seed/FlexPrefill."""
+
+    gamma: float = share(0.9)  # of the attention that is kept; 1: everything
+    tau: float = number(0.1, at_most=1)  # distance below which a head is query aware; 0: none is, from 0.84 on all are
+    min_budget: int = whole(1024)  # tokens in a head's columns of blocks, and in its diagonals of blocks, at least
+    max_budget: int | None = whole(None, or_none=True)  # likewise, at most; null: no limit
+    block_size: int = whole(128)  # queries, and keys, of a block; queries at a sample's end that are looked at
+    backend: str = backend()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given, most = self.min_budget, self.max_budget
+        require(most is None or given <= most, "flexprefill.min_budget", given, f"at most max_budget={most}")
+
+
+@method("xattention", runs="videonsa.methods.xattention:XAttention", parts=SPARSE)
+@dataclass(frozen=True)
+class XAttentionSettings(MethodSettings):
+    """Blocks by the sums of their antidiagonals. Source: arXiv 2503.16428, mit-han-lab/x-attention."""
+
+    threshold: float = share(0.9)  # of each row's attention that is kept; 1: everything
+    stride: int = whole(16)  # tokens in a group, whose antidiagonal products are summed; divides block_size
+    block_size: int = whole(128)  # queries, and keys, of a block
+    backend: str = backend()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = self.block_size % self.stride == 0
+        require(fits, "xattention.stride", self.stride, f"a divisor of block_size={self.block_size}")
 
 
 @method("fastv", runs="videonsa.methods.fastv:FastV", parts=DROPPING, kind="tokens")
@@ -72,6 +149,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("paper", NSASettings, "videonsa.methods.paper:Paper", parts=("kernels",), kind="nsa"),
     Entry("release", NSASettings, "videonsa.methods.release:Release", parts=("kernels", "release"), kind="nsa"),
     Entry("dense", NSASettings, "videonsa.methods.dense:Dense", kind="dense"),
+    TriShapeSettings.entry,
+    MInferenceSettings.entry,
+    FlexPrefillSettings.entry,
+    XAttentionSettings.entry,
     FastVSettings.entry,
     VScanSettings.entry,
     VisionZipSettings.entry,

@@ -66,7 +66,12 @@ class VideoNSAConfig(Qwen2_5_VLConfig):
         return registry.from_record(self.method) or self.nsa
 
     def set_method(self, settings: MethodSettings | None) -> None:
-        """Spend attention by another method than NSA's settings say; None: as they say."""
+        """Spend attention by another method than NSA's settings say; None: as they say.
+
+        Raises SettingsError for a method that does not serve a model of this shape.
+        """
+        if settings is not None:
+            settings.check_model(self.text_config.num_hidden_layers, self.text_config.num_attention_heads)
         self.method = None if settings is None else registry.as_record(settings)
 
     @property
