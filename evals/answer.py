@@ -57,10 +57,18 @@ def answer(checkpoint: Checkpoint, question: Question, max_new_tokens: int) -> A
 
 
 def _spent(meters: list[Meter], question: Question) -> dict[str, Any] | None:
-    """The report of the one prefill. Raises MethodDidNotRun where the method was not asked: that is no answer of it."""
+    """The report of the one prefill, shares being of the question as its suite samples it, whatever was left out.
+
+    Raises MethodDidNotRun where the method was not asked: that is no answer of it.
+    """
     if not meters and question.vision_tokens:
         raise MethodDidNotRun("the attention that was asked for was not used by the model")
-    return meters[0].report() if meters else None
+    if not meters:
+        return None
+    report, given = meters[0].report(), question.prefill_tokens
+    asked = given + question.left_out
+    share = given * (given + 1) / (asked * (asked + 1))
+    return report | {name: [round(share * each, 6) for each in report[name]] for name in ("density", "block_means")}
 
 
 def _generate(checkpoint: Checkpoint, question: Question, max_new_tokens: int) -> Tensor:

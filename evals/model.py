@@ -83,7 +83,7 @@ class VideoNSA(lmms):
         rank = os.environ.get("LOCAL_RANK")
         device = f"cuda:{rank}" if device in (None, "cuda") and rank is not None and _has_gpu() else device
         checkpoint = load(pretrained, nsa, device, settings.get("dtype"), method)
-        self._bind(checkpoint, _sampling(settings, checkpoint))
+        self._bind(checkpoint, _sampling(settings, checkpoint, method))
 
     @classmethod
     def create_from_arg_string(
@@ -214,7 +214,7 @@ def _attention(settings: dict[str, Any]) -> tuple[dict[str, Any], MethodSettings
     return asked_attention(nsa, settings.get("method"), own)
 
 
-def _sampling(settings: dict[str, Any], checkpoint: Checkpoint) -> Sampling:
+def _sampling(settings: dict[str, Any], checkpoint: Checkpoint, method: MethodSettings | None) -> Sampling:
     frames, fps = settings.get("max_frames"), settings.get("fps")
     tokens = settings.get("tokens_per_frame")
     tokens = checkpoint.tokens_per_frame if tokens is None else tokens
@@ -222,7 +222,8 @@ def _sampling(settings: dict[str, Any], checkpoint: Checkpoint) -> Sampling:
         require(value is None or is_whole(value, 1), name, value, "a whole number of at least 1")
     number = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf
     require(fps is None or number, "fps", fps, "a number above 0")
-    return Sampling(MAX_FRAMES if frames is None and fps is None else frames, fps, tokens)
+    shares = {} if method is None else method.sampling()
+    return Sampling(MAX_FRAMES if frames is None and fps is None else frames, fps, tokens, **shares)
 
 
 def _check_batch_size(batch_size: int | str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 from collections.abc import Callable, Mapping
@@ -10,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from transformers import BatchFeature, Qwen2_5_VLProcessor
 
-from evals.video import VideoError, read_video
+from evals.fewer import shrink, tokens_of
+from evals.video import TEMPORAL_PATCH, VideoError, choose_frames, read_video
 from videonsa.disk import check_readable
 
 KEPT_BYTES = 3 << 28  # 768 MiB: the three synthetic suites, 192 videos of 32 frames each
@@ -30,6 +33,14 @@ class Sampling:
     frames: int | None
     fps: float | None
     tokens_per_frame: int
+    frame_share: float = 1.0  # of the frames of each video that these make
+    pixel_share: float = 1.0  # of the tokens of each frame and image that these make
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What decides the tensors; a share of 1 changes nothing."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if not name.endswith("_share") or value != 1}
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,7 @@ class Question:
 
     prompt_hash: str  # 12 digits of SHA-256 of the prompt's text, one placeholder for each video
     inputs: BatchFeature
+    left_out: int = 0  # vision tokens that the shares of its sampling took away
 
     @property
     def prefill_tokens(self) -> int:
@@ -91,6 +103,11 @@ def prepare(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]], samp
     videos, metadata = [frames for frames, _ in read], [about for _, about in read]
     token = processor.video_processor.patch_size * processor.video_processor.merge_size
     size = {"shortest_edge": SMALLEST * token**2, "longest_edge": sampling.tokens_per_frame * token**2}
+    whole = _whole(images, read, sampling, token, size)
+    if sampling.pixel_share < 1:
+        images, videos = (
+            [shrink(each, sampling.pixel_share, token, size) for each in kind] for kind in (images, videos)
+        )
     videos_kwargs: dict[str, Any] = {"size": size, "video_metadata": metadata or None}
     if hasattr(processor.video_processor, "cap_pixels_per_frame"):  # since transformers 5.22: a second cap, off
         videos_kwargs["cap_pixels_per_frame"] = False
@@ -102,7 +119,24 @@ def prepare(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]], samp
         videos_kwargs=videos_kwargs,
         return_tensors="pt",
     )
-    return Question(hashlib.sha256(text.encode()).hexdigest()[:12], inputs)
+    question = Question(hashlib.sha256(text.encode()).hexdigest()[:12], inputs)
+    return question if whole is None else dataclasses.replace(question, left_out=whole - question.vision_tokens)
+
+
+def _whole(images: list[Any], read: list[Any], sampling: Sampling, token: int, size: dict[str, int]) -> int | None:
+    """Vision tokens that the question would have without the shares; None where there are no shares."""
+    if sampling.frame_share == sampling.pixel_share == 1:
+        return None
+    tokens = 0
+    for image in images:
+        height, width = np.asarray(image).shape[:2]
+        rows, columns = tokens_of(height, width, token, size)
+        tokens += rows * columns
+    for frames, about in read:
+        wanted = choose_frames(0, about.total_num_frames - 1, about.fps, sampling.frames, sampling.fps)
+        rows, columns = tokens_of(frames.shape[1], frames.shape[2], token, size)
+        tokens += -(-len(wanted) // TEMPORAL_PATCH) * rows * columns
+    return tokens
 
 
 def content_of(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]]) -> str:
@@ -205,4 +239,5 @@ def _read(part: Any, sampling: Sampling) -> tuple[Any, Any]:
     source = _given(part.url)
     if not isinstance(source, str | Path):
         raise VideoError(f"a video given as {type(source).__name__}: only files are read")
-    return read_video(_path(source), frames=sampling.frames, fps=sampling.fps, start=part.start_time, end=part.end_time)
+    span = {"start": part.start_time, "end": part.end_time}
+    return read_video(_path(source), frames=sampling.frames, fps=sampling.fps, share=sampling.frame_share, **span)

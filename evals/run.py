@@ -16,7 +16,7 @@ from evals.scores import summarize_costs
 from evals.scoring import kept_apart, rows, scores
 from evals.suites import Suite, get_suite
 from evals.task import load_task, require_videos, synthetic_data
-from videonsa.config import NSASettings, SettingsError, SuiteSettings, to_dict
+from videonsa.config import NSASettings, SettingsError, SuiteSettings
 from videonsa.disk import DiskError, disk_error
 from videonsa.identity import evaluation_parts, identity, part_version, settings_inputs
 from videonsa.methods.entries import MethodSettings
@@ -65,7 +65,7 @@ def evaluate(
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
     settings = loaded.use(nsa, method)
     task = load_task(suite, data)
-    content = identity(_content(suite))
+    content = identity(_content(suite, method))
     total = min(len(task.eval_docs), suite.limit or len(task.eval_docs))
     require_videos(suite, task, total)
     key = identity(_key(loaded, settings, method, suite, content))
@@ -78,7 +78,7 @@ def evaluate(
 
     if on_progress is not None:
         on_progress(len(journal.rows), total)
-    samples = _ask(loaded, kind, suite, task, dict(journal.rows), on_row, content)
+    samples = _ask(loaded, kind, suite, _sampling(suite, method), task, dict(journal.rows), on_row, content)
     questions = rows(kind, journal.rows, samples)
     if any(row["error"] for row in questions):
         _require_still(suite, task, total)
@@ -132,21 +132,23 @@ def _key(
     }
 
 
-def _content(suite: SuiteSettings) -> dict[str, Any]:
+def _content(suite: SuiteSettings, method: MethodSettings | None) -> dict[str, Any]:
     """What decides the questions' tensors, but for the checkpoint's processor."""
     synthetic = synthetic_data(suite)
-    sampling = to_dict(_sampling(suite))
+    sampling = _sampling(suite, method).inputs
     return {"task": suite.task, "sampling": sampling, "data": synthetic.identity if synthetic else None}
 
 
-def _sampling(suite: SuiteSettings) -> Sampling:
-    return Sampling(suite.frames, suite.fps, suite.tokens_per_frame)
+def _sampling(suite: SuiteSettings, method: MethodSettings | None) -> Sampling:
+    shares = {} if method is None else method.sampling()
+    return Sampling(suite.frames, suite.fps, suite.tokens_per_frame, **shares)
 
 
 def _ask(
     loaded: Checkpoint,
     kind: Suite,
     suite: SuiteSettings,
+    sampling: Sampling,
     task: Any,
     known: dict[int, dict[str, Any]],
     on_row: Callable[[dict[str, Any]], None],
@@ -159,7 +161,7 @@ def _ask(
 
     from evals.model import VideoNSA
 
-    model = VideoNSA.of(loaded, _sampling(suite), known, on_row, content)
+    model = VideoNSA.of(loaded, sampling, known, on_row, content)
     task.set_config("generation_kwargs", {"max_new_tokens": suite.max_new_tokens}, update=True)
     with _without_bars(evaluator), _without_bars(task_module), kept_apart(kind, task):
         results = evaluator.simple_evaluate(

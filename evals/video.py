@@ -27,6 +27,7 @@ def read_video(
     fps: float | None,
     start: float | None = None,
     end: float | None = None,
+    share: float = 1.0,
 ) -> tuple[np.ndarray, VideoMetadata]:
     """Frames uint8 [T, H, W, 3], evenly spaced from first to last, and metadata of the video, or of the part of it.
 
@@ -34,6 +35,7 @@ def read_video(
         frames: how many at most; None: all, or as many as fps asks for.
         fps: frames a second of the video; None: `frames` alone decides.
         start, end: part of the video, seconds; None: its begin, its end.
+        share: of the frames that `frames` and `fps` make, in whole temporal patches, at least one.
     Raises:
         VideoError: the file is missing, empty or damaged.
     """
@@ -46,7 +48,7 @@ def read_video(
             raise VideoError("it says neither how many frames it has nor how long it is")
         first = min(round((start or 0) * rate), total - 1)
         last = total - 1 if end is None else max(first, min(round(end * rate), total) - 1)
-        chosen = choose_frames(first, last, rate, frames, fps)
+        chosen = choose_frames(first, last, rate, frames, fps, share)
         video = _decode(container, chosen)
         part = last - first + 1  # the model reads the time between frames from it: chosen / part * rate
         metadata = VideoMetadata(
@@ -61,12 +63,15 @@ def read_video(
     return video, metadata
 
 
-def choose_frames(first: int, last: int, rate: float, frames: int | None, fps: float | None) -> np.ndarray:
+def choose_frames(
+    first: int, last: int, rate: float, frames: int | None, fps: float | None, share: float = 1.0
+) -> np.ndarray:
     """Indices of the frames to take from first to last, evenly spaced; an even number where there are two or more."""
     available = last - first + 1
     wanted = available if fps is None else round(available / rate * fps)
     wanted = min(wanted, available, frames or available)
     wanted = max(wanted - wanted % TEMPORAL_PATCH, min(TEMPORAL_PATCH, available))
+    wanted = min(wanted, TEMPORAL_PATCH * max(1, round(share * wanted / TEMPORAL_PATCH)))
     return np.linspace(first, last, wanted).round().astype(int)
 
 

@@ -50,6 +50,11 @@ class MethodSettings:
         """The method's name, as in `method: NAME`."""
         return self.entry.name
 
+    def sampling(self) -> dict[str, float]:
+        """How videos become tokens under this method, where it is not as their suite says: `frame_share` of the frames,
+        `pixel_share` of each frame's and image's tokens."""
+        return {}
+
     def inputs(self) -> dict[str, Any]:
         """What can change a number, JSON-ready: every field, but a later one that does what was done before it."""
         values = {}

@@ -135,6 +135,28 @@ class UniformTokensSettings(MethodSettings):
     keep: float = share(0.25)  # share of a prompt's vision tokens
 
 
+@method("fewer_frames", runs="videonsa.methods.fewer_frames:FewerFrames", kind="control")
+@dataclass(frozen=True)
+class FewerFramesSettings(MethodSettings):
+    """A control: dense attention to a video of fewer frames, evenly spaced."""
+
+    keep: float = share(0.25)  # share of each video's temporal patches
+
+    def sampling(self) -> dict[str, float]:
+        return {"frame_share": self.keep}
+
+
+@method("fewer_pixels", runs="videonsa.methods.fewer_pixels:FewerPixels", kind="control")
+@dataclass(frozen=True)
+class FewerPixelsSettings(MethodSettings):
+    """A control: dense attention to a video of smaller frames."""
+
+    keep: float = share(0.25)  # share of each frame's and image's tokens
+
+    def sampling(self) -> dict[str, float]:
+        return {"pixel_share": self.keep}
+
+
 @method("oracle", runs="videonsa.methods.oracle:Oracle", kind="bound")
 @dataclass(frozen=True)
 class OracleSettings(MethodSettings):
@@ -158,5 +180,7 @@ ENTRIES: tuple[Entry, ...] = (
     VisionZipSettings.entry,
     RandomTokensSettings.entry,
     UniformTokensSettings.entry,
+    FewerFramesSettings.entry,
+    FewerPixelsSettings.entry,
     OracleSettings.entry,
 )
