@@ -118,3 +118,16 @@ def test_every_entry_runs_a_method_of_its_own() -> None:
         assert issubclass(registry.load(entry), Method)
         assert (registry.load(entry).__doc__ or "").strip()
         assert (entry.settings.__doc__ or "").strip()
+
+
+def test_a_live_model_takes_a_method_by_name_and_gives_it_up(model: VideoNSAForConditionalGeneration) -> None:  # noqa: F811
+    model.set_method("random_tokens", keep=0.5)
+    assert model.config.spends == registry.make("random_tokens", {"keep": 0.5})
+    assert model.config.method == {"name": "random_tokens", "keep": 0.5, "seed": 0}
+    with pytest.raises(SettingsError, match=r"random_tokens\.keep=2 is not valid: a number above 0 and at most 1"):
+        model.set_method("random_tokens", keep=2)
+    model.set_method("dense")
+    assert model.config.method is None
+    assert model.config.spends.attention == "dense"
+    model.set_method("paper", window=5)
+    assert (model.config.nsa.attention, model.config.nsa.window) == ("nsa", 5)

@@ -25,6 +25,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from videonsa.awq import ONLY_ASKED, check_loaded
 from videonsa.config import SettingsError
 from videonsa.methods import registry
+from videonsa.methods.asked import asked_attention
 from videonsa.methods.contract import Batch, Item, Method, causal_pairs, make_batch, with_positions
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.meter import Meter
@@ -362,6 +363,7 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
     def set_nsa(self, **fields: Any) -> None:
         """Change fields of `NSASettings` on the live model; all are checked before any is changed.
 
+        With `attention` another method (`set_method`) no longer stands in NSA's place.
         Raises SettingsError naming the field and what is valid.
         """
         check_nsa_fields(fields)
@@ -372,12 +374,23 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
         except ValueError:
             self.config.set_nsa(before)
             raise
+        if "attention" in fields:
+            self.config.set_method(None)
 
-    def set_method(self, settings: MethodSettings | None) -> None:
-        """Spend attention by another method than NSA's settings say, on the live model; None: as they say.
+    def set_method(self, method: str | MethodSettings | None, **fields: Any) -> None:
+        """Spend attention by this method, on the live model: its settings, or its name and fields of them.
 
-        Raises SettingsError for one that this model cannot be asked.
+        None: as NSA's settings say. paper, release and dense change those, by fields of `NSASettings`.
+        Raises SettingsError for an unknown name, which lists all, a field that is not valid, and for a method that this
+        model cannot be asked.
         """
+        settings = method
+        if isinstance(method, str):
+            of_nsa = method in registry.OF_NSA
+            changes, settings = asked_attention(fields if of_nsa else {}, method, {} if of_nsa else fields)
+            if of_nsa:
+                self.set_nsa(**changes)
+        assert not isinstance(settings, str)
         if settings is not None:
             registry.load(settings.entry)(settings, self.config)
         self.config.set_method(settings)
