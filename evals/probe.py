@@ -1,8 +1,8 @@
-"""Look into the attention of a checkpoint on a few videos of a suite: gates and sinks, layer by layer."""
+"""Look into the attention of a checkpoint on a few videos of a suite, layer by layer: gates, sinks, recall."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from evals.checkpoint import Checkpoint, load
-from evals.question import Sampling, prepare
+from evals.question import Question, Sampling, prepare
+from evals.recall import Recall
 from evals.run import load_task
 from evals.sinks import Keys, branch_keys
 from evals.video import VideoError
 from videonsa.config import BRANCHES, NSASettings, SettingsError, SuiteSettings
-from videonsa.modeling import AttentionInputs, capture_attention
+from videonsa.methods.entries import MethodSettings
+from videonsa.methods.registry import described
+from videonsa.modeling import AttentionInputs, capture_attention, looking
 from videonsa.surroundings import full_products, settings_decide
 
 BINS = 4096  # of a gate's histogram: quartiles are right to half a bin
@@ -92,49 +95,65 @@ def probe(
     videos: int = 8,
     *,
     data: Path | str | None = None,
+    methods: Sequence[MethodSettings] = (),
 ) -> dict[str, Any]:
-    """Gates and sinks on the suite's first `videos` questions, at most its limit; prefill only.
+    """Gates, sinks and recall on the suite's first `videos` questions, at most its limit; prefill only.
 
-    Arguments as of `evals.run.evaluate`.
+    Arguments as of `evals.run.evaluate`; methods: others than NSA whose choice of keys is looked at, on the same
+    videos.
 
     Returns:
-        {"layers", "points", "videos"} of a probe record; `gates` of each branch; `sinks` of each branch, of the
-        gated sum, and of dense attention over the same queries and keys.
+        {"layers", "points", "videos"} of a probe record; `gates` of each branch; `sinks` of each branch, of the gated
+        sum, and of dense attention over the same queries and keys, with NSA; `recall` of each method (evals/recall.py).
     Raises:
-        SettingsError: as `evaluate`; attention="dense", which has no gates; no video that can be read.
+        SettingsError: as `evaluate`; attention="dense" without methods, which has nothing to look at; no video that can
+            be read.
     """
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
     settings = loaded.use(nsa)
-    if settings.attention == "dense":
+    ways: list[MethodSettings | None] = [*([] if settings.attention == "dense" else [None]), *methods]
+    if not ways:
         raise SettingsError("attention='dense' has no gates to look at: probe with attention='nsa'")
     layers: dict[int, Layer] = {}
+    recalls: dict[str, Recall] = {}
     seen = 0
-    for inputs in _prefills(loaded, suite, videos, data):
-        for layer in inputs:
-            layers.setdefault(layer.layer, Layer(layer.layer, settings)).add(layer)
+    for question in _questions(loaded, suite, videos, data):
+        for method in ways:
+            loaded.use(nsa, method)
+            recall = recalls.setdefault("nsa" if method is None else described(method), Recall())
+            for inputs in _prefill(loaded, question, recall):
+                layers.setdefault(inputs.layer, Layer(inputs.layer, settings)).add(inputs)
         seen += 1
+    loaded.use(nsa)
     if not seen:
         raise SettingsError(f"suite {suite.name}: none of its first {videos} videos can be read")
-    ordered = [layers[number] for number in sorted(layers)]
-    points = [point for layer in ordered for point in layer.chosen_points()]
-    return {"layers": [layer.summary() for layer in ordered], "points": points, "videos": seen}
+    found = {name: recall.summary() for name, recall in recalls.items()}
+    summaries = []
+    for number in range(loaded.model.config.text_config.num_hidden_layers):
+        own = layers[number].summary() if number in layers else {"layer": number, "gates": {}, "sinks": {}}
+        here = {name: by_layer[number] for name, by_layer in found.items() if number in by_layer}
+        summaries.append(own | {"recall": here})
+    points = [point for _, layer in sorted(layers.items()) for point in layer.chosen_points()]
+    return {"layers": summaries, "points": points, "videos": seen}
 
 
-@torch.inference_mode()
-def _prefills(
-    loaded: Checkpoint, suite: SuiteSettings, videos: int, data: Path | str | None
-) -> Iterator[list[AttentionInputs]]:
-    """What NSA was given in each layer, for one video after the other; videos that cannot be read are left out."""
+def _questions(loaded: Checkpoint, suite: SuiteSettings, videos: int, data: Path | str | None) -> Iterator[Question]:
+    """One question after the other; videos that cannot be read are left out."""
     task = load_task(suite, data)
     sampling = Sampling(suite.frames, suite.fps, suite.tokens_per_frame)
     for number in range(min(videos, len(task.eval_docs), suite.limit or videos)):
         try:
-            question = prepare(loaded.processor, task.doc_to_messages(task.eval_docs[number]), sampling)
+            yield prepare(loaded.processor, task.doc_to_messages(task.eval_docs[number]), sampling)
         except VideoError:
             continue
-        with capture_attention(loaded.model) as captured:
-            loaded.model(**question.on(loaded.device), use_cache=False, logits_to_keep=1)
-        yield captured
+
+
+@torch.inference_mode()
+def _prefill(loaded: Checkpoint, question: Question, recall: Recall) -> list[AttentionInputs]:
+    """What NSA was given in each layer; nothing of another method. What a method keeps goes into `recall`."""
+    with capture_attention(loaded.model) as captured, looking(loaded.model, recall.look):
+        loaded.model(**question.on(loaded.device), use_cache=False, logits_to_keep=1)
+    return captured
 
 
 def _points(keys: Keys, sink: Tensor, layer: int, branch: str) -> list[dict[str, Any]]:

@@ -139,6 +139,13 @@ class Method:
         self.computed(call.layer, causal_pairs(self.batch.lengths))
         return output
 
+    def keeps(self, call: LayerCall, at: Tensor) -> dict[str, Tensor]:
+        """For probes: the keys that some queries attend to, by part of the method, bool [Hq, R, L]; together all.
+
+        at [R]: places of the queries, in a batch of one sample without padding. {}: it does not choose keys by query.
+        """
+        return {}
+
     def computed(self, layer: int, pairs: Tensor | float, means: float = 0.0) -> None:
         """Tell the meter what a layer did: causal pairs a query head (mean), pairs with means of blocks."""
         self.meter.computed(layer, sum(self.batch.lengths), pairs, means)

@@ -32,6 +32,11 @@ class Entry:
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
 
+    @property
+    def chooses_keys(self) -> bool:
+        """Each query attends to keys that the method chose (videonsa/methods/sparse.py), and a probe can ask which."""
+        return "sparse" in self.parts
+
 
 @dataclass(frozen=True)
 class MethodSettings:

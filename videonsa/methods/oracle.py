@@ -11,6 +11,7 @@ from torch import Tensor
 
 from videonsa.methods.contract import LayerCall, Method, by_sample
 from videonsa.methods.settings import OracleSettings
+from videonsa.methods.sparse import causal_scores
 
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}  # scores held at once
 
@@ -45,23 +46,16 @@ class Oracle(Method):
                 outputs.append(output_HGRD.masked_fill(reached_HGR1, torch.nan))
         return torch.cat(outputs, 2).permute(2, 0, 1, 3).flatten(1, 2).to(query.dtype)
 
+    def keeps(self, call: LayerCall, at: Tensor) -> dict[str, Tensor]:
+        """The top k."""
+        score_HGRK = causal_scores(call.query[0, at], call.key[0], at, call.scale)
+        return {"keys": top_keys(score_HGRK, self.settings.keys).flatten(0, 1)}
+
 
 def kept_pairs(length: int, keys: int) -> int:
     """Pairs of a query and a key where each query keeps at most so many of those up to itself."""
     few = min(length, keys)
     return few * (few + 1) // 2 + (length - few) * keys
-
-
-def causal_scores(query: Tensor, key: Tensor, at: Tensor, scale: float) -> Tensor:
-    """Scores [H, G, R, K] of queries [R, Hq, D] at the places `at` [R] with keys [K, Hkv, D]; -inf for later keys.
-
-    In float32, or in float64 for such inputs.
-    """
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    query_HGRD = query.to(dtype).unflatten(1, (key.shape[1], -1)).permute(1, 2, 0, 3) * scale
-    flat = query_HGRD.flatten(1, 2) @ key.to(dtype).permute(1, 2, 0)
-    later_RK = torch.arange(len(key), device=key.device) > at[:, None]
-    return flat.unflatten(1, (-1, len(query))).masked_fill(later_RK, -torch.inf)
 
 
 def top_keys(score_XRK: Tensor, keys: int) -> Tensor:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from videonsa.config import NSASettings, differences
+from videonsa.kernels.reference import block_ends, choose_blocks, masked_softmax, mean_blocks, score
 from videonsa.limits import next_power_of_two
 from videonsa.methods.contract import Batch, LayerCall, Method
 from videonsa.methods.layout import token_layout
 from videonsa.methods.mixed import mixed_attention
+from videonsa.methods.sparse import causal_rows
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,35 @@ class Paper(Gated):
             self.computed(call.layer, *self.pairs)
         return output
 
+    def keeps(self, call: LayerCall, at: Tensor) -> dict[str, Tensor]:
+        """The tokens of the chosen blocks (slc) and of the window (swa), of vision queries; all before it of text."""
+        is_vision_L, nsa = self.batch.is_vision[0], self.settings
+        causal_RL = causal_rows(len(is_vision_L), at)
+        of_vision_R1 = is_vision_L[at][:, None]
+        token_L = is_vision_L.cumsum(0) - 1  # places among the vision tokens, as which NSA sees them
+        place_R1 = token_L[at][:, None].clamp(min=0)
+        seen_RL = causal_RL & is_vision_L & of_vision_R1
+        kept = {"text": (causal_RL & ~of_vision_R1).expand(call.query.shape[2], -1, -1)}
+        if "slc" in nsa.branches:
+            key_HND = call.key[0, is_vision_L].transpose(0, 1)
+            chosen_HRJ = chosen_blocks(call.query[0, at], key_HND, place_R1, nsa, call.scale)
+            block_L = (token_L // nsa.block_size).clamp(0, chosen_HRJ.shape[-1] - 1)
+            group = call.query.shape[2] // call.key.shape[2]
+            kept["slc"] = (chosen_HRJ[..., block_L] & seen_RL).repeat_interleave(group, 0)
+        if "swa" in nsa.branches:
+            kept["swa"] = (seen_RL & (token_L > place_R1 - nsa.window)).expand(call.query.shape[2], -1, -1)
+        return kept
+
     @functools.cached_property
     def pairs(self) -> tuple[float, float]:
         """Pairs with tokens and with means of blocks, a query head, the same in every layer."""
         return count_pairs(self.batch, self.settings, packed=True)
+
+
+def chosen_blocks(query_RXD: Tensor, key_HND: Tensor, place_R1: Tensor, nsa: NSASettings, scale: float) -> Tensor:
+    """The blocks that queries at these places among the N vision tokens attend to by selection, bool [H, R, blocks]."""
+    key_1HJD = mean_blocks(key_HND.float()[None], nsa.block_size)
+    query_1HGRD = query_RXD.float().unflatten(1, (len(key_HND), -1)).permute(1, 2, 0, 3)[None] * scale
+    visible_RJ = block_ends(key_1HJD.shape[2], nsa.block_size, place_R1.device) <= place_R1
+    importance_1HRJ = masked_softmax(score(query_1HGRD, key_1HJD), visible_RJ).sum(2)
+    return choose_blocks(importance_1HRJ, place_R1, nsa.block_size, nsa.block_count)[0]

@@ -96,6 +96,13 @@ def as_record(settings: MethodSettings) -> dict[str, Any]:
     return {"name": settings.name, **to_dict(settings)}
 
 
+def described(settings: MethodSettings) -> str:
+    """'tri_shape n_local=2176': the method's name, and what of its settings is not the default."""
+    usual = as_record(settings.entry.settings())
+    given = {name: value for name, value in as_record(settings).items() if value != usual[name]}
+    return " ".join([settings.name, *(f"{name}={value}" for name, value in given.items())])
+
+
 def entry_of(settings: NSASettings | MethodSettings) -> Entry:
     """The method that settings ask for."""
     if isinstance(settings, MethodSettings):

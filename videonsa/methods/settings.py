@@ -157,7 +157,7 @@ class FewerPixelsSettings(MethodSettings):
         return {"pixel_share": self.keep}
 
 
-@method("oracle", runs="videonsa.methods.oracle:Oracle", kind="bound")
+@method("oracle", runs="videonsa.methods.oracle:Oracle", kind="bound", parts=("sparse",))
 @dataclass(frozen=True)
 class OracleSettings(MethodSettings):
     """The keys of highest probability of each query and head, computed exactly: an upper bound, as slow as dense."""

@@ -40,3 +40,32 @@ class SparsePrefill(Method):
         if self.meter.on:
             self.computed(call.layer, sum(pairs))
         return output
+
+    def keeps(self, call: LayerCall, at: Tensor) -> dict[str, Tensor]:
+        """The choice, made once more."""
+        query, key = call.query[0], call.key[0]
+        choice = self.choose(query, key, call.scale, call.layer)
+        if choice is None:
+            return {"keys": causal_rows(len(query), at).expand(query.shape[1], -1, -1)}
+        kept = torch.zeros(query.shape[1], len(at), len(query), dtype=torch.bool, device=query.device)
+        for row, place in enumerate(at.tolist()):
+            block = place // choice.block_size
+            rows = choice.rows(block, block + 1)
+            kept[:, row, : rows.shape[-1]] = rows[:, place - block * choice.block_size]
+        return {"keys": kept}
+
+
+def causal_scores(query: Tensor, key: Tensor, at: Tensor, scale: float) -> Tensor:
+    """Scores [H, G, R, K] of queries [R, Hq, D] at the places `at` [R] with keys [K, Hkv, D]; -inf for later keys.
+
+    In float32, or in float64 for such inputs.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    query_HGRD = query.to(dtype).unflatten(1, (key.shape[1], -1)).permute(1, 2, 0, 3) * scale
+    flat = query_HGRD.flatten(1, 2) @ key.to(dtype).permute(1, 2, 0)
+    return flat.unflatten(1, (-1, len(query))).masked_fill(~causal_rows(len(key), at), -torch.inf)
+
+
+def causal_rows(keys: int, at: Tensor) -> Tensor:
+    """The keys that queries at these places may see, bool [R, keys]."""
+    return torch.arange(keys, device=at.device) <= at[:, None]

@@ -2,7 +2,7 @@
 
 from videonsa.methods.meter import Meter, MethodDidNotRun
 from videonsa.methods.paper import AttentionInputs
-from videonsa.modeling.attention import capture_attention
+from videonsa.modeling.attention import capture_attention, looking
 from videonsa.modeling.auto import register
 from videonsa.modeling.configuration import VideoNSAConfig
 from videonsa.modeling.load import load_model
@@ -19,5 +19,6 @@ __all__ = [
     "VideoNSAModel",
     "capture_attention",
     "load_model",
+    "looking",
     "metered",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttenti
 
 from videonsa.methods.contract import LayerCall, Method
 from videonsa.methods.paper import AttentionInputs
+
+Look = Callable[[Method, LayerCall], None]
 
 
 class GateLinear(nn.Linear):
@@ -29,6 +31,7 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
         self.g_proj_1 = GateLinear(self.hidden_size, self.hidden_size)
         self.g_proj_2 = GateLinear(self.hidden_size, 3 * self.num_heads)
         self.captured: list[AttentionInputs] | None = None  # filled while capture_attention watches
+        self.look: Look | None = None  # called before a method attends, while `looking` lasts
 
     def forward(
         self,
@@ -56,7 +59,10 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
             query, key = query.to(value.dtype), key.to(value.dtype)
         if past_key_values is not None:  # a prefill: the cache was empty, so the call's own keys are all keys
             past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
-        output = method.attend(LayerCall(self.layer_idx, query, key, value, hidden_states, self.scaling, self))
+        call = LayerCall(self.layer_idx, query, key, value, hidden_states, self.scaling, self)
+        if self.look is not None:
+            self.look(method, call)
+        output = method.attend(call)
         return self.o_proj(output.flatten(2)), None
 
     def gates(self, hidden_states: Tensor, temperature: float) -> Tensor:
@@ -77,3 +83,16 @@ def capture_attention(model: nn.Module) -> Iterator[list[AttentionInputs]]:
     finally:
         for layer in layers:
             layer.captured = None
+
+
+@contextmanager
+def looking(model: nn.Module, look: Look) -> Iterator[None]:
+    """Call look(method, call) in every layer before the method attends, while the context lasts."""
+    layers = [module for module in model.modules() if isinstance(module, VideoNSAAttention)]
+    for layer in layers:
+        layer.look = look
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.look = None
