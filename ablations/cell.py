@@ -23,7 +23,7 @@ from videonsa.hub import folder_at
 from videonsa.identity import identity
 from videonsa.methods.asked import beside
 from videonsa.methods.entries import MethodSettings
-from videonsa.methods.registry import as_record
+from videonsa.methods.registry import as_record, described
 from videonsa.weights import ask, check_trainable
 
 
@@ -121,6 +121,11 @@ class Cell:
         return {"cell": self.id, "training": self.training.id, "code": identity(self.inputs["code"])}
 
     @property
+    def is_probed(self) -> bool:
+        """A probe can look at what it attends to: NSA's gates and keys, or another method's keys."""
+        return self.nsa.attention == "nsa" if self.method is None else self.method.entry.chooses_keys
+
+    @property
     def place(self) -> str:
         """Its name in the grid, whatever settings it was given since."""
         return self._named(self.planned or self.label)
@@ -135,17 +140,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Probe:
-    """Gates and sinks of a model under one cell's attention, on the first videos that the cell is asked about."""
+    """A look at how a model spends its attention, on the first videos that one cell is asked about.
+
+    Gates, sinks and recall under the cell's own attention where that is NSA, and the recall of other methods.
+    """
 
     training: Training
     nsa: NSASettings
     suite: SuiteSettings
     videos: int
+    methods: tuple[MethodSettings, ...] = ()  # whose choice of keys is looked at
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """All that gates and sinks depend on, in plain form."""
-        return probe_inputs(self.training.inputs, self.nsa, self.suite, self.videos, self.training.facts)
+        """All that the probe's numbers depend on, in plain form."""
+        facts = self.training.facts
+        return probe_inputs(self.training.inputs, self.nsa, self.suite, self.videos, facts, self.methods)
 
     @cached_property
     def id(self) -> str:
@@ -156,7 +166,8 @@ class Probe:
     def settings(self) -> dict[str, Any]:
         """The settings as the record keeps them."""
         nsa, suite = to_dict(self.nsa), to_dict(self.suite)
-        return {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "videos": self.videos}
+        settings = {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "videos": self.videos}
+        return settings | ({"methods": [as_record(method) for method in self.methods]} if self.methods else {})
 
     @property
     def identities(self) -> dict[str, str]:
@@ -249,18 +260,21 @@ def check_families(train: TrainSettings, where: str) -> None:
 
 
 def make_probe(cells: Iterable[Cell], profile: Profile, reference: str | None) -> Probe | None:
-    """The probe of one training: of the cell of these that stands for it; None where there are no gates to look at.
+    """The probe of one training; None where there is nothing to look at: no gates, and no method that chooses keys.
 
-    That is a cell of the reference, else one asked as its weights were made; on the profile's probe suite or the first.
+    Its attention, suite and videos are those of the cell of these that stands for it: of the reference, else of one
+    asked as its weights were made, on the profile's probe suite or the first. All methods of the cells are looked at.
     """
-    asked = [cell for cell in cells if cell.nsa.attention == cell.training.nsa.attention == "nsa"]
-    asked = [cell for cell in asked if cell.training.gates is None]  # static gates say nothing of the model's own
+    usable = [cell for cell in cells if cell.is_probed and cell.training.gates is None]
+    own = [cell for cell in usable if cell.method is None and cell.training.nsa.attention == "nsa"]
+    methods = {described(cell.method): cell.method for cell in usable if cell.method is not None}
+    asked = own or [cell for cell in usable if cell.method is not None]
     if profile.probe_suite is None or not asked:
         return None
     here = [cell for cell in asked if cell.suite.name == profile.probe_suite]
     chosen = min(here or asked, key=lambda cell: (cell.label != reference, cell.nsa != cell.training.made))
     videos = min(profile.probe_videos, chosen.suite.limit or profile.probe_videos)
-    return Probe(chosen.training, chosen.nsa, chosen.suite, videos)
+    return Probe(chosen.training, chosen.nsa, chosen.suite, videos, tuple(methods[name] for name in sorted(methods)))
 
 
 def _said(grid: Grid, profile: Profile) -> dict[str, dict[str, Any]]:

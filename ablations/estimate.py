@@ -80,7 +80,7 @@ def _rate(record: Mapping[str, Any]) -> tuple[tuple[str, Scale], float] | None:
     units = {
         "training": summary.get("steps"),
         "evaluation": len(record.get("questions") or ()),
-        "probe": record.get("videos"),
+        "probe": (record.get("videos") or 0) * _looks(settings),
     }
     if not summary.get("seconds") or not units.get(kind):
         return None
@@ -90,6 +90,11 @@ def _rate(record: Mapping[str, Any]) -> tuple[tuple[str, Scale], float] | None:
         return None  # an older form
     unit = {"training": "step", "evaluation": "question", "probe": "video"}[kind]
     return (unit, scale), summary["seconds"] / units[kind]
+
+
+def _looks(settings: Mapping[str, Any]) -> int:
+    """Prefills of a probe a video, counted as of its own attention and one for each other method."""
+    return 1 + len(settings.get("methods") or ())
 
 
 @dataclass
@@ -129,8 +134,9 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
         for cell in job.cells if job.kind == "evaluate" else ():
             work.add(rates, "question", question_scale(cell.settings), _questions(cell), _asked(cell))
         if job.probe:
+            settings, videos = job.probe.settings, job.probe.videos
             work.add(
-                rates, "video", question_scale(job.probe.settings), job.probe.videos, f"probing {_asked(job.probe)}"
+                rates, "video", question_scale(settings), videos * _looks(settings), f"probing {_asked(job.probe)}"
             )
     if strange := training.strange or spread.strange:
         return f"not known: no earlier records at this scale ({strange})"

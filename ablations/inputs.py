@@ -5,7 +5,7 @@ Records carry these inputs beside the identity that they make, so that a later r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablations.facts import Facts
@@ -80,13 +80,23 @@ def cell_inputs(
 
 
 def probe_inputs(
-    weights: Mapping[str, Any], nsa: NSASettings, suite: SuiteSettings, videos: int, facts: Facts
+    weights: Mapping[str, Any],
+    nsa: NSASettings,
+    suite: SuiteSettings,
+    videos: int,
+    facts: Facts,
+    methods: Sequence[MethodSettings] = (),
 ) -> dict[str, Any]:
-    """What the gates and sinks of a probe depend on: the questions' first videos, and no answers."""
+    """What a probe's gates, sinks and recall depend on: the questions' first videos, and no answers."""
     asked = _asked(weights, nsa, suite, facts) | {"videos": videos}
     for name in ("limit", "max_new_tokens"):
         asked["suite"].pop(name, None)
-    return asked | {"code": facts.code(probe_parts(*_attention(nsa), is_ours(suite)))}
+    code = facts.code(probe_parts(*_attention(nsa), is_ours(suite)))
+    if methods:
+        asked["methods"] = [method.inputs() for method in methods]
+    for method in methods:
+        code |= code_of(method, lambda part, find: facts.look("code", part, find))
+    return asked | {"code": code}
 
 
 def suite_row(name: str) -> dict[str, Any]:

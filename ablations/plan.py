@@ -53,7 +53,7 @@ class Sweep:
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
-        """The probe of each training that has gates and is asked with them, by training id."""
+        """The probe of each training that is asked with its gates, or by methods that choose keys, by training id."""
         made = {key: make_probe(of, self.profile, self.reference) for key, of in by_training(self.cells).items()}
         return {key: probe for key, probe in made.items() if probe is not None}
 
@@ -214,7 +214,7 @@ def make_jobs(
         training = sweep.trainings[key]
         status = state.trainings[key]
         probe = sweep.probes.get(key)
-        looked_at = any(cell.nsa.attention == "nsa" for cell in asked)
+        looked_at = any(cell.is_probed for cell in asked)
         probe_wanted = looked_at and probe is not None and state.probes[key] in again and probe.id not in busy.probes
         if status == FAILED and not retry:
             continue
@@ -266,7 +266,7 @@ def write_plan(sweep: Sweep) -> None:
                 "suite": cell.suite.name,
                 "seed": cell.seed,
                 "training": cell.training.id,
-                "probe": probes.get(cell.training.id) if cell.nsa.attention == "nsa" else None,
+                "probe": probes.get(cell.training.id) if cell.is_probed else None,
                 "variant": {key.rpartition(".")[2]: value for key, value in cell.varied.items()},
             }
             for cell in sweep.cells

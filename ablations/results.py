@@ -136,7 +136,7 @@ def problems(cells: Collection[Cell], state: State, sweep: Sweep) -> list[str]:
     for key, status in state.probes.items():
         if status in (FAILED, INTERRUPTED):
             probe = sweep.probes[key].id
-            lines.append(f"  failed  probe {probe} (gates and sinks): {state.errors.get(probe, '')}")
+            lines.append(f"  failed  probe {probe} (gates, sinks, recall): {state.errors.get(probe, '')}")
     every = [state.cells[cell.id] for cell in cells] + [*state.trainings.values(), *state.probes.values()]
     if lines:
         again = "--retry-failed runs them again" if FAILED in every else "the same command runs them again"

@@ -210,7 +210,7 @@ def evaluate_cell(
 
 
 def run_probe(work: Work, progress: Progress) -> list[str]:
-    """Measure gates and sinks into probes/<id>/record.json; returns what failed."""
+    """Measure gates, sinks and recall into probes/<id>/record.json; returns what failed."""
     probe = work.job.probe
     assert probe is not None
     folder = work.out / "probes" / probe.id
@@ -219,14 +219,15 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
         record = read_record(folder / "record.json")
         if record is not None and record["status"] == DONE:
             return []
-        report = progress.begin("probe", "gates and sinks", check=claim.check)
+        report = progress.begin("probe", "gates, sinks, recall", check=claim.check)
         record = record_of(probe)
         started = time.time()
         try:
             measure, nsa = work.stages.get("probe"), to_dict(probe.nsa)
             check_here(probe.training.facts, observed().get("device"), PACKAGES)
             checkpoint = _checkpoint(work.out, work.job)
-            result = measure(checkpoint, nsa, probe.suite, videos=probe.videos, data=work.out / "data")
+            more = {"methods": probe.methods} if probe.methods else {}
+            result = measure(checkpoint, nsa, probe.suite, videos=probe.videos, data=work.out / "data", **more)
             report(1, 1)
             record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
             record |= {"status": DONE, "summary": {"seconds": round(time.time() - started, 3)}, "error": None}

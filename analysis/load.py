@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from analysis.rows import (
     GATE_COLUMNS,
     POINT_COLUMNS,
     QUESTION_COLUMNS,
+    RECALL_COLUMNS,
     SINK_COLUMNS,
     cell_row,
     each,
@@ -28,6 +29,7 @@ from analysis.rows import (
     part,
     point_rows,
     question_rows,
+    recall_rows,
 )
 from videonsa.record import SCHEMA, read_record
 
@@ -42,6 +44,7 @@ class Results:
     sinks: pd.DataFrame  # the same, with branch "gated" for the sum
     points: pd.DataFrame  # sampled keys of the probes
     problems: tuple[str, ...]  # one line each: files left out, numbers that disagree
+    recall: pd.DataFrame = field(default_factory=pd.DataFrame)  # one row a probe, layer, method and part of the method
 
 
 class NotAPlan(ValueError):
@@ -86,8 +89,8 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     asked["label"] = asked["cell"].map(frame.drop_duplicates("id").set_index("id")["label"])
     asked["score"] = pd.to_numeric(asked["score"], errors="coerce")
     tables = _probe_tables(out, _probe_labels(out, plan), problems)
-    gates, sinks, points = tables
-    return Results(frame, asked, gates, sinks, points, tuple(problems + _disagreements(frame, asked)))
+    gates, sinks, points, recall = tables
+    return Results(frame, asked, gates, sinks, points, tuple(problems + _disagreements(frame, asked)), recall)
 
 
 def find_reference(plan: Mapping[str, Any], cells: pd.DataFrame) -> str | None:
@@ -183,6 +186,7 @@ def _probe_tables(out: Path, labels: Mapping[str, str], problems: list[str]) -> 
     gates: list[dict] = []
     sinks: list[dict] = []
     points: list[dict] = []
+    recall: list[dict] = []
     for name, label in labels.items():
         path = out / "probes" / name / "record.json"
         record = _record(path, "probe", problems)
@@ -194,7 +198,8 @@ def _probe_tables(out: Path, labels: Mapping[str, str], problems: list[str]) -> 
             gates += layer_rows(record, "gates", about)
             sinks += layer_rows(record, "sinks", about)
             points += point_rows(record, about)
+            recall += recall_rows(record, about)
         except (KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path}: its layers are not as a probe writes them ({type(error).__name__}: {error})")
-    frames = ((gates, GATE_COLUMNS), (sinks, SINK_COLUMNS), (points, POINT_COLUMNS))
+    frames = ((gates, GATE_COLUMNS), (sinks, SINK_COLUMNS), (points, POINT_COLUMNS), (recall, RECALL_COLUMNS))
     return tuple(pd.DataFrame(rows, columns=columns) for rows, columns in frames)

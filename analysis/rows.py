@@ -46,6 +46,7 @@ QUESTION_COLUMNS = [
 ]
 GATE_COLUMNS = ["probe", "label", "suite", "layer", "branch", "mean", "q25", "median", "q75"]
 SINK_COLUMNS = ["probe", "label", "suite", "layer", "branch", "ratio", "keys"]
+RECALL_COLUMNS = ["probe", "label", "suite", "layer", "method", "part", "mass", "best", "keys", "density", "queries"]
 POINT_COLUMNS = ["probe", "label", "suite", "layer", "branch", "position", "alpha", "v_norm", "sink"]
 
 
@@ -137,6 +138,16 @@ def layer_rows(record: Mapping[str, Any], what: str, about: Mapping[str, Any]) -
         {**about, "layer": layer["layer"], "branch": branch, **values}
         for layer in record.get("layers") or []
         for branch, values in (layer.get(what) or {}).items()
+    ]
+
+
+def recall_rows(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`recall` of a probe: one row a layer, method and part. Raises KeyError or the like on another layout."""
+    return [
+        {**about, "layer": layer["layer"], "method": method, "part": name, **values}
+        for layer in record.get("layers") or []
+        for method, parts in (layer.get("recall") or {}).items()
+        for name, values in parts.items()
     ]
 
 

@@ -32,6 +32,7 @@ __all__ = ["main", "summarize"]
 OTHERS = {
     "table": "variants x suites with intervals and paired tests, as text, CSV and Markdown",
     "parts": "the benchmarks' sub-scores with intervals, as Markdown and CSV",
+    "recall_table": "what of dense attention each method's keys keep, as Markdown and CSV",
     "report": "one HTML file: table, figures, failures, provenance",
     "published": "the paper's numbers beside ours, where a sweep asks the same",
     "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
@@ -163,10 +164,12 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path) -> tu
         from analysis.report import write_report
 
         return [write_report(plan, results, data["rows"], folder)], True  # type: ignore[arg-type]
-    if name == "parts":
+    if name in ("parts", "recall_table"):
         from analysis.parts import write_parts
+        from analysis.recall import write_recall
 
-        paths = write_parts(plan, results, folder)  # type: ignore[arg-type]
+        write = write_parts if name == "parts" else write_recall
+        paths = write(plan, results, folder)  # type: ignore[arg-type]
         print("".join(path.read_text(encoding="utf-8") for path in paths if path.suffix == ".md").rstrip())
         return paths, True
     from analysis.paper import write_beside
@@ -183,7 +186,7 @@ def _why_not(name: str, sweeps: Sequence[str], out: Path) -> str:
         return f"no record of {', '.join(sweeps)} has sub-scores"
     axes = DRAWINGS[name].axes if name in DRAWINGS else ()
     need = f"a sweep that varies {' or '.join(axes)}" if axes else "finished cells"
-    need = need if name not in ("gates", "sinks", "sink_points") else "a finished probe"
+    need = need if name not in ("gates", "sinks", "sink_points", "recall", "recall_table") else "a finished probe"
     return f"nothing to draw in {', '.join(sweeps)}: it needs {need}"
 
 

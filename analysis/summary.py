@@ -24,7 +24,7 @@ NOTE = "analysis.json"
 
 
 def summarize(out: Path, sweep: Path) -> list[Path]:
-    """Write table.{txt,csv,md}, parts.{md,csv}, figures/ and report.html of a sweep; returns paths, the table's first.
+    """Write table.{txt,csv,md}, parts and recall.{md,csv}, figures/ and report.html of a sweep; the table's path first.
 
     `out` holds the records, `sweep` is the folder with plan.json. A figure with nothing to draw is left out; one that
     fails is logged with its traceback and the rest goes on. Raises NotAPlan; OSError when the folder is not writable.
@@ -36,12 +36,13 @@ def summarize(out: Path, sweep: Path) -> list[Path]:
     from analysis.figures import DRAWINGS, fits
     from analysis.load import axes_of, load, read_plan
     from analysis.parts import write_parts
+    from analysis.recall import write_recall
     from analysis.report import write_report
 
     plan = read_plan(sweep)
     results = load(out, plan)
     data = sweep_data(plan, results)
-    paths = [*write_tables(plan, data, sweep), *write_parts(plan, results, sweep)]
+    paths = [*write_tables(plan, data, sweep), *write_parts(plan, results, sweep), *write_recall(plan, results, sweep)]
     names = [name for name in DRAWINGS if fits(name, axes_of(plan))]
     figures, whole = draw_all(names, data, sweep / "figures")
     paths += [*figures, write_report(plan, results, data["rows"], sweep)]
@@ -82,7 +83,7 @@ def sweep_data(plan: Mapping[str, Any], results: Results) -> dict[str, Any]:
     from analysis.tables import compare
 
     rows = compare(results, find_reference(plan, results.cells))
-    tables = {"gates": results.gates, "sinks": results.sinks, "points": results.points}
+    tables = {"gates": results.gates, "sinks": results.sinks, "points": results.points, "recall": results.recall}
     return {"rows": rows, **tables, "problems": results.problems}
 
 

@@ -63,7 +63,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "training": ("videonsa/training",),
     "evals": ("evals",),
     "questions": ("evals/data.py", "evals/tasks"),  # ours; their YAML files count by content, each for itself
-    "probe": ("evals/probe.py", "evals/sinks.py"),
+    "probe": ("evals/probe.py", "evals/sinks.py", "evals/recall.py"),
 }
 # What the code above imports and what yet counts nowhere, because its effect shows in the inputs, or it has none.
 NOT_COUNTED = (
@@ -165,8 +165,8 @@ def evaluation_parts(attention: str, semantics: str, synthetic: bool) -> tuple[s
 
 
 def probe_parts(attention: str, semantics: str, synthetic: bool) -> tuple[str, ...]:
-    """The parts of CODE that make the gates and sinks of a probe."""
-    return (*evaluation_parts(attention, semantics, synthetic), "probe")
+    """The parts of CODE that make what a probe finds: recall asks for scores of the part that chooses keys."""
+    return (*evaluation_parts(attention, semantics, synthetic), "sparse", "probe")
 
 
 OWN = "method "  # begins the part of a method's own file, videonsa/methods/NAME.py

@@ -1,15 +1,17 @@
-"""A probe is of weights that have gates, as a cell of the grid asks them: its attention, its limits."""
+"""A probe is of weights as cells of the grid ask them, by their gates or by methods that choose keys."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from ablations.grid import grid_names, load_grid
-from ablations.plan import Sweep, make_jobs, make_sweep, read_state
+from ablations.plan import Sweep, make_jobs, make_sweep, read_state, write_plan
 from ablations.profile import load_profile
 from ablations.run import choose
+from videonsa.methods.settings import OracleSettings
 
 
 def sweep(grid: str, tmp_path: Path, profile: str = "paper", **changes: object) -> Sweep:
@@ -26,6 +28,47 @@ def test_every_probe_is_as_large_as_a_cell_and_asks_as_it_does(profile: str, tmp
             assert (probe.nsa, probe.suite) in [(cell.nsa, cell.suite) for cell in cells], name
             assert probe.videos <= (probe.suite.limit or made.profile.probe_videos)
             assert probe.nsa.attention == probe.training.nsa.attention == "nsa"
+
+
+METHODS = """
+axes:
+  variant:
+    - {label: nsa}
+    - {label: eight, method: oracle, oracle.keys: 8}
+    - {label: default, method: oracle}
+    - {label: again, method: oracle, oracle.keys: 2304}
+    - {label: dense, nsa.attention: dense}
+suites: [synth_order, synth_needle]
+"""
+
+
+def test_methods_that_choose_keys_are_looked_at_by_the_probe_of_their_weights(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(METHODS)
+    made = sweep(str(tmp_path / "mine.yaml"), tmp_path, "tiny")
+    (probe,) = made.probes.values()
+    assert (probe.nsa.attention, probe.suite.name) == ("nsa", made.profile.probe_suite)
+    assert probe.methods == (OracleSettings(2304), OracleSettings(8)), "in one order, each once"
+    assert probe.settings["methods"] == [{"name": "oracle", "keys": 2304}, {"name": "oracle", "keys": 8}]
+    assert set(probe.inputs["code"]) >= {"probe", "sparse", "method oracle"}
+    write_plan(made)
+    planned = json.loads((made.folder / "plan.json").read_text())["cells"]
+    assert {cell["label"] for cell in planned if cell["probe"] == probe.id} == {"nsa", "eight", "default", "again"}
+    (only,) = sweep("budget", tmp_path, "tiny").probes.values()
+    assert "methods" not in {**only.settings, **only.inputs}
+    assert only.id != probe.id
+
+
+def test_weights_without_gates_are_probed_where_methods_choose_keys(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(METHODS.replace("    - {label: nsa}\n", ""))
+    stock = "Qwen/Qwen2.5-VL-7B-Instruct"
+    made = sweep(str(tmp_path / "mine.yaml"), tmp_path, "paper", checkpoint=stock, suites="timescope")
+    (probe,) = made.probes.values()
+    assert (probe.nsa.attention, len(probe.methods), probe.training.checkpoint) == ("dense", 2, stock)
+    jobs = {}
+    for label in ("eight", "dense"):
+        found = make_jobs(made, read_state(made), choose(made, f"{label} · timescope"), False, 1)
+        jobs[label] = [job.kind for job in found]
+    assert jobs == {"eight": ["evaluate", "probe"], "dense": ["evaluate"]}
 
 
 def test_limits_of_the_grid_hold_for_its_probe(tmp_path: Path):

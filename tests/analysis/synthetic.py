@@ -119,7 +119,19 @@ def _layer(generator: np.random.Generator, layer: int, layers: int) -> dict[str,
         gates[branch] = {"mean": centre + 0.01, "q25": centre - spread, "median": centre, "q75": centre + spread}
     ratios = {"cmp": 0.012 * (1 + depth), "slc": 0.0, "swa": 0.004 * (1 - depth), "gated": 0.003, "dense": 0.02}
     sinks = {branch: {"ratio": ratio, "keys": 4096} for branch, ratio in ratios.items()}
-    return {"layer": layer, "gates": gates, "sinks": sinks}
+    return {"layer": layer, "gates": gates, "sinks": sinks, "recall": _recall(generator)}
+
+
+def _recall(generator: np.random.Generator) -> dict[str, Any]:
+    recall: dict[str, Any] = {}
+    for method, parts in {"nsa": ("vision", "text", "slc", "swa"), "oracle keys=24": ("vision", "text")}.items():
+        recall[method] = {}
+        for part in parts:
+            best = 1.0 if (method, part) == ("nsa", "text") else float(generator.uniform(0.7, 0.95))
+            mass = best if method != "nsa" or part == "text" else best - float(generator.uniform(0.1, 0.3))
+            about = {"density": 0.3, "queries": 512}
+            recall[method][part] = {"mass": mass, "best": best, "keys": mass / best, **about}
+    return recall
 
 
 def _point(generator: np.random.Generator, layers: int) -> dict[str, Any]:

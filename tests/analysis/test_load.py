@@ -62,6 +62,8 @@ def test_probes_become_rows_by_layer_and_branch(results: Results) -> None:
     assert len(results.gates) == 9 * 6 * 3
     assert set(results.sinks["branch"]) == {"cmp", "slc", "swa", "gated", "dense"}
     assert len(results.points) == 9 * 400
+    assert len(results.recall) == 9 * 6 * (4 + 2)
+    assert set(results.recall["part"]) == {"vision", "text", "slc", "swa"}
 
 
 def test_without_a_plan_all_records_are_read(out: Path) -> None:

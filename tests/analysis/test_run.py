@@ -116,7 +116,7 @@ def test_the_report_is_whole_and_escapes_what_it_quotes(tmp_path: Path) -> None:
     text = (sweep / "report.html").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;" in text
-    assert text.count("data:image/svg+xml") == 6
+    assert text.count("data:image/svg+xml") == 7
     assert "line 1" in text, "the traceback"
     assert "http" not in text.replace("http-equiv", ""), "nothing is fetched"
 

@@ -1,0 +1,47 @@
+"""Recall of each method's choice of keys, beside the best choice of its size: means over layers, and by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import Results
+from analysis.tables import markdown_row, sweep_title
+from videonsa.record import write_text
+from videonsa.text import markdown
+
+PARTS = {"vision": "vision", "text": "text", "slc": "vision, selection alone", "swa": "vision, window alone"}
+HEADINGS = ["method", "queries", "density %", "mass %", "oracle's mass %", "oracle's keys %"]
+
+
+def write_recall(plan: Mapping[str, Any], results: Results, sweep: Path) -> list[Path]:
+    """recall.md (means over layers) and recall.csv (by layer) in the sweep folder; no path where no probe has any."""
+    recall = results.recall
+    if not len(recall):
+        return []
+    write_text(sweep / "recall.md", to_markdown(recall, plan))
+    write_text(sweep / "recall.csv", recall.to_csv(index=False, lineterminator="\n"))
+    return [sweep / "recall.md", sweep / "recall.csv"]
+
+
+def to_markdown(recall: pd.DataFrame, plan: Mapping[str, Any]) -> str:
+    """A table a probe: methods and their queries in rows, means over layers, with the lowest layer in brackets."""
+    lines = [f"**{markdown(sweep_title(plan))}**", ""]
+    for (_, label, suite), group in recall.groupby(["probe", "label", "suite"], sort=False):
+        lines += [f"{markdown(label)}, videos of {markdown(suite)}:", ""]
+        lines += [markdown_row(HEADINGS), markdown_row(["---"] * len(HEADINGS))]
+        for (method, part), rows in group.groupby(["method", "part"], sort=False):
+            shares = [100 * rows[name].astype(float) for name in ("density", "mass", "best", "keys")]
+            texts = [f"{share.mean():.1f} [{share.min():.1f}]" for share in shares]
+            lines.append(markdown_row([markdown(method), PARTS.get(str(part), markdown(part)), *texts]))
+        lines.append("")
+    lines += [
+        "- of the probed queries and all query heads, mean over layers [lowest layer]; by layer: recall.csv",
+        "- density: kept keys over all that a query may see; mass: dense attention probability on the kept keys",
+        "- oracle's: as many keys as the method keeps for a query and head, those of highest probability: the mass on "
+        "them, which no choice of that size exceeds, and the share of them that the method keeps",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,59 @@
+"""Recall as a table: means over layers, the lowest layer beside them, and nothing where no probe has any."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.load import load, read_plan
+from analysis.recall import write_recall
+from analysis.run import main
+from tests.analysis import synthetic
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of one probe with two layers, whose numbers are even."""
+    sweep = synthetic.budget_sweep(tmp_path_factory.mktemp("runs"))
+    plan = json.loads((sweep / "plan.json").read_text())
+    probe = plan["cells"][0]["probe"]
+    plan["cells"] = [cell | {"probe": probe} for cell in plan["cells"] if cell["probe"] == probe]
+    (sweep / "plan.json").write_text(json.dumps(plan))
+    path = sweep.parent.parent / "probes" / probe / "record.json"
+    record = json.loads(path.read_text())
+    record["layers"] = record["layers"][:2]
+    for layer, mass in zip(record["layers"], (0.5, 0.75), strict=True):
+        about = {"density": 0.25, "queries": 512}
+        layer["recall"] = {"oracle keys=8": {"vision": {"mass": mass, "best": mass, "keys": 1.0, **about}}}
+        layer["recall"]["tri_shape"] = {"text": {"mass": mass / 2, "best": mass, "keys": 0.5, **about}}
+    path.write_text(json.dumps(record))
+    return sweep
+
+
+def test_the_table_has_means_and_the_lowest_layer(sweep: Path):
+    plan = read_plan(sweep)
+    results = load(sweep.parent.parent, plan)
+    paths = write_recall(plan, results, sweep)
+    assert [path.name for path in paths] == ["recall.md", "recall.csv"]
+    lines = paths[0].read_text().splitlines()
+    assert "| oracle keys=8 | vision | 25.0 [25.0] | 62.5 [50.0] | 62.5 [50.0] | 100.0 [100.0] |" in lines
+    assert "| tri_shape | text | 25.0 [25.0] | 31.2 [25.0] | 62.5 [50.0] | 50.0 [50.0] |" in lines
+    rows = pd.read_csv(paths[1])
+    assert len(rows) == 4
+    assert rows["layer"].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.filterwarnings("error")
+def test_it_is_one_command(sweep: Path, capsys: pytest.CaptureFixture):
+    assert main(["recall_table", "recall", "--out", str(sweep.parent.parent), "--sweep", sweep.name]) == 0
+    assert "oracle keys=8" in capsys.readouterr().out
+    assert (sweep / "figures" / "recall.svg").is_file()
+
+
+def test_without_a_probe_it_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
+    sweep = synthetic.branch_sweep(tmp_path)
+    assert main(["recall_table", "--out", str(tmp_path), "--sweep", sweep.name]) == 1
+    assert "it needs a finished probe" in capsys.readouterr().err
