@@ -70,7 +70,9 @@ class Recall:
             kept = method.keeps(call, at) if len(at) else {}
             if not kept:
                 continue
-            parts = {part: kept[part] for part in ("slc", "swa") if part in kept and name == "vision"}
+            parts: dict[str, Tensor] = {
+                part: kept[part] for part in ("slc", "swa") if part in kept and name == "vision"
+            }
             parts[name] = torch.stack(list(kept.values())).any(0)
             for start in range(0, len(at), rows):
                 some = slice(start, start + rows)

@@ -21,7 +21,7 @@ from videonsa.kernels.reference import attention_probabilities
 from videonsa.methods.contract import LayerCall, Method, make_batch
 from videonsa.methods.oracle import Oracle
 from videonsa.methods.paper import Paper
-from videonsa.methods.registry import described
+from videonsa.methods.registry import described, entries, make
 from videonsa.methods.settings import OracleSettings
 from videonsa.methods.sparse import SparsePrefill
 
@@ -186,6 +186,29 @@ def test_a_probe_of_nsa_and_of_other_methods(loaded: Checkpoint, data: Path):
     assert [layer["gates"] for layer in alone["layers"]] == [layer["gates"] for layer in record["layers"]]
     assert alone["points"] == record["points"]
     json.dumps(record, allow_nan=False)
+
+
+def test_every_method_that_chooses_keys_says_which(loaded: Checkpoint, data: Path):
+    """All of them in one probe, as small as the tiny prompts need it to leave something out."""
+    small = {
+        "tri_shape": {"n_init": 4, "n_local": 8, "n_last": 4},
+        "minference": {"table": "uniform", "vertical": 4, "slash": 4, "first_columns": 1, "recent_diagonals": 1},
+        "flexprefill": {"gamma": 0.5, "min_budget": 8, "block_size": 8},
+        "xattention": {"threshold": 0.5, "stride": 2, "block_size": 8},
+        "oracle": {"keys": 8},
+    }
+    small["minference"] |= {"least_diagonals": 1, "block_size": 8, "last_queries": 8}
+    choosing = [name for name, entry in entries().items() if entry.chooses_keys]
+    methods = [make(name, small[name]) for name in choosing]
+    record = probe(loaded, {}, suite_settings("synth_needle", limit=4), videos=1, data=data, methods=methods)
+    assert set(choosing) == set(small)
+    for layer in record["layers"]:
+        for method in methods:
+            for part in ("vision", "text"):
+                here = layer["recall"][described(method)][part]
+                assert 0 < here["mass"] <= here["best"] + 1e-6
+                assert 0 < here["keys"] <= 1
+            assert layer["recall"][described(method)]["vision"]["density"] < 1, method
 
 
 def test_a_probe_of_weights_without_gates(loaded: Checkpoint, data: Path):
