@@ -7,7 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "videonsa/kernels" / name for name in ("reference.py", "release.py", "bitonic.py")]
-FILES += [ROOT / "videonsa/modeling" / name for name in ("attention.py", "mixed.py", "positions.py", "release.py")]
+FILES += [ROOT / "videonsa/modeling" / name for name in ("attention.py", "positions.py")]
+FILES += [ROOT / "videonsa/methods" / name for name in ("layout.py", "mixed.py", "paper.py", "release.py")]
 
 
 def test_equations_name_code_that_exists():
