@@ -117,7 +117,7 @@ def probe(
     layers: dict[int, Layer] = {}
     recalls: dict[str, Recall] = {}
     seen = 0
-    for question in _questions(loaded, suite, videos, data):
+    for question in questions(loaded, suite, videos, data):
         for method in ways:
             loaded.use(nsa, method)
             recall = recalls.setdefault("nsa" if method is None else described(method), Recall())
@@ -137,8 +137,8 @@ def probe(
     return {"layers": summaries, "points": points, "videos": seen}
 
 
-def _questions(loaded: Checkpoint, suite: SuiteSettings, videos: int, data: Path | str | None) -> Iterator[Question]:
-    """One question after the other; videos that cannot be read are left out."""
+def questions(loaded: Checkpoint, suite: SuiteSettings, videos: int, data: Path | str | None) -> Iterator[Question]:
+    """The first questions, one after the other; videos that cannot be read are left out."""
     task = load_task(suite, data)
     sampling = Sampling(suite.frames, suite.fps, suite.tokens_per_frame)
     for number in range(min(videos, len(task.eval_docs), suite.limit or videos)):

@@ -82,6 +82,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.methods", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
         *("videonsa.surroundings", "videonsa.places"),
+        *("videonsa.bootstrap", "videonsa.options"),  # head_patterns.py is a command
     ),
     "ablations": PACKAGES,
     "slurm": ("videonsa.values", "videonsa.places"),  # its profiles are read as all else is

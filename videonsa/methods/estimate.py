@@ -58,7 +58,8 @@ def block_sums(values: Tensor, block_size: int) -> Tensor:
 def block_means(tokens: Tensor, block_size: int) -> Tensor:
     """[L, heads, D] -> float32 [ceil(L / block_size), heads, D]; a partial last block is the mean of what it has."""
     missing = -len(tokens) % block_size
-    means = pad(tokens.float(), (0, 0, 0, 0, 0, missing)).unflatten(0, (-1, block_size)).mean(1)
+    whole = pad(tokens, (0, 0, 0, 0, 0, missing)) if missing else tokens
+    means = whole.unflatten(0, (-1, block_size)).mean(1, dtype=torch.float32)
     means[-1] *= block_size / (block_size - missing)
     return means
 

@@ -16,7 +16,6 @@ from videonsa.methods.estimate import (
     diagonal_sums,
     fewest,
     last_attention,
-    of_group,
     products,
 )
 from videonsa.methods.settings import FlexPrefillSettings
@@ -74,7 +73,7 @@ def flexprefill_choice(
     most = blocks if max_budget is None else min(blocks, -(-max_budget // block_size))
     if gamma >= 1 or length <= max(2, least) * block_size:
         return None
-    query_means, key_means = block_means(query, block_size), block_means(key, block_size)
+    key_means = block_means(key, block_size)
     last_mean = query[-block_size:].float().mean(0)
     chosen = torch.empty(heads, blocks, blocks, dtype=torch.bool, device=query.device)
     for head, attention in enumerate(last_attention(query, key, block_size, scale)):
@@ -86,10 +85,10 @@ def flexprefill_choice(
         sizes = [_blocks_to_cover(mass, gamma, block_size) for mass in (column, diagonal)]
         wide, steep = (size.clamp_min(least).masked_fill(query_aware, least).clamp_max(most) for size in sizes)
         chosen[of_head] = vertical_slash_blocks(by_block, _by_block_diagonal(diagonal, block_size), wide, steep)
-        means = of_group(query_means, key_means, head)
-        for number in query_aware.nonzero()[:, 0].tolist():
-            scores = products(means[number], key_means[:, head]) * scale
-            chosen[head * len(attention) + number] |= query_aware_blocks(scores, gamma)
+        for number in (of_head.start + query_aware.nonzero()[:, 0]).tolist():
+            query_means = block_means(query[:, number : number + 1], block_size)[:, 0]
+            scores = products(query_means, key_means[:, head]) * scale
+            chosen[number] |= query_aware_blocks(scores, gamma)
     return KeyChoice.of_blocks(chosen, block_size, length)
 
 

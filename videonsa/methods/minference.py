@@ -33,18 +33,7 @@ class MInference(SparsePrefill):
         vertical, slash = [asked.vertical] * heads, [asked.slash] * heads
         if self.table is not None:
             vertical, slash = self.table.layer(layer)
-        return vertical_slash_choice(
-            query,
-            key,
-            scale,
-            vertical,
-            slash,
-            last_queries=asked.last_queries,
-            first_columns=asked.first_columns,
-            recent_diagonals=asked.recent_diagonals,
-            least_diagonals=asked.least_diagonals,
-            block_size=asked.block_size,
-        )
+        return vertical_slash_choice(query, key, scale, vertical, slash, **self.settings.sizes())
 
 
 def vertical_slash_choice(

@@ -50,6 +50,11 @@ class MInferenceSettings(MethodSettings):
             valid = f"only with minference.table={UNIFORM}; the table says it for each head"
             require(self.table == UNIFORM or given == usual, f"minference.{name}", given, valid)
 
+    def sizes(self) -> dict[str, int]:
+        """What is the same for all heads: arguments of `vertical_slash_choice`."""
+        names = ("last_queries", "first_columns", "recent_diagonals", "least_diagonals", "block_size")
+        return {name: getattr(self, name) for name in names}
+
     def check_model(self, layers: int, query_heads: int) -> None:
         """A table is of one shape of model."""
         if self.table != UNIFORM:

@@ -84,6 +84,6 @@ def block_scores(query: Tensor, key: Tensor, scale: float, stride: int, block_si
         scores[..., start:].masked_fill_(later, -torch.inf)
         attention = (scores * (scale / stride)).softmax(-1)
         attention[:, -(-length // stride) - start :] = 0
-        cells = attention.unflatten(2, (-1, per_block)).sum(-1).unflatten(1, (-1, per_block)).sum(2)
+        cells = attention.unflatten(1, (-1, per_block)).sum(2).unflatten(2, (-1, per_block)).sum(-1)
         sums[:, start // per_block : end // per_block, : end // per_block] = cells
     return sums
