@@ -59,15 +59,19 @@ def model(shared_model):
     shared_model.config.static_gates = None
 
 
-def sample(*parts: tuple[str, int], seed: int = 0) -> dict[str, torch.Tensor]:
-    """Model inputs of parts ("text", tokens), ("video", 2-frame patches of 4 tokens) and ("image", 4-token rows)."""
+def sample(*parts: tuple[str, int | tuple[int, ...]], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Model inputs of parts ("text", tokens), ("video", 2-frame patches of 4 tokens) and ("image", 4-token rows); a
+    video's or an image's size may also be given whole, in tokens: (time, height, width)."""
     generator = torch.Generator().manual_seed(seed)
     ids, grids, pixels = [], {"video": [], "image": []}, {"video": [], "image": []}
     for kind, count in parts:
         if kind == "text":
             ids += torch.randint(3, 200, (count,), generator=generator).tolist()
             continue
-        grid = [count, 4, 4] if kind == "video" else [1, 2 * count, 8]
+        if isinstance(count, tuple):
+            grid = [count[0], 2 * count[1], 2 * count[2]]
+        else:
+            grid = [count, 4, 4] if kind == "video" else [1, 2 * count, 8]
         patches = grid[0] * grid[1] * grid[2]
         ids += [VISION_START, *[VIDEO if kind == "video" else IMAGE] * (patches // 4), VISION_END]
         grids[kind].append(grid)

@@ -13,7 +13,7 @@ from tests.helpers import TOLERANCE, relative_error
 from tests.modeling.conftest import batch, pack, positions_of, sample
 from videonsa.config import SettingsError
 from videonsa.methods import compression, fastv, random_tokens, vscan
-from videonsa.methods.registry import make
+from videonsa.methods.registry import load, make
 from videonsa.modeling.model import metered
 
 CLOSE = TOLERANCE[torch.float32]
@@ -143,6 +143,46 @@ def test_fastv_by_the_weights_of_eager_attention(model):
     assert relative_error(states[:, kept], expected) < CLOSE
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        make("visionzip", {"dominant": 0.3, "contextual": 0.2}),
+        make("vscan", {"keep": 0.4, "layer": 1, "layer_keep": 1.0}),
+    ],
+    ids=lambda settings: settings.name,
+)
+def test_each_temporal_patch_is_merged_by_the_towers_attention(model, settings):
+    """Frames of several windows: the tower orders tokens by window, the prompt by row. Each patch is merged here from
+    what the tower says of it alone; then dense attention over what is left, at the positions of the prompt."""
+    sizes = {"image": [(1, 6, 9)], "video": [(3, 5, 10), (2, 2, 2)]}
+    inputs = sample(("text", 2), ("video", (3, 5, 10)), ("image", (1, 6, 9)), ("video", (2, 2, 2)), ("text", 3))
+    model.set_nsa(attention="dense")
+    embeds, positions = embeddings(model, inputs)
+    kind, tower = inputs["mm_token_type_ids"][0], model.model.visual
+    method = load(settings.entry)(settings, model.config)
+    kept, merged = kind == 0, embeds.clone()
+    for name, value, pixels in (("image", 1, "pixel_values"), ("video", 2, "pixel_values_videos")):
+        places, patches = (kind == value).nonzero()[:, 0], inputs[pixels]
+        for time, height, width in sizes[name]:
+            for _ in range(time):
+                count = height * width
+                with method.watch(settings, tower) as seen:
+                    tower(patches[: 4 * count], grid_thw=torch.tensor([[1, 2 * height, 2 * width]]))
+                here = {key: found[None] for key, found in seen.items()}
+                chosen, made = method.merge(embeds[:, places[:count]], here, (height, width))
+                merged[0, places[chosen[0]]] = made[0]
+                kept[places[chosen[0]]] = True
+                places, patches = places[count:], patches[4 * count :]
+    expected = model.model.language_model(
+        inputs_embeds=merged[:, kept], position_ids=positions[-3:, :, kept], use_cache=False
+    ).last_hidden_state
+
+    model.set_method(settings)
+    states = model.model(**inputs).last_hidden_state
+    assert torch.equal(left(states)[0], kept)
+    assert relative_error(states[:, kept], expected) < CLOSE
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_row_is_what_it_is_alone(model, method, side):
     both = model.model(**two_rows(side)).last_hidden_state
@@ -202,15 +242,22 @@ def test_a_cache_holds_what_entered_its_layer(model):
     assert [cache.get_seq_length(layer) for layer in (0, 1)] == [text + vision // 2, text + vision // 4]
 
 
-def test_an_emptied_cache_serves_another_prompt(model, method):
+@pytest.mark.parametrize("parts", [(("text", 7),), SHORT], ids=["text", "all-kept"])
+def test_an_emptied_cache_serves_another_prompt(model, method, parts):
     cache = DynamicCache(config=model.config)
     model(**sample(*PARTS), past_key_values=cache)
     cache.reset()
-    text = sample(("text", 7))
-    again = model(**text, past_key_values=cache).logits
+    model.set_method(make(method, ALL[method]))
+    prompt = sample(*parts)
+    again = model(**prompt, past_key_values=cache).logits
     step = model(input_ids=torch.tensor([[5]]), past_key_values=cache).logits
-    ids = pad(text["input_ids"], (0, 1), value=5)
-    whole = model(input_ids=ids).logits
+    types = pad(prompt["mm_token_type_ids"], (0, 1))
+    longer = {
+        "input_ids": pad(prompt["input_ids"], (0, 1), value=5),
+        "attention_mask": None,
+        "mm_token_type_ids": types,
+    }
+    whole = model(**prompt | longer).logits
     assert relative_error(torch.cat([again, step], dim=1), whole) < CLOSE
 
 
