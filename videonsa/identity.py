@@ -54,6 +54,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "sparse": (  # of methods that choose keys
         *("videonsa/kernels/block_sparse.py", "videonsa/kernels/key_choice.py", "videonsa/methods/sparse.py"),
         *("videonsa/kernels/block_sparse_triton.py", "videonsa/kernels/tiling_sparse.py"),
+        "videonsa/kernels/antidiagonal.py",
         *("videonsa/methods/estimate.py", "videonsa/methods/diagonals.py"),
     ),
     "release": ("videonsa/kernels/release.py", "videonsa/kernels/bitonic.py", "videonsa/methods/release.py"),

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from tests.helpers import relative_error
 from videonsa.kernels.block_sparse import KeyChoice, block_sparse_attention
+from videonsa.methods.estimate import of_group
+from videonsa.methods.xattention import block_scores
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,12 @@ def error(case: Sparse, dtype: torch.dtype, device: str = "cpu", seed: int = 0) 
     assert ours.dtype == dtype
     assert ours.isfinite().all()
     return float(ours.norm()) if case.kind == "none" else relative_error(ours, exact)
+
+
+def antidiagonal_error(query: Tensor, key: Tensor, stride: int, block_size: int) -> float:
+    """Relative error of the kernel of XAttention's scores against torch's."""
+    from videonsa.kernels.antidiagonal import antidiagonal_scores
+
+    heads = range(key.shape[1])
+    exact = [block_scores(of_group(query, key, h), key[:, h], 0.25, stride, block_size) for h in heads]
+    return relative_error(antidiagonal_scores(query, key, 0.25, stride, block_size), torch.cat(exact))

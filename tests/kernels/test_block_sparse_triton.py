@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.helpers import TOLERANCE
-from tests.kernels.block_sparse_cases import Sparse, draw, error, inputs
+from tests.kernels.block_sparse_cases import Sparse, antidiagonal_error, draw, error, inputs
 from videonsa.kernels.block_sparse import block_sparse_attention
 
 HERE = Path(__file__).parent
@@ -93,3 +93,13 @@ def test_auto_takes_the_reference_where_a_gradient_is_asked():
     case = Sparse("slash", 300, 4, 2, 64, 64)
     tensors = [tensor.requires_grad_() for tensor in inputs(case, torch.bfloat16, "cuda")]
     assert block_sparse_attention(*tensors, draw(case, "cuda")).requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("length", "stride", "block_size"), [(5000, 16, 128), (4096, 8, 128), (3001, 16, 64), (9, 4, 16)]
+)
+def test_antidiagonal_scores_are_those_of_torch(length, stride, block_size):
+    """Products of half-precision numbers are exact in float32 on both sides: only the order of sums differs."""
+    query, key, _ = inputs(Sparse("all", length, 14, 2, 128, block_size), torch.bfloat16, "cuda")
+    assert antidiagonal_error(query, key, stride, block_size) < TOLERANCE[torch.float32]

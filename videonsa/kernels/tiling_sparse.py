@@ -17,3 +17,8 @@ def attention(block_size: int, head_size: int, item: int) -> Tile:
 def columns() -> Tile:
     """Of the search for the columns that no block holds: columns at a time; rows and stages are unused."""
     return Tile(1, 1024, 4, 1)
+
+
+def antidiagonals(per_block: int) -> Tile:
+    """per_block: groups of a block, which divide the columns."""
+    return Tile(128, max(128, per_block), 8, 3)

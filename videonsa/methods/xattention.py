@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from videonsa.kernels import tiling
 from videonsa.kernels.key_choice import KeyChoice
 from videonsa.methods.estimate import fewest, of_group, products
 from videonsa.methods.settings import XAttentionSettings
@@ -25,12 +26,25 @@ class XAttention(SparsePrefill):
     def choose(self, query: Tensor, key: Tensor, scale: float, layer: int) -> KeyChoice | None:
         asked = self.settings
         return xattention_choice(
-            query, key, scale, threshold=asked.threshold, stride=asked.stride, block_size=asked.block_size
+            query,
+            key,
+            scale,
+            threshold=asked.threshold,
+            stride=asked.stride,
+            block_size=asked.block_size,
+            backend=asked.backend,
         )
 
 
 def xattention_choice(
-    query: Tensor, key: Tensor, scale: float, *, threshold: float = 0.9, stride: int = 16, block_size: int = 128
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    *,
+    threshold: float = 0.9,
+    stride: int = 16,
+    block_size: int = 128,
+    backend: str = "auto",
 ) -> KeyChoice | None:
     """For each block of queries the first block, its own, and the best others until they hold a share of the row.
 
@@ -43,17 +57,27 @@ def xattention_choice(
         scale: of their products.
         threshold: share of a row's attention to keep; 1 keeps everything.
         stride: tokens in a group; divides block_size.
+        backend: reference (torch), or auto and triton: a kernel for the scores, on CUDA in half precision.
 
     None, everything, where L is at most one block.
     """
     length = len(query)
     if threshold >= 1 or length <= block_size:
         return None
-    chosen = [
-        _chosen(block_scores(of_group(query, key, head), key[:, head], scale, stride, block_size), threshold)
-        for head in range(key.shape[1])
-    ]
+    scores = _scores(query, key, scale, stride, block_size, backend)
+    chosen = [_chosen(part, threshold) for part in scores.split(query.shape[1] // key.shape[1])]
     return KeyChoice.of_blocks(torch.cat(chosen), block_size, length)
+
+
+def _scores(query: Tensor, key: Tensor, scale: float, stride: int, block_size: int, backend: str) -> Tensor:
+    """`block_scores` of all heads, [Hq, n, n]."""
+    half = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    if backend != "reference" and half and tiling.serves(query.shape[-1], block_size):
+        from videonsa.kernels.antidiagonal import antidiagonal_scores  # triton is not installed everywhere
+
+        return antidiagonal_scores(query, key, scale, stride, block_size)
+    heads = range(key.shape[1])
+    return torch.cat([block_scores(of_group(query, key, h), key[:, h], scale, stride, block_size) for h in heads])
 
 
 def _chosen(scores: Tensor, threshold: float) -> Tensor:
