@@ -70,3 +70,15 @@ def test_random_weights_in_groups():
     layer.load_state_dict(tensors)
     assert torch.equal(layer.weight(), meant)
     assert (meant - weight).abs().max() < 0.2, "a group of 16 within 15 steps"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_on_a_gpu_it_is_the_same_weight(dtype: torch.dtype):
+    tensors, meant = quantise(torch.randn(256, 512, generator=torch.Generator().manual_seed(0)), group=128)
+    layer = PackedLinear(512, 256, bias=False, group_size=128)
+    layer.load_state_dict(tensors)
+    weight = layer.cuda().weight(dtype)
+    assert torch.equal(weight.cpu(), meant.to(dtype))
+    inputs = torch.randn(3, 512, device="cuda", dtype=dtype)
+    assert torch.equal(layer(inputs), torch.nn.functional.linear(inputs, weight))

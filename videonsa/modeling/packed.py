@@ -56,7 +56,7 @@ class PackedLinear(nn.Module):
 def unpack(words: Tensor) -> Tensor:
     """int32 [..., n] -> int8 [..., 8 n], numbers of 0 to 15 in the order of columns."""
     shifts = torch.tensor(SHIFTS, dtype=torch.int32, device=words.device)
-    return ((words[..., None] >> shifts) & (2**BITS - 1)).to(torch.int8).flatten(-2)
+    return (words[..., None] >> shifts).bitwise_and_(2**BITS - 1).to(torch.int8).flatten(-2)
 
 
 def pack_layers(decoder: nn.Module, awq: Mapping[str, Any]) -> None:
