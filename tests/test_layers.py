@@ -42,7 +42,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.methods.head_table": (
         *("videonsa.config", "videonsa.identity", "videonsa.limits", "videonsa.places", "videonsa.values"),
     ),
-    "videonsa.methods.settings": ("videonsa.config", "videonsa.methods.entries", "videonsa.methods.head_table"),
+    "videonsa.methods.settings": (
+        *("videonsa.config", "videonsa.limits", "videonsa.methods.entries", "videonsa.methods.head_table"),
+    ),
     "videonsa.methods.registry": (  # what analysis may read of methods
         *("videonsa.config", "videonsa.identity", "videonsa.values"),
         *("videonsa.methods.entries", "videonsa.methods.settings"),

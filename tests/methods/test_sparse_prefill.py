@@ -188,6 +188,7 @@ def test_a_wrong_table_is_told_in_one_line(tmp_path, patterns, heads, message):
         ("minference", {"slash": 8}, "only with minference.table=uniform"),
         ("xattention", {"stride": 3}, "xattention.stride=3 is not valid: a divisor of block_size=128"),
         ("flexprefill", {"max_budget": 512}, "flexprefill.min_budget=1024 is not valid: at most max_budget=512"),
+        ("xattention", {"block_size": 4, "stride": 2, "backend": "triton"}, "xattention.block_size=4 .* one of 16, 32"),
         ("tri_shape", {"n_local": 0}, "tri_shape.n_local=0 is not valid: a whole number of at least 1"),
     ],
 )

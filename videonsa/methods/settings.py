@@ -8,11 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from videonsa.config import NSASettings, require
+from videonsa.limits import TRITON_BLOCK_SIZES
 from videonsa.methods.entries import Entry, MethodSettings, backend, method, number, share, whole
 from videonsa.methods.head_table import UNIFORM, read_table, table_content, table_text
 
 SPARSE = ("kernels", "sparse")  # parts of the code that methods which choose keys share
 DROPPING = ("dropping",)  # the part of code that methods which drop tokens share
+
+
+def _check_blocks(settings: MethodSettings, block_size: int, backend: str) -> None:
+    """The kernel's own limit, told before anything runs."""
+    valid = f"one of {', '.join(map(str, TRITON_BLOCK_SIZES))} with backend=triton, or backend=reference"
+    fits = backend != "triton" or block_size in TRITON_BLOCK_SIZES
+    require(fits, f"{settings.name}.block_size", block_size, valid)
 
 
 @method("tri_shape", runs="videonsa.methods.tri_shape:TriShape", parts=SPARSE)
@@ -45,6 +53,7 @@ class MInferenceSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_blocks(self, self.block_size, self.backend)
         for name, usual in (("vertical", 1000), ("slash", 6096)):
             given = getattr(self, name)
             valid = f"only with minference.table={UNIFORM}; the table says it for each head"
@@ -75,6 +84,7 @@ class FlexPrefillSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_blocks(self, self.block_size, self.backend)
         given, most = self.min_budget, self.max_budget
         require(most is None or given <= most, "flexprefill.min_budget", given, f"at most max_budget={most}")
 
@@ -91,6 +101,7 @@ class XAttentionSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_blocks(self, self.block_size, self.backend)
         fits = self.block_size % self.stride == 0
         require(fits, "xattention.stride", self.stride, f"a divisor of block_size={self.block_size}")
 
