@@ -24,7 +24,7 @@ from videonsa.identity import identity
 from videonsa.methods.asked import beside
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.registry import as_record, described
-from videonsa.weights import ask, check_trainable
+from videonsa.weights import ask, check_trainable, decoder_shape
 
 
 @dataclass(frozen=True)
@@ -210,11 +210,23 @@ def make_cell(
     where = f"{grid.name}: {variant.label}"
     changes, method = attention_of(variant.settings, where)
     nsa = ask(training.nsa, changes, f"{where}: nsa")
-    nsa = nsa if method is None else beside(nsa)
+    if method is not None:
+        nsa = beside(nsa)
+        check_model(method, training, where)
     varied = {key: value for key, value in variant.settings.items() if key in grid.axes}
     asked = {**suite_changes, **group(variant.settings, "suite")}
     suite = suite_settings(suite_name, asked, f"{grid.name}: {suite_name}")
     return Cell(variant.label, suite, seed, training, nsa, varied, method)
+
+
+def check_model(method: MethodSettings, training: Training, where: str) -> None:
+    """Refuse a method that does not serve a model of this shape, where the shape is known."""
+    model = training.settings.model if training.settings else str(training.checkpoint)
+    if shape := decoder_shape(model):
+        try:
+            method.check_model(*shape)
+        except SettingsError as error:
+            raise SettingsError(f"{where}: {error}") from None
 
 
 def make_training(

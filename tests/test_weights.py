@@ -11,7 +11,7 @@ from evals.checkpoint import from_memory, load
 from videonsa.config import NSASettings, SettingsError
 from videonsa.modeling import load_model
 from videonsa.tiny import build_tiny
-from videonsa.weights import ask, check_folder, saved_settings
+from videonsa.weights import ask, check_folder, decoder_shape, saved_settings
 
 SAVED = NSASettings(block_size=4, block_count=2, window=4, semantics="cmp_mask")
 OURS = "attention backend block_count block_size branches gate_mode gate_temperature gate_values semantics static_gates"
@@ -45,6 +45,13 @@ def as_qwen(ours: Path, folder: Path, lacking: str = "nothing", **release: int) 
 
 def test_ours_says_its_own_settings(ours: Path):
     assert saved_settings(ours) == load(ours).saved == SAVED
+
+
+def test_the_shape_of_the_decoder(ours: Path, tmp_path: Path):
+    text = load(ours).model.config.text_config
+    shape = (text.num_hidden_layers, text.num_attention_heads)
+    assert decoder_shape("tiny") == decoder_shape(str(ours)) == shape
+    assert decoder_shape("Qwen/Qwen2.5-VL-7B-Instruct") is decoder_shape(str(tmp_path)) is None
 
 
 def test_with_gates_it_is_the_release_with_its_own_sizes(ours: Path, tmp_path: Path):

@@ -21,6 +21,7 @@ MODEL_TYPES = (OURS, QWEN)
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 GATE = ".g_proj_"  # in the names of gate weights: two layers with weight and bias in each layer of the decoder
 GATES_A_LAYER = 4
+TINY_SHAPE = (3, 4)  # layers and query heads of videonsa/tiny.py
 LFS_POINTER = b"version https://git-lfs"
 
 # The release's names of its settings; its code reads them from the text part of config.json, where transformers 4.5x
@@ -71,6 +72,16 @@ def saved_settings(folder: Path) -> NSASettings:
         return NSASettings() if names is None else qwen_settings(config, _has_all_gates(config, names))
     except SettingsError as error:
         raise SettingsError(f"checkpoint {str(folder)!r}: {error}") from None
+
+
+def decoder_shape(model: str) -> tuple[int, int] | None:
+    """(layers, query heads) of "tiny" and of a folder's model; None where it is not known, as of a hub name."""
+    if model == "tiny":
+        return TINY_SHAPE
+    config = _read_json(Path(os.path.expanduser(model)) / "config.json") or {}
+    text = {**config, **(config.get("text_config") or {})}
+    shape = text.get("num_hidden_layers"), text.get("num_attention_heads")
+    return shape if all(isinstance(number, int) for number in shape) else None
 
 
 def stated_gates(checkpoint: str) -> bool:

@@ -79,3 +79,17 @@ def test_what_cannot_be_is_one_line(text: str, message: str, tmp_path: Path) -> 
 def test_asks_train_takes_the_names_of_nsa(tmp_path: Path) -> None:
     cells = planned("asks: train\naxes: {method: [dense, paper]}", tmp_path)
     assert [cell.training.nsa.attention for cell in cells.values()] == ["dense", "nsa"]
+
+
+def test_a_table_of_another_shape_is_refused_when_it_is_planned_and_one_that_fits_counts_by_content(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SettingsError, match=r"28 layers of 28 query heads, the model has 3 of 4; .*head_patterns"):
+        planned("axes: {method: [dense, minference]}", tmp_path)
+    text, cells = '{{"patterns": [[2, 4], [1, {}]], "heads": ["0000", "0100", "0001"]}}', []
+    for name, slash in (("one", 8), ("same", 8), ("other", 9)):
+        (tmp_path / f"{name}.json").write_text(text.format(slash))
+        table = str(tmp_path / f"{name}.json")
+        cells.append(planned("axes: {method: [minference]}", tmp_path, minference__table=table)["minference"])
+    assert cells[0].id == cells[1].id != cells[2].id
+    assert cells[0].settings["method"]["table"] == str(tmp_path / "one.json")
