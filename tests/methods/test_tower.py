@@ -83,6 +83,7 @@ def test_readings_equal_the_weights_of_each_temporal_patch(vision, fast, monkeyp
     for name in ("local", "last"):
         assert relative_error(found[name], expected[name]) < TOLERANCE[torch.float32]
     assert found["last.keys"].shape == (len(plain), 16)
+    assert found.clock.milliseconds > 0
     assert not used.blocks[1].attn._forward_pre_hooks
     assert not used._forward_pre_hooks
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from transformers import DynamicCache
 from tests.helpers import TOLERANCE, relative_error
 from tests.modeling.conftest import batch, pack, positions_of, sample
 from videonsa.config import SettingsError
-from videonsa.methods import compression, fastv, random_tokens, vscan
+from videonsa.methods import compression, fastv, random_tokens, tower, vscan
+from videonsa.methods.meter import Clock
 from videonsa.methods.registry import load, make
 from videonsa.modeling.model import metered
 
@@ -158,7 +160,7 @@ def test_each_temporal_patch_is_merged_by_the_towers_attention(model, settings):
     inputs = sample(("text", 2), ("video", (3, 5, 10)), ("image", (1, 6, 9)), ("video", (2, 2, 2)), ("text", 3))
     model.set_nsa(attention="dense")
     embeds, positions = embeddings(model, inputs)
-    kind, tower = inputs["mm_token_type_ids"][0], model.model.visual
+    kind, visual = inputs["mm_token_type_ids"][0], model.model.visual
     method = load(settings.entry)(settings, model.config)
     kept, merged = kind == 0, embeds.clone()
     for name, value, pixels in (("image", 1, "pixel_values"), ("video", 2, "pixel_values_videos")):
@@ -166,8 +168,8 @@ def test_each_temporal_patch_is_merged_by_the_towers_attention(model, settings):
         for time, height, width in sizes[name]:
             for _ in range(time):
                 count = height * width
-                with method.watch(settings, tower) as seen:
-                    tower(patches[: 4 * count], grid_thw=torch.tensor([[1, 2 * height, 2 * width]]))
+                with method.watch(settings, visual) as seen:
+                    visual(patches[: 4 * count], grid_thw=torch.tensor([[1, 2 * height, 2 * width]]))
                 here = {key: found[None] for key, found in seen.items()}
                 chosen, made = method.merge(embeds[:, places[:count]], here, (height, width))
                 merged[0, places[chosen[0]]] = made[0]
@@ -281,6 +283,26 @@ def test_the_meter_adds_up(model, method):
     assert report["tokens"] == [sum(layer) for layer in lengths]
     assert report["density"] == pytest.approx([n / dense for n in pairs], abs=1e-6)
     assert report["choice_ms"] > 0
+
+
+def test_reading_the_tower_is_time_of_the_choice(model, monkeypatch):
+    """Also where generate encodes before the prefill; images and videos are encoded one after the other."""
+    milliseconds = {}
+
+    class Slow(Clock):
+        @contextmanager
+        def running(self):
+            yield
+            self.seconds += 100.0
+
+    monkeypatch.setattr(tower, "Clock", Slow)
+    model.set_method(make("visionzip", HALF["visionzip"]))
+    inputs = sample(*PARTS)
+    for name, run in (("forward", model), ("generate", lambda **given: model.generate(**given, **GREEDY))):
+        with metered(model) as meters:
+            run(**inputs)
+        milliseconds[name] = meters[0].report()["choice_ms"]
+    assert all(2e5 < each < 2.5e5 for each in milliseconds.values()), milliseconds
 
 
 def test_a_draw_is_by_the_question(model):

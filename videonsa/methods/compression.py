@@ -24,6 +24,8 @@ class Compression(Method):
                 f"method {self.settings.name} drops tokens of prompts that have a row each; these are packed"
             )
         self.entering: Tensor | None = None
+        for clock in {id(item.clock): item.clock for item in self.items if item.clock is not None}.values():
+            self.meter.chose(0, clock)
         with self.meter.choice(0):
             return self.compress(embeds)
 

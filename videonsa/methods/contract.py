@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from videonsa.methods.meter import Meter, NoMeter
+from videonsa.methods.meter import Clock, Meter, NoMeter
 from videonsa.methods.samples import Samples, find_samples
 
 
@@ -68,6 +68,7 @@ class Item:
     kind: int  # as in Batch.kinds
     grid: tuple[int, int, int]  # time, height, width in tokens, which stand in this order
     seen: Mapping[str, Tensor]  # what `Method.watch` found of its tokens, [tokens, ...] each
+    clock: Clock | None = None  # what watching took, of all that were encoded together; None: it says nothing
 
 
 def make_batch(is_vision: Tensor, attention_mask: Tensor | None = None, text_positions: Tensor | None = None) -> Batch:
@@ -114,9 +115,11 @@ class Method:
 
     @classmethod
     def watch(cls, settings: Any, tower: nn.Module) -> AbstractContextManager[Mapping[str, Tensor]]:
-        """Entered while the vision tower encodes images or videos; what it gives is filled then, a row for each token,
-        and each item's rows reach `prepare` in its `seen`. No object is there yet: `generate` encodes before it
-        prefills."""
+        """Entered while the vision tower encodes images or videos; what it gives is filled then, a row for each token.
+
+        Each item's rows reach `prepare` in its `seen`, with its `clock` if it has one. No object is there yet:
+        `generate` encodes before it prefills.
+        """
         return nullcontext({})
 
     def prepare(self, embeds: Tensor) -> Tensor:

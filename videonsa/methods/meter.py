@@ -76,6 +76,13 @@ class Meter:
         self._layer(layer).chooses = True
         return self._layer(layer).choice.running()
 
+    def chose(self, layer: int, clock: Clock) -> None:
+        """Work for the choice of a layer that was done before, in the vision tower."""
+        here = self._layer(layer)
+        here.chooses = True
+        here.choice.seconds += clock.seconds
+        here.choice.events += clock.events
+
     def attention(self, layer: int) -> AbstractContextManager[None]:
         """Around the attention itself."""
         return self._layer(layer).attention.running()
@@ -134,6 +141,9 @@ class NoMeter(Meter):
 
     def choice(self, layer: int) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def chose(self, layer: int, clock: Clock) -> None:
+        """Nothing."""
 
     def attention(self, layer: int) -> AbstractContextManager[None]:
         return nullcontext()

@@ -14,18 +14,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videonsa.methods.meter import Clock
+
 CHUNK = 1 << 25  # attention weights in memory at a time: 128 MiB in float32
 
 
+class Readings(dict[str, Tensor]):
+    """What is read, by name, and how long reading took."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.clock = Clock(device)
+
+
 @contextmanager
-def reading(tower: Any, blocks: Mapping[str, int]) -> Iterator[dict[str, Tensor]]:
+def reading(tower: Any, blocks: Mapping[str, int]) -> Iterator[Readings]:
     """Readings of the named blocks, filled while the tower runs in the context.
 
     For a block named x: `x`, the attention that each token received, [tokens], float32: mean of heads and of the
     token's patches, summed over the queries of its temporal patch; and `x.keys`, its rotated keys, mean of heads and
     patches, [tokens, D]. Always there: `pixels`, one value of each token's pixels, [tokens].
     """
-    found: dict[str, Tensor] = {}
+    found = Readings(tower.device)
     order: list[Tensor] = []  # of the present call
     merge = tower.spatial_merge_size
 
@@ -37,12 +47,13 @@ def reading(tower: Any, blocks: Mapping[str, int]) -> Iterator[dict[str, Tensor]
     def read(name: str) -> Any:
         def hook(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            query, key = _query_and_key(attention, hidden, *kwargs["position_embeddings"])
             bounds = kwargs["cu_seqlens"] if "cu_seqlens" in kwargs else args[1]
-            received = attention_received(query, key, bounds.diff().tolist(), query.shape[-1] ** -0.5)
-            places = order[0].argsort().to(received.device)
-            found[name] = received.unflatten(0, (-1, merge**2)).mean(dim=1)[places]
-            found[f"{name}.keys"] = key.float().mean(dim=1).unflatten(0, (-1, merge**2)).mean(dim=1)[places]
+            with found.clock.running():
+                query, key = _query_and_key(attention, hidden, *kwargs["position_embeddings"])
+                received = attention_received(query, key, bounds.diff().tolist(), query.shape[-1] ** -0.5)
+                places = order[0].argsort().to(received.device)
+                found[name] = received.unflatten(0, (-1, merge**2)).mean(dim=1)[places]
+                found[f"{name}.keys"] = key.float().mean(dim=1).unflatten(0, (-1, merge**2)).mean(dim=1)[places]
 
         return hook
 

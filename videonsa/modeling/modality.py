@@ -52,7 +52,9 @@ def keep_items(encoded: Any, kind: str, grids: Tensor, merge_size: int, seen: Ma
     encoded.items_of_features = []
     for number, (features, grid) in enumerate(zip(encoded.pooler_output, grids.tolist(), strict=True)):
         size = (grid[0], grid[1] // merge_size, grid[2] // merge_size)
-        item = Item(KINDS[kind], size, {name: part[number] for name, part in parts.items()})
+        item = Item(
+            KINDS[kind], size, {name: part[number] for name, part in parts.items()}, getattr(seen, "clock", None)
+        )
         encoded.items_of_features.append((features, item))
 
 
