@@ -80,8 +80,8 @@ def decoder_shape(model: str) -> tuple[int, int] | None:
         return TINY_SHAPE
     config = _read_json(Path(os.path.expanduser(model)) / "config.json") or {}
     text = {**config, **(config.get("text_config") or {})}
-    shape = text.get("num_hidden_layers"), text.get("num_attention_heads")
-    return shape if all(isinstance(number, int) for number in shape) else None
+    layers, heads = text.get("num_hidden_layers"), text.get("num_attention_heads")
+    return (layers, heads) if isinstance(layers, int) and isinstance(heads, int) else None
 
 
 def stated_gates(checkpoint: str) -> bool:
