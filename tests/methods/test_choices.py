@@ -212,6 +212,97 @@ def test_best_and_fewest_take_the_first_of_equals_and_no_nan():
     assert fewest(seventh, torch.tensor([[3 / 7]])).sum() == 3
 
 
+# --- by loops over the definition, where no sum is near to what is asked
+
+
+def probabilities(query, key, scale, head):
+    """Causal attention of one query head, float64 [L, L]."""
+    group = query.shape[1] // key.shape[1]
+    scores = query[:, head].double() @ key[:, head // group].double().T * scale
+    return scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -math.inf).softmax(-1)
+
+
+def fewest_by_a_loop(mass, needed):
+    """Places in falling order of mass until their sum reaches what is needed."""
+    taken, total = [], 0.0
+    for place in sorted(range(len(mass)), key=lambda place: -mass[place]):
+        if total >= needed:
+            break
+        taken.append(place)
+        total += mass[place]
+    return taken
+
+
+def chosen_blocks(choice, head, row):
+    return set((choice.starts[head, row, : choice.counts[head, row]] // choice.block_size).tolist())
+
+
+@pytest.mark.parametrize("length", [13, 31, 48])
+def test_minference_by_a_loop(length):
+    query, key, _ = inputs(length)
+    vertical, slash = [2, 3, 5, 8], [3, 4, 2, 1]
+    sizes = {"last_queries": 5, "first_columns": 1, "recent_diagonals": 2, "least_diagonals": 1, "block_size": 4}
+    choice = vertical_slash_choice(query, key, 0.5, vertical, slash, **sizes)
+    for head in range(4):
+        last = probabilities(query, key, 0.5, head)[-5:]
+        columns = last.sum(0).tolist()
+        diagonals = [
+            sum(float(last[r, length - 5 + r - d]) for r in range(5) if length - 5 + r >= d) for d in range(length)
+        ]
+        columns[0] = diagonals[0] = diagonals[1] = math.inf
+        best_columns = sorted(sorted(range(length), key=lambda place: -columns[place])[: vertical[head]])
+        best_diagonals = sorted(range(length), key=lambda place: -diagonals[place])[: slash[head]]
+        assert [place for place in choice.columns[head].tolist() if place >= 0] == best_columns
+        for block in range(choice.blocks):
+            found = choice.starts[head, block, : choice.counts[head, block]].tolist()
+            assert found == walk({0, *best_diagonals}, (block + 1) * 4, 4)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.84])
+@pytest.mark.parametrize("length", [13, 31, 48])
+def test_flexprefill_by_a_loop(length, tau):
+    query, key, _ = inputs(length)
+    size, gamma, blocks = 4, 0.6, -(-length // 4)
+    choice = flexprefill_choice(query, key, 0.5, gamma=gamma, tau=tau, min_budget=5, max_budget=16, block_size=size)
+    for head in range(4):
+        last = probabilities(query, key, 0.5, head)[-size:]
+        column = (last.sum(0) / size).tolist()
+        diagonal = [0.0] * length
+        for r, j in itertools.product(range(size), range(length)):
+            if (d := length - size + r - j) >= 0:
+                diagonal[d] += float(last[r, j]) / size
+        expected = {(r, c) for r in range(blocks) for c in (0, r)}
+        by_column, by_diagonal = [0.0] * blocks, [0.0] * blocks
+        for j in range(length):
+            by_column[j // size] += column[j]
+            by_diagonal[blocks - 1 - (length - 1 - j) // size] += diagonal[j]
+        for mass, sums, place in ((column, by_column, "column"), (diagonal, by_diagonal, "diagonal")):
+            count = len(fewest_by_a_loop(mass, gamma)) // size + 1 if tau == 0 else 2
+            sums[0] = math.inf
+            for chosen in sorted(range(blocks), key=lambda block: -sums[block])[: min(max(count, 2), 4)]:
+                expected |= {(r, chosen if place == "column" else r - chosen) for r in range(chosen, blocks)}
+        if tau > 0:
+            means = [tensor[:, h].double().split(size) for tensor, h in ((query, head), (key, head // 2))]
+            q, k = (torch.stack([block.mean(0) for block in parts]) for parts in means)
+            scores = (q @ k.T * 0.5).masked_fill(torch.ones(blocks, blocks).triu(1).bool(), -math.inf)
+            flat = scores.softmax(-1).flatten().tolist()
+            expected |= {divmod(place, blocks) for place in fewest_by_a_loop(flat, gamma * blocks)}
+        found = {(row, block) for row in range(blocks) for block in chosen_blocks(choice, head, row)}
+        assert found == expected
+
+
+@pytest.mark.parametrize("length", [13, 31, 48])
+def test_xattention_by_a_loop(length):
+    query, key, _ = inputs(length)
+    choice = xattention_choice(query, key, 0.5, threshold=0.7, stride=2, block_size=4)
+    for head in range(4):
+        scores = block_scores(query[:, head : head + 1].transpose(0, 1), key[:, head // 2], 0.5, 2, 4)[0].tolist()
+        for row, mass in enumerate(scores):
+            others = [0.0 if block in (0, row) else value for block, value in enumerate(mass)]
+            needed = 0.7 * sum(mass) - sum(mass[block] for block in {0, row})
+            assert chosen_blocks(choice, head, row) == {0, row, *fewest_by_a_loop(others, needed)}
+
+
 # --- what holds on any input
 
 METHODS = {
