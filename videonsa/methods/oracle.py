@@ -69,9 +69,13 @@ def top_keys(score_XRK: Tensor, keys: int) -> Tensor:
         return there_XRK
     order_XRK = score_XRK.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     least_XR1 = order_XRK.topk(keys, dim=-1, sorted=False).values.amin(-1, keepdim=True)
-    above_XRK, equal_XRK = order_XRK > least_XR1, order_XRK == least_XR1
-    room_XR1 = keys - above_XRK.sum(-1, keepdim=True)
-    return there_XRK & (above_XRK | (equal_XRK & (equal_XRK.cumsum(-1) <= room_XR1)))
+    kept_XRK = there_XRK & (order_XRK >= least_XR1)
+    if bool((kept_XRK.sum(-1) > keys).any()):  # some are equal to the last one
+        above_XRK = order_XRK > least_XR1
+        room_XR1 = keys - above_XRK.sum(-1, keepdim=True)
+        equal_XRK = kept_XRK & ~above_XRK
+        kept_XRK = above_XRK | (equal_XRK & (equal_XRK.cumsum(-1, dtype=torch.int32) <= room_XR1))
+    return kept_XRK
 
 
 def whole(value: Tensor) -> tuple[Tensor, Tensor]:
