@@ -140,6 +140,17 @@ def test_all_blocks_are_dense_attention(length, heads):
     assert choice.pairs().tolist() == [length * (length + 1) // 2] * heads[0]
 
 
+def test_gradients_are_those_of_attention_under_the_mask():
+    tensors = [tensor.requires_grad_() for tensor in inputs(22, 4, 2)]
+    chosen = torch.rand(4, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    choice = KeyChoice.of_blocks(chosen | torch.eye(6, dtype=torch.bool), 4, 22)
+    weights = torch.randn(22, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    outputs = (block_sparse_attention(*tensors, choice), masked(*tensors, choice.mask()))
+    found, wanted = (torch.autograd.grad((output * weights).sum(), tensors) for output in outputs)
+    for ours, exact in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, exact)
+
+
 def test_a_query_without_keys_gets_0_and_no_nan():
     query, key, value = (tensor.requires_grad_() for tensor in inputs(4))
     choice = KeyChoice(4, 2, int32([[0], [0]], [[0], [0]]), int32([0, 1], [0, 1]))

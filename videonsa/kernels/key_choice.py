@@ -98,17 +98,27 @@ class KeyChoice:
 
     def rows(self, first_block: int, last_block: int) -> Tensor:
         """The rows of `mask` of some blocks of queries, bool [Hq, rows, keys up to the last of these rows]."""
-        start, end = first_block * self.block_size, min(last_block * self.block_size, self.length)
-        chosen_HBK = self._in_blocks(first_block, last_block, end)
-        chosen = chosen_HBK.repeat_interleave(self.block_size, 1)[:, : end - start]
-        query = torch.arange(start, end, device=chosen.device)[:, None]
-        key = torch.arange(end, device=chosen.device)
+        chosen = self.by_block(first_block, last_block).repeat_interleave(self.block_size, 1)
+        seen = self.seen(first_block * self.block_size, chosen.shape[-1])
+        return chosen[:, : len(seen)] & seen
+
+    def by_block(self, first_block: int, last_block: int) -> Tensor:
+        """The keys of each of some blocks of queries before causality and band, bool [Hq, blocks, keys up to the last
+        of these queries]."""
+        end = min(last_block * self.block_size, self.length)
+        chosen = self._in_blocks(first_block, last_block, end)
+        return chosen if self.columns is None else chosen | self._is_column(end)[:, None]
+
+    def seen(self, start: int, end: int) -> Tensor:
+        """What causality and band leave of the keys before `end` to the queries start .. end - 1 of any head, bool
+        [rows, end]."""
+        query = torch.arange(start, end, device=self.starts.device)[:, None]
+        key = torch.arange(end, device=query.device)
+        seen = key <= query
         if self.band is not None:
             sink, window, dense_from = self.band
-            chosen &= (key < sink) | (query - key < window) | (query >= dense_from)
-        if self.columns is not None:
-            chosen |= self._is_column(end)[:, None]
-        return chosen & (key <= query)
+            seen &= (key < sink) | (query - key < window) | (query >= dense_from)
+        return seen
 
     def _in_blocks(self, first_block: int, last_block: int, end: int) -> Tensor:
         """Whether each of the keys 0 .. end - 1 is in a chosen block of each block of queries, [Hq, blocks, end]."""
