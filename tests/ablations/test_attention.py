@@ -67,6 +67,7 @@ def test_another_method_is_no_reference(tmp_path: Path) -> None:
         ("base: {method: tri_shape}\naxes: {tri_shape.n_local: [0]}", r"tri_shape.n_local=0 is not valid: a whole"),
         ("base: {method: fastv}\naxes: {nsa.attention: [nsa]}", r"nsa.attention='nsa' is not valid: method='fastv'"),
         ("asks: train\naxes: {method: [fastv]}", r"method='fastv' is not valid: training is NSA's or dense"),
+        ("axes: {method: [vscan]}", r"vscan.layer=14 is not valid: the model has 3 layers, so give one from 1 to 2"),
         ("axes: {method: [7]}", r"method='7' is not valid: choose one of"),
     ],
 )  # fmt: skip

@@ -68,11 +68,10 @@ def test_nearest_is_by_direction():
 
 
 def test_means_by_target():
-    """Of two patches: the last token of the first does not count; a target without tokens gets 0."""
+    """Of two patches; a target without tokens gets 0."""
     given = tensor([[[1.0], [2.0], [4.0], [8.0]], [[1.0], [1.0], [1.0], [3.0]]])
-    assigned, counts = tensor([[2, 0, 2, 0], [1, 1, 1, 1]]), tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
-    means = tokens.means_by_target(given, assigned, counts, 3)
-    assert means.tolist() == [[[2.0], [0.0], [2.5]], [[0.0], [1.5], [0.0]]]
+    means = tokens.means_by_target(given, tensor([[2, 0, 2, 0], [1, 1, 1, 1]]), 3)
+    assert means.tolist() == [[[5.0], [0.0], [2.5]], [[0.0], [1.5], [0.0]]]
 
 
 def test_others():

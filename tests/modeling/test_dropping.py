@@ -187,8 +187,10 @@ def test_each_temporal_patch_is_merged_by_the_towers_attention(model, settings):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_row_is_what_it_is_alone(model, method, side):
-    both = model.model(**two_rows(side)).last_hidden_state
-    for row, one in enumerate((sample(*PARTS, seed=1), sample(*SHORT, seed=2))):
+    """Beside a longer one, a shorter one, and one of text alone."""
+    rows = [sample(*PARTS, seed=1), sample(("text", 9), seed=4), sample(*SHORT, seed=2)]
+    both = model.model(**batch(rows, side)).last_hidden_state
+    for row, one in enumerate(rows):
         alone = model.model(**one).last_hidden_state[0]
         span = slice(-len(alone), None) if side == "left" else slice(0, len(alone))
         here = both[row, span]
@@ -201,7 +203,7 @@ def test_a_row_is_what_it_is_alone(model, method, side):
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 def test_decoding_equals_recomputing(model, method, settled, cache):
     """Rows that keep different counts; caches that differ in length by layer."""
-    inputs = two_rows("left")
+    inputs = batch([sample(*PARTS, seed=1), sample(("text", 9), seed=4), sample(*SHORT, seed=2)], "left")
     again = model.generate(**inputs, **GREEDY, use_cache=False)
     answer = model.generate(**inputs, **GREEDY, cache_implementation=cache)
     assert answer.tolist() == again.tolist()
@@ -368,7 +370,7 @@ def test_features_of_another_tower_are_refused(model):
 @pytest.mark.parametrize("name", ["fastv", "vscan"])
 def test_a_layer_that_is_not_there_is_refused(model, name):
     with pytest.raises(
-        SettingsError, match=rf"{name}.layer=2 is not valid: this model has 2 layers, so give one from 1"
+        SettingsError, match=rf"{name}.layer=2 is not valid: the model has 2 layers, so give one from 1"
     ):
         model.set_method(make(name, HALF[name] | {"layer": 2}))
     assert model.config.method is None

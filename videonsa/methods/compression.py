@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from videonsa.config import require
 from videonsa.methods.contract import Batch, Item, Method
 from videonsa.methods.tokens import top
 
@@ -36,12 +35,6 @@ class Compression(Method):
     def enters(self, layer: int, hidden_states: Tensor, module: Any) -> Tensor | None:
         """What `compress` has chosen."""
         return self.entering if layer == 0 else None
-
-    def check_layer(self, layer: int) -> None:
-        """Raise SettingsError for a layer before which nothing can be dropped."""
-        layers = self.config.text_config.num_hidden_layers
-        valid = f"this model has {layers} layers, so give one from 1 to {layers - 1}"
-        require(layer < layers, f"{self.settings.name}.layer", layer, valid)
 
 
 @dataclass(frozen=True)

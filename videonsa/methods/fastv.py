@@ -14,10 +14,6 @@ from videonsa.methods.tokens import last_token_scores, rounded
 class FastV(Compression):
     """All images and videos of a prompt are one pool. Layers below `layer` see all tokens, the others those kept."""
 
-    def __init__(self, settings: Any, config: Any) -> None:
-        super().__init__(settings, config)
-        self.check_layer(settings.layer)
-
     def attend(self, call: LayerCall) -> Tensor:
         """Dense; in layer K-1 the attention of each prompt's last token is looked at."""
         if call.layer == self.settings.layer - 1:

@@ -23,6 +23,12 @@ def _check_blocks(settings: MethodSettings, block_size: int, backend: str) -> No
     require(fits, f"{settings.name}.block_size", block_size, valid)
 
 
+def _check_layer(settings: MethodSettings, layer: int, layers: int) -> None:
+    """Tokens can be dropped before a layer that the model has."""
+    valid = f"the model has {layers} layers, so give one from 1 to {layers - 1}"
+    require(layer < layers, f"{settings.name}.layer", layer, valid)
+
+
 @method("tri_shape", runs="videonsa.methods.tri_shape:TriShape", parts=SPARSE)
 @dataclass(frozen=True)
 class TriShapeSettings(MethodSettings):
@@ -114,6 +120,10 @@ class FastVSettings(MethodSettings):
     layer: int = whole(2)  # K: the first layer that gets the kept tokens alone; scores are those of the one before
     keep: float = share(0.5)  # share of a prompt's vision tokens that stay, 1 - R
 
+    def check_model(self, layers: int, query_heads: int) -> None:
+        """The layer is one of the model's."""
+        _check_layer(self, self.layer, layers)
+
 
 @method("vscan", runs="videonsa.methods.vscan:VScan", parts=DROPPING, kind="tokens")
 @dataclass(frozen=True)
@@ -123,6 +133,10 @@ class VScanSettings(MethodSettings):
     keep: float = share(0.167)  # share of each temporal patch's tokens that enter the decoder
     layer: int = whole(14)  # the first layer that gets the second choice
     layer_keep: float = share(0.333)  # share of the vision tokens left that stay from `layer` on
+
+    def check_model(self, layers: int, query_heads: int) -> None:
+        """The layer is one of the model's."""
+        _check_layer(self, self.layer, layers)
 
 
 @method("visionzip", runs="videonsa.methods.visionzip:VisionZip", parts=DROPPING, kind="tokens")

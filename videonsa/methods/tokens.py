@@ -65,15 +65,13 @@ def nearest(features: Tensor, targets: Tensor) -> Tensor:
     return (normalize(features.float(), dim=-1) @ normalize(targets.float(), dim=-1).transpose(1, 2)).argmax(dim=-1)
 
 
-def means_by_target(tokens: Tensor, assigned: Tensor, counts: Tensor, targets: int) -> Tensor:
+def means_by_target(tokens: Tensor, assigned: Tensor, targets: int) -> Tensor:
     """Mean of the tokens [T, N, C] that are assigned [T, N] to each target: [T, targets, C], float32; 0 of none.
 
-    counts [T, N]: 1 for a token that counts, 0 for one that does not.
+    By a product, whose sums have one order; those of scattered additions have any on a GPU.
     """
-    sums = torch.zeros(len(tokens), targets, tokens.shape[2], device=tokens.device)
-    sums.scatter_add_(1, assigned[..., None].expand_as(tokens), tokens.float() * counts[..., None])
-    number = torch.zeros(len(tokens), targets, device=tokens.device).scatter_add_(1, assigned, counts.float())
-    return sums / number.clamp(min=1)[..., None]
+    belongs = (assigned[:, None] == torch.arange(targets, device=assigned.device)[:, None]).float()  # [T, targets, N]
+    return belongs @ tokens.float() / belongs.sum(dim=2, keepdim=True).clamp(min=1)
 
 
 def pick(tokens: Tensor, places: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class VisionZip(FromTower):
         is_target[: contextual * spacing : spacing] = True
         targets, joining = rest[:, is_target], rest[:, ~is_target]
         assigned = nearest(pick(seen["last.keys"], joining), pick(seen["last.keys"], targets))
-        joined = means_by_target(pick(tokens, joining), assigned, torch.ones_like(assigned), contextual)
+        joined = means_by_target(pick(tokens, joining), assigned, contextual)
         kept = torch.cat([dominant, targets], dim=1)
         merged = torch.cat([pick(tokens, dominant).float(), pick(tokens, targets).float() + joined], dim=1)
         order = kept.argsort(dim=1)

@@ -22,10 +22,6 @@ class VScan(FromTower):
     """Keeps floor(keep * n), at least one, of a temporal patch's n tokens, and from `layer` on floor(layer_keep * m),
     at least one, of the m that a prompt has left."""
 
-    def __init__(self, settings: Any, config: Any) -> None:
-        super().__init__(settings, config)
-        self.check_layer(settings.layer)
-
     @classmethod
     def watch(cls, settings: Any, tower: Any) -> AbstractContextManager[dict[str, Tensor]]:
         """The attention that tokens receive in the first and the last block of full attention."""
@@ -39,7 +35,7 @@ class VScan(FromTower):
         kept = two_scans(seen["local"], seen["global"], size, max(1, whole(self.settings.keep, count)))
         assigned = nearest(tokens, pick(tokens, kept))
         assigned = assigned.scatter(1, kept, torch.arange(kept.shape[1], device=kept.device).expand_as(kept))
-        return kept, means_by_target(tokens, assigned, torch.ones_like(assigned), kept.shape[1])
+        return kept, means_by_target(tokens, assigned, kept.shape[1])
 
     def enters(self, layer: int, hidden_states: Tensor, module: Any) -> Tensor | None:
         """At `layer` by the last token's attention, with this layer's own projections and no position encoding."""

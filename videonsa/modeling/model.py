@@ -391,8 +391,6 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
             if of_nsa:
                 self.set_nsa(**changes)
         assert not isinstance(settings, str)
-        if settings is not None:
-            registry.load(settings.entry)(settings, self.config)
         self.config.set_method(settings)
 
 
