@@ -7,6 +7,8 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
@@ -16,6 +18,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from tests.helpers import TOLERANCE, relative_error
 from videonsa.methods import tower as tower_module
+from videonsa.methods.tokens import last_token_scores
 from videonsa.methods.tower import attention_received, reading, window_order
 from videonsa.modeling.vision import speed_up_vision
 
@@ -103,6 +106,29 @@ def test_attention_received_by_hand():
     key = torch.tensor([[[1.0]], [[0.0]], [[5.0]], [[7.0]]])
     received = attention_received(query, key, [2, 2], scale=1.0)
     torch.testing.assert_close(received, torch.tensor([0.5 + 0.75, 0.5 + 0.25, 1.0, 1.0]))
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers in a tensor that is made while the context lasts."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **kwargs or {})
+        self.numbers = max([self.numbers, *(each.numel() for each in tree_flatten(made)[0] if torch.is_tensor(each))])
+        return made
+
+
+def test_no_more_than_a_piece_is_in_memory(monkeypatch):
+    """1,000 patches, of which 800 are one image; one last token over 1,000 keys."""
+    query, key = torch.randn(2, 1000, 2, 4)
+    monkeypatch.setattr(tower_module, "CHUNK", 20_000)
+    with Largest() as largest:
+        attention_received(query, key, [800] + [8] * 25, scale=0.5)
+    assert largest.numbers <= 20_000
+    with Largest() as largest:
+        last_token_scores(query[0].repeat(2, 1), key, scale=0.5)
+    assert largest.numbers <= 8_000
 
 
 def test_segments_of_any_lengths():
