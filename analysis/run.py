@@ -4,7 +4,7 @@
 python analysis/run.py budget gates sinks              # these figures, of every sweep that has them
 python analysis/run.py table --sweep tiny-budget       # one sweep's table, shown and written
 python analysis/run.py parts --sweep tiny-budget       # the same for the benchmarks' sub-scores
-python analysis/run.py --all                           # everything of every sweep, and the kernels' figure
+python analysis/run.py --all                           # everything of every sweep, and the figures of measurements
 python analysis/run.py --list                          # names, sweeps
 """
 
@@ -36,9 +36,11 @@ OTHERS = {
     "report": "one HTML file: table, figures, failures, provenance",
     "published": "the paper's numbers beside ours, where a sweep asks the same",
     "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
+    "prefills": "milliseconds of each sparse prefill beside dense attention (benchmarks/methods.csv)",
 }
 LEAST_WIDTH = 60  # columns of a table, however narrow the terminal says it is
-BENCHMARK = ROOT / "benchmarks" / "h200.csv"
+BENCHMARKS = ROOT / "benchmarks"
+MEASURED = (("--benchmark", "h200.csv", "kernels"), ("--methods-benchmark", "methods.csv", "prefills"))
 
 
 class Refused(Exception):
@@ -69,7 +71,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="names of figures and tables, and the sweeps there are")
     parser.add_argument("--out", type=folder, default=Path("runs"), help="folder of the records (default: runs)")
     parser.add_argument("--sweep", type=text, action="append", default=[], help="only this sweep (may be repeated)")
-    parser.add_argument("--benchmark", type=folder, default=BENCHMARK, help="measurements for the figure `kernels`")
+    for name, file, figure in MEASURED:
+        what = f"measurements for the figure `{figure}`"
+        parser.add_argument(name, type=folder, default=BENCHMARKS / file, help=what)
     options = parser.parse_args(arguments)
     if not (options.names or options.all or options.list):
         parser.error(f"say what to make: {names}; or --all, or --list")
@@ -102,26 +106,29 @@ def _make(options: argparse.Namespace) -> int:
         if name not in known:
             raise Refused(f"unknown name {name!r}; names: {', '.join(known)}{unknown(name, known)}")
     names = list(dict.fromkeys(options.names))
+    measurements = {"kernels": options.benchmark, "prefills": options.methods_benchmark}
     whole = True
     if options.all:
         sweeps = _chosen_sweeps(options.out, options.sweep)
         for sweep in sweeps:
             _show(summarize(options.out, options.out / "sweeps" / sweep))
-        names = ["kernels"] if options.benchmark.is_file() else []
+        names = [name for name, path in measurements.items() if path.is_file()]
         if not sweeps and not names:
-            raise Refused(f"no sweep in {options.out} and no measurements in {options.benchmark}")
-    if "kernels" in names:
-        names.remove("kernels")
-        _show(_kernels(options.benchmark, options.out / "figures"))
+            raise Refused(
+                f"no sweep in {options.out} and no measurements in {' or '.join(map(str, measurements.values()))}"
+            )
+    for name in [name for name in names if name in measurements]:
+        names.remove(name)
+        _show(_draw_measured(name, measurements[name], options.out / "figures"))
     if names:
         whole = _from_sweeps(names, options)
     return 0 if whole else 1
 
 
-def _kernels(benchmark: Path, folder: Path) -> list[Path]:
-    kernels, style = module("kernels"), module("style")
+def _draw_measured(name: str, measurements: Path, folder: Path) -> list[Path]:
+    drawer, style = module(name), module("style")
     with style.style():
-        return style.save(kernels.draw(kernels.read(benchmark)), folder, "kernels")
+        return style.save(drawer.draw(drawer.read(measurements)), folder, name)
 
 
 def _from_sweeps(names: Sequence[str], options: argparse.Namespace) -> bool:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures import DRAWINGS, draw, style
+from analysis.figures import DRAWINGS, draw, prefills, style
 from analysis.figures import budget as budget_figure
 from analysis.figures.kernels import draw as draw_kernels
 from analysis.figures.kernels import read
@@ -115,13 +115,34 @@ def test_kernels_are_drawn_from_measurements(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 1000 for path in paths)
 
 
+def test_prefills_are_drawn_at_the_longest_length(tmp_path: Path) -> None:
+    rows = [
+        {"method": method, "data": data, "length": length, "density": 1 / length, "choice_ms": choice, "gpu": "a_$GPU$"}
+        | {"total_ms": length / 100, "density_x_dense_ms": length / 200}
+        for method, choice in (("dense", None), ("paper", None), ("tri_shape", 1.0))
+        for data in ("lifelike", "random")
+        for length in (1000, 4000)
+    ]
+    pd.DataFrame([*rows, {**rows[-1], "total_ms": 7.0}]).to_csv(tmp_path / "m.csv", index=False)
+    with warnings.catch_warnings(), style.style():
+        warnings.simplefilter("error")
+        figure = prefills.draw(prefills.read(tmp_path / "m.csv"))
+        paths = style.save(figure, tmp_path, "prefills")
+    lifelike, random = figure.axes
+    assert [label.get_text() for label in lifelike.get_yticklabels()] == ["tri_shape", "NSA, ours", "dense, cuDNN"]
+    assert [bar.get_width() for bar in random.containers[0]] == [7.0, 40.0, 40.0]
+    assert figure.get_suptitle() == "4,000 tokens, a_$GPU$; beside a bar: density"
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+@pytest.mark.parametrize("reader", [read, prefills.read])
 @pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n"])
-def test_a_bad_table_of_measurements_is_one_line(tmp_path: Path, content: str | None) -> None:
+def test_a_bad_table_of_measurements_is_one_line(tmp_path: Path, content: str | None, reader) -> None:
     path = tmp_path / "m.csv"
     if content is not None:
         path.write_text(content)
     with pytest.raises(ValueError, match=r"m\.csv: no "):
-        read(path)
+        reader(path)
 
 
 def test_a_full_disk_keeps_the_older_figure(tmp_path: Path) -> None:
