@@ -49,7 +49,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
             raise SettingsError(f"{where}: {file.name} is no safetensors file, or only a part of one")
     if awq is not None:
         try:
-            check_tensors(_tensors(files), awq, _decoder_layers(config))
+            check_tensors(_tensors(files), awq, config)
         except SettingsError as error:
             raise SettingsError(f"{where}: {error}") from None
     return config

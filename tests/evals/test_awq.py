@@ -108,7 +108,11 @@ CONFIGS = {
     "group": ({"group_size": -1}, "quantized with group_size -1"),
     "backend": ({"backend": "llm-awq"}, "quantized with backend 'llm-awq'"),
     "other group": ({"group_size": 16}, r"qzeros is I32 \[2, 8\], not I32 \[4, 8\] \(group_size 16\)"),
-    "odd group": ({"group_size": 24}, r"qweight is \[64, 8\], not .* in whole groups of 24 inputs"),
+    "odd group": (
+        {"group_size": 24},
+        "self_attn.q_proj has 64 inputs and 64 outputs, which are not whole groups of 24",
+    ),
+    "a text": ({"modules_to_not_convert": "visual"}, "modules_to_not_convert 'visual', which is no list"),
     "skipped": ({"modules_to_not_convert": ["mlp"]}, "mlp.down_proj.qweight is not served packed"),
 }
 TENSORS = {
@@ -121,7 +125,11 @@ TENSORS = {
     ),
     "one axis": (
         lambda t: t.update({f"{LAYER}.qweight": t[f"{LAYER}.qweight"][0].clone()}),
-        r"qweight is \[8\], not \[inputs, outputs / 8\]",
+        r"qweight is I32 \[8\], not I32 \[128, 8\]",
+    ),
+    "other sizes": (
+        lambda t: t.update({name: t[name][: len(t[name]) // 2].clone() for name in list(t) if name.startswith(LAYER)}),
+        r"down_proj.qweight is I32 \[64, 8\], not I32 \[128, 8\]",
     ),
     "wide scales": (
         lambda t: t.update({f"{LAYER}.scales": t[f"{LAYER}.scales"].float()}),
@@ -159,6 +167,14 @@ def test_a_spoilt_folder_is_refused(stock: Path, tmp_path: Path, spoil, message:
     spoil(tensors)
     save(tensors, folder, shards)
     refused(folder, message)
+
+
+def test_a_config_without_sizes_is_refused(stock: Path, tmp_path: Path):
+    folder, _ = awq_folder(stock, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    del config["intermediate_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(folder, "its config.json has no intermediate_size of the decoder")
 
 
 def test_a_hub_name_that_lacks_a_tensor_is_found_when_it_is_loaded(stock: Path, tmp_path: Path):
