@@ -1,6 +1,6 @@
 """The logic of the sparse prefills' kernels in Triton's interpreter, float32, at small sizes.
 
-Run as interpreted_triton.py is.
+test_triton.py runs this file beside interpreted_triton.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Triton kernels' logic in Triton's interpreter, float32, at small sizes.
 
-test_triton.py runs this file by itself with TRITON_INTERPRET=1: the variable must be set before triton is imported, and
-must not reach other tests.
+test_triton.py runs this file in a process of its own with TRITON_INTERPRET=1: the variable must be set before triton is
+imported, and must not reach other tests.
 """
 
 from __future__ import annotations

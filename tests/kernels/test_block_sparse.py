@@ -96,7 +96,7 @@ def test_the_reference_is_attention_under_the_mask_of_the_definition(choice, gro
     query, key, value = inputs(choice.length, choice.heads, choice.heads // group)
     with pytest.MonkeyPatch.context() as patch:
         if small_runs:
-            patch.setattr(block_sparse, "CHUNK_ELEMENTS", {"cpu": 1})
+            patch.setattr(block_sparse, "CPU_CHUNK_ELEMENTS", 1)
         output = block_sparse_attention(query, key, value, choice)
     torch.testing.assert_close(output, masked(query, key, value, wanted))
 
@@ -117,6 +117,17 @@ def test_a_band_by_hand():
     rows = ["10000", "11000", "11100", "10110", "11111"]
     assert choice.mask()[0].int().tolist() == [[int(mark) for mark in row] for row in rows]
     assert choice.pairs().tolist() == [1 + 2 + 3 + 3 + 5]
+
+
+def test_pairs_of_a_long_sample_and_of_heads_that_are_alike():
+    """131,072 tokens in one block, and in 1,024 that all heads share: what 32 bits would not hold."""
+    length = 131072
+    all_pairs = length * (length + 1) // 2
+    whole = KeyChoice(length, length, int32([[0]]), int32([1]))
+    assert whole.pairs().tolist() == [all_pairs]
+    blocks = KeyChoice.of_blocks(torch.ones(1, 1024, 1024, dtype=torch.bool), 128, length)
+    alike = KeyChoice(length, 128, blocks.starts.expand(3, -1, -1), blocks.counts.expand(3, -1), band=(0, 2**40, 0))
+    assert alike.pairs().tolist() == [all_pairs] * 3
 
 
 def test_of_blocks_lists_what_the_map_says_and_drops_the_future():

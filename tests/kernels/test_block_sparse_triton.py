@@ -1,12 +1,8 @@
-"""The block-sparse kernel: its logic in Triton's interpreter (anywhere triton is installed), its promises on a GPU."""
+"""The kernels of sparse prefills: what they refuse, and on a GPU their promises (interpreted_block_sparse.py: logic)."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +11,6 @@ from tests.helpers import TOLERANCE
 from tests.kernels.block_sparse_cases import Sparse, antidiagonal_error, draw, error, inputs
 from videonsa.kernels.block_sparse import block_sparse_attention
 
-HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 GPU_CASES = [
     *(Sparse(kind, 4097, 28, 4, 128, size) for kind in ("blocks", "slash", "band", "all") for size in (64, 128)),
@@ -26,16 +21,6 @@ GPU_CASES = [
     Sparse("band", 2000, 14, 2, 128, 32),
     Sparse("none", 300, 2, 1, 128, 64),
 ]
-
-
-@needs_triton
-@pytest.mark.timeout(240)
-def test_logic_in_the_interpreter():
-    file = HERE / "interpreted_block_sparse.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:]
 
 
 @needs_triton

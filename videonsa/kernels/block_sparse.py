@@ -18,7 +18,8 @@ from videonsa.names import BACKENDS
 
 __all__ = ["KeyChoice", "block_sparse_attention", "block_sparse_reference"]
 
-CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}  # scores held at once: on a CPU so few that they stay in its cache
+CHUNK_ELEMENTS = 1 << 26  # scores held at once
+CPU_CHUNK_ELEMENTS = 1 << 18  # on a CPU so few that they stay in its cache
 HIDDEN = -1e30  # added to the score of a key that is not chosen: it then weighs exactly 0
 
 
@@ -136,8 +137,9 @@ def _hidden(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _runs(choice: KeyChoice) -> list[tuple[int, int]]:
-    """Runs of blocks of queries, [first, last), whose scores fit CHUNK_ELEMENTS."""
-    rows = CHUNK_ELEMENTS[choice.starts.device.type] // (choice.heads * choice.length)
+    """Runs of blocks of queries, [first, last), whose scores fit the chunk."""
+    most = CPU_CHUNK_ELEMENTS if choice.starts.device.type == "cpu" else CHUNK_ELEMENTS
+    rows = most // (choice.heads * choice.length)
     blocks = max(1, rows // choice.block_size)
     return [(first, min(first + blocks, choice.blocks)) for first in range(0, choice.blocks, blocks)]
 

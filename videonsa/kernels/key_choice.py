@@ -143,25 +143,29 @@ class KeyChoice:
 
     def pairs(self) -> Tensor:
         """Pairs of a query and a key that are computed, int64 [Hq]; all causal pairs are L (L + 1) / 2."""
-        return torch.stack([self._pairs(head) for head in range(self.heads)])  # by head: [nq, M] at a time
+        alike = self.columns is None and self.starts.stride(0) == self.counts.stride(0) == 0  # views of one head's
+        heads = range(1 if alike else self.heads)
+        return torch.stack([self._pairs(head) for head in heads]).expand(self.heads)  # by head: [nq, M] at a time
 
     def _pairs(self, head: int) -> Tensor:
         starts = self._used_starts(heads=slice(head, head + 1))[0]
-        first = torch.arange(0, self.length, self.block_size, device=starts.device)[:, None]
+        small = self.length * self.block_size < 1 << 30  # then no number below passes 32 bits, which take half the time
+        starts = starts if small else starts.long()
+        first = torch.arange(0, self.length, self.block_size, dtype=starts.dtype, device=starts.device)[:, None]
         last = (first + self.block_size).clamp_max(self.length)
         seen = _staircase(first, last, starts, self.block_size)
         if self.band is not None:
-            sink, window, dense_from = self.band
+            sink, window, dense_from = (min(number, self.length) for number in self.band)
             begin = starts.clamp_min(sink)
             width = (starts + self.block_size - begin).clamp_min(0)
             end = last.clamp_max(dense_from)
             seen = seen - _staircase(first.minimum(end), end, begin + window, width)
         total = seen.sum()
         if self.columns is not None:
-            column = self.columns[head].long()
+            column = self.columns[head].to(starts.dtype)
             column = column.masked_fill(column < 0, self.length).expand(self.blocks, -1).contiguous()
-            at = torch.searchsorted(starts, column, right=True) - 1
-            start = pad(starts, (1, 0), value=-self.block_size).gather(-1, at + 1)
+            at = torch.searchsorted(starts, column, right=True)  # of the first block after the column
+            start = pad(starts, (1, 0), value=-self.block_size).gather(-1, at)
             alone = column >= start + self.block_size
             total = total + ((last - column.maximum(first)).clamp_min(0) * alone).sum()
         return total
@@ -174,6 +178,6 @@ def _staircase(first: Tensor, last: Tensor, key: Tensor, width: Tensor | int) ->
 
 def _stairs(rows: Tensor, width: Tensor | int) -> Tensor:
     """1 + 2 + ... of `rows` summands, none above width."""
-    rows = rows.clamp_min(0).long()
+    rows = rows.clamp_min(0)
     rising = rows.clamp_max(width) if isinstance(width, int) else rows.minimum(width)
     return rising * (rising + 1) // 2 + (rows - rising) * width
