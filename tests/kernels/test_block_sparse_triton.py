@@ -1,4 +1,4 @@
-"""The kernels of sparse prefills: what they refuse, and on a GPU their promises (interpreted_block_sparse.py: logic)."""
+"""The kernels of sparse prefill: what they refuse, and their promises on a GPU (logic: interpreted_block_sparse.py)."""
 
 from __future__ import annotations
 
