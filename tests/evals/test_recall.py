@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +19,15 @@ from evals.suites import suite_settings
 from videonsa.config import NSASettings
 from videonsa.kernels.block_sparse import KeyChoice
 from videonsa.kernels.reference import attention_probabilities
+from videonsa.kernels.release import Sizes, block_choices, slots_of
 from videonsa.methods.contract import LayerCall, Method, make_batch
 from videonsa.methods.oracle import Oracle
 from videonsa.methods.paper import Paper
 from videonsa.methods.registry import described, entries, make
+from videonsa.methods.release import Release
 from videonsa.methods.settings import OracleSettings
 from videonsa.methods.sparse import SparsePrefill
+from videonsa.names import DIFFERENCES
 
 HEADS, KV_HEADS, SIZE = 4, 2, 8
 NSA = NSASettings(block_size=4, block_count=2, window=3)
@@ -101,6 +105,40 @@ def test_nsa_keeps_its_blocks_and_its_window_among_the_vision_tokens(call: Layer
     causal = torch.ones(len(at), len(at)).tril().bool()
     assert torch.equal(kept["text"], (causal & ~IS_VISION[:, None]).expand(HEADS, -1, -1))
     assert set(kept) == {"text", *branches} - {"cmp"}
+
+
+def release(semantics: str) -> Release:
+    method = of(Release(NSASettings(block_size=4, block_count=2, window=3, semantics=semantics), None))
+    return method
+
+
+def test_a_release_that_chooses_as_the_paper_keeps_the_same(call: LayerCall):
+    at = torch.arange(len(IS_VISION))
+    ours, theirs = (method.keeps(call, at) for method in (of(Paper(NSA, None)), release("dense_decode")))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_the_release_keeps_what_its_two_slots_of_a_head_read(call: LayerCall):
+    """Blocks and window count text too, which stands there as zeros and is not kept."""
+    at = torch.arange(len(IS_VISION))
+    method = release("release")
+    kept = method.keeps(call, at)
+    sizes = Sizes(4, 2, 3, call.scale, set(DIFFERENCES), torch.float32)
+    query, key = (tensor * IS_VISION[:, None, None] for tensor in (call.query, call.key))
+    chosen = block_choices(query, key, sizes)[0]
+    expected = torch.zeros(HEADS, len(at), len(at), dtype=torch.bool)
+    # 4 heads twice in slots 0 to 7, of which each of the 2 key/value heads has 4: heads 0 to 3 read 0, then 1.
+    for head, i in itertools.product(range(HEADS), IS_VISION.nonzero()[:, 0].tolist()):
+        blocks = {*chosen[i, 0].tolist(), *chosen[i, 1].tolist()}
+        for j in range(i + 1):
+            expected[head, i, j] = bool(IS_VISION[j]) and j // 4 in blocks
+    assert torch.equal(kept["slc"], expected)
+    assert slots_of(4, 2, sizes) == [[0, 1]] * 4
+    assert slots_of(28, 4, sizes)[15:17] == [[0, 2], [1, 2]]  # slots 15 and 43, 16 and 44, of 16 a key/value head
+    window = torch.ones(len(at), len(at)).tril().triu(-2).bool() & IS_VISION & IS_VISION[:, None]
+    assert torch.equal(kept["swa"], window.expand(HEADS, -1, -1))
 
 
 def by_loops(call: LayerCall, mask: Tensor, queries: Tensor) -> dict[str, float]:
@@ -209,6 +247,14 @@ def test_every_method_that_chooses_keys_says_which(loaded: Checkpoint, data: Pat
                 assert 0 < here["mass"] <= here["best"] + 1e-6
                 assert 0 < here["keys"] <= 1
             assert layer["recall"][described(method)]["vision"]["density"] < 1, method
+
+
+def test_a_probe_under_the_releases_semantics(loaded: Checkpoint, data: Path):
+    record = probe(loaded, {"semantics": "release"}, suite_settings("synth_needle", limit=4), videos=1, data=data)
+    loaded.use({})
+    for layer in record["layers"]:
+        assert set(layer["recall"]["nsa"]) == {"vision", "text", "slc", "swa"}
+        assert 0 < layer["recall"]["nsa"]["vision"]["mass"] < 1
 
 
 def test_a_probe_of_weights_without_gates(loaded: Checkpoint, data: Path):

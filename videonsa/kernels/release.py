@@ -211,6 +211,14 @@ def to_slots(query: Tensor, kv_heads: int, sizes: Sizes) -> Tensor:
     return torch.cat([query, query, empty], dim=2)
 
 
+def slots_of(heads: int, kv_heads: int, sizes: Sizes) -> list[list[int]]:
+    """Of each query head the key/value heads that its slots are paired with: one, or under head_layout two."""
+    if not sizes.has("head_layout"):
+        return [[head * kv_heads // heads] for head in range(heads)]
+    group = next_power_of_two(-(-2 * heads // kv_heads))
+    return [[head // group, (heads + head) // group] for head in range(heads)]
+
+
 def from_slots(output_BCSD: Tensor, heads: int, sizes: Sizes) -> Tensor:
     """The heads' outputs, [B, C, Q, D]: under head_layout the mean of a head's two slots."""
     if not sizes.has("head_layout"):

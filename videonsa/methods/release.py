@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from videonsa.config import differences
-from videonsa.kernels.release import mixed_attention, vision_by_position
+from videonsa.kernels.release import Sizes, block_choices, mixed_attention, slots_of, vision_by_position, vision_rows
 from videonsa.methods.contract import LayerCall
 from videonsa.methods.paper import AttentionInputs, Gated, count_pairs
+from videonsa.methods.sparse import causal_rows
 
 
 class Release(Gated):
@@ -62,6 +63,35 @@ class Release(Gated):
                 scale=call.scale,
             )
         return output.view(call.query.shape)
+
+    def keeps(self, call: LayerCall, at: Tensor) -> dict[str, Tensor]:
+        """As of the paper's attention; a head keeps the places that either of its slots reads (head_layout), whichever
+        head's keys it finds there, and of text that stands as zeros among the blocks (vision_packing) none."""
+        names, is_vision_L = differences(self.settings.semantics), self.batch.is_vision[0]
+        causal_RL, heads = causal_rows(len(is_vision_L), at), call.query.shape[2]
+        seen_RL = causal_RL & is_vision_L & is_vision_L[at][:, None]
+        kept = {"text": (causal_RL & ~is_vision_L[at][:, None]).expand(heads, -1, -1)}
+        place_L = torch.arange(len(is_vision_L), device=at.device)  # in the branches' sequence
+        if "vision_packing" not in names:
+            place_L = (is_vision_L.cumsum(0) - 1).clamp(min=0)
+        if "slc" in self.settings.branches and bool(is_vision_L.any()):
+            sizes = self._sizes(call)
+            query, key = (vision_rows(tensor, is_vision_L, sizes) for tensor in (call.query, call.key))
+            chosen_HRb = block_choices(query, key, sizes)[0, place_L[at]].transpose(0, 1)
+            blocks = -(-query.shape[1] // sizes.block_size)
+            is_chosen_HRJ = torch.zeros(*chosen_HRb.shape[:2], blocks + 1, dtype=torch.bool, device=at.device)
+            is_chosen_HRJ.scatter_(-1, chosen_HRb.masked_fill(chosen_HRb < 0, blocks), True)  # the -1s go to one more
+            own_HRL = is_chosen_HRJ[..., place_L // sizes.block_size] & seen_RL
+            kept["slc"] = torch.stack([own_HRL[slot].any(0) for slot in slots_of(heads, call.key.shape[2], sizes)])
+        if "swa" in self.settings.branches:
+            recent_RL = place_L > place_L[at][:, None] - self.settings.window
+            kept["swa"] = (seen_RL & recent_RL).expand(heads, -1, -1)
+        return kept
+
+    def _sizes(self, call: LayerCall) -> Sizes:
+        nsa = self.settings
+        named = differences(nsa.semantics)
+        return Sizes(nsa.block_size, nsa.block_count, nsa.window, call.scale, named, call.query.dtype)
 
     @functools.cached_property
     def _alike(self) -> list[tuple[Tensor, Tensor]]:
