@@ -20,6 +20,7 @@ from ablations.grid import Grid, find_grid, grid_names
 from ablations.profile import Profile
 from ablations.reference import find_reference
 from videonsa.identity import code_version, identity
+from videonsa.methods.registry import described
 from videonsa.record import SCHEMA, read_record, write_text
 
 DONE, FAILED, INTERRUPTED, WAITING = "done", "failed", "interrupted", "waiting"
@@ -267,6 +268,7 @@ def write_plan(sweep: Sweep) -> None:
                 "seed": cell.seed,
                 "training": cell.training.id,
                 "probe": probes.get(cell.training.id) if cell.is_probed else None,
+                "method": None if cell.method is None else described(cell.method),
                 "variant": {key.rpartition(".")[2]: value for key, value in cell.varied.items()},
             }
             for cell in sweep.cells

@@ -88,7 +88,7 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     asked = pd.DataFrame(itertools.chain(*questions.values()), columns=QUESTION_COLUMNS)
     asked["label"] = asked["cell"].map(frame.drop_duplicates("id").set_index("id")["label"])
     asked["score"] = pd.to_numeric(asked["score"], errors="coerce")
-    tables = _probe_tables(out, _probe_labels(out, plan), problems)
+    tables = _probe_tables(out, _probe_labels(out, plan), _probe_variants(plan), problems)
     gates, sinks, points, recall = tables
     return Results(frame, asked, gates, sinks, points, tuple(problems + _disagreements(frame, asked)), recall)
 
@@ -182,7 +182,22 @@ def _probe_labels(out: Path, plan: Mapping[str, Any] | None) -> dict[str, str]:
     }
 
 
-def _probe_tables(out: Path, labels: Mapping[str, str], problems: list[str]) -> tuple[pd.DataFrame, ...]:
+def _probe_variants(plan: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
+    """Probe id -> what the sweep calls each method that it looks at; NSA only where a single variant is NSA."""
+    variants: dict[str, dict[str, list[str]]] = {}
+    for cell in (plan or {"cells": ()})["cells"]:
+        if cell.get("probe"):
+            labels = variants.setdefault(cell["probe"], {}).setdefault(cell.get("method") or "nsa", [])
+            labels += [] if cell["label"] in labels else [cell["label"]]
+    return {
+        probe: {method: labels[0] for method, labels in of.items() if method != "nsa" or len(labels) == 1}
+        for probe, of in variants.items()
+    }
+
+
+def _probe_tables(
+    out: Path, labels: Mapping[str, str], variants: Mapping[str, Mapping[str, str]], problems: list[str]
+) -> tuple[pd.DataFrame, ...]:
     gates: list[dict] = []
     sinks: list[dict] = []
     points: list[dict] = []
@@ -198,7 +213,7 @@ def _probe_tables(out: Path, labels: Mapping[str, str], problems: list[str]) -> 
             gates += layer_rows(record, "gates", about)
             sinks += layer_rows(record, "sinks", about)
             points += point_rows(record, about)
-            recall += recall_rows(record, about)
+            recall += recall_rows(record, about, variants.get(name) or {})
         except (KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path}: its layers are not as a probe writes them ({type(error).__name__}: {error})")
     frames = ((gates, GATE_COLUMNS), (sinks, SINK_COLUMNS), (points, POINT_COLUMNS), (recall, RECALL_COLUMNS))

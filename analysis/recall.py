@@ -14,7 +14,7 @@ from videonsa.record import write_text
 from videonsa.text import markdown
 
 PARTS = {"vision": "vision", "text": "text", "slc": "vision, selection alone", "swa": "vision, window alone"}
-HEADINGS = ["method", "queries", "density %", "mass %", "oracle's mass %", "oracle's keys %"]
+HEADINGS = ["variant", "queries", "density %", "mass %", "oracle's mass %", "oracle's keys %"]
 
 
 def write_recall(plan: Mapping[str, Any], results: Results, sweep: Path) -> list[Path]:
@@ -28,15 +28,15 @@ def write_recall(plan: Mapping[str, Any], results: Results, sweep: Path) -> list
 
 
 def to_markdown(recall: pd.DataFrame, plan: Mapping[str, Any]) -> str:
-    """A table a probe: methods and their queries in rows, means over layers, with the lowest layer in brackets."""
+    """A table a probe: variants and their queries in rows, means over layers, with the lowest layer in brackets."""
     lines = [f"**{markdown(sweep_title(plan))}**", ""]
     for (_, label, suite), group in recall.groupby(["probe", "label", "suite"], sort=False):
         lines += [f"{markdown(label)}, videos of {markdown(suite)}:", ""]
         lines += [markdown_row(HEADINGS), markdown_row(["---"] * len(HEADINGS))]
-        for (method, part), rows in group.groupby(["method", "part"], sort=False):
+        for (variant, part), rows in group.groupby(["variant", "part"], sort=False):
             shares = [100 * rows[name].astype(float) for name in ("density", "mass", "best", "keys")]
             texts = [f"{share.mean():.1f} [{share.min():.1f}]" for share in shares]
-            lines.append(markdown_row([markdown(method), PARTS.get(str(part), markdown(part)), *texts]))
+            lines.append(markdown_row([markdown(variant), PARTS.get(str(part), markdown(part)), *texts]))
         lines.append("")
     lines += [
         "- of the probed queries and all query heads, mean over layers [lowest layer]; by layer: recall.csv",

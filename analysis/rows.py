@@ -46,7 +46,10 @@ QUESTION_COLUMNS = [
 ]
 GATE_COLUMNS = ["probe", "label", "suite", "layer", "branch", "mean", "q25", "median", "q75"]
 SINK_COLUMNS = ["probe", "label", "suite", "layer", "branch", "ratio", "keys"]
-RECALL_COLUMNS = ["probe", "label", "suite", "layer", "method", "part", "mass", "best", "keys", "density", "queries"]
+RECALL_COLUMNS = [
+    *("probe", "label", "suite", "layer", "method", "variant", "part"),
+    *("mass", "best", "keys", "density", "queries"),
+]
 POINT_COLUMNS = ["probe", "label", "suite", "layer", "branch", "position", "alpha", "v_norm", "sink"]
 
 
@@ -141,10 +144,16 @@ def layer_rows(record: Mapping[str, Any], what: str, about: Mapping[str, Any]) -
     ]
 
 
-def recall_rows(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`recall` of a probe: one row a layer, method and part. Raises KeyError or the like on another layout."""
+def recall_rows(
+    record: Mapping[str, Any], about: Mapping[str, Any], variants: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """`recall` of a probe: one row a layer, method and part; `variants`: what the sweep calls a method.
+
+    Raises KeyError or the like on another layout.
+    """
     return [
-        {**about, "layer": layer["layer"], "method": method, "part": name, **values}
+        {**about, "layer": layer["layer"], "method": method, "variant": variants.get(method, method), "part": name}
+        | values
         for layer in record.get("layers") or []
         for method, parts in (layer.get("recall") or {}).items()
         for name, values in parts.items()

@@ -1,4 +1,4 @@
-"""Recall by layer: the share of dense attention probability on the keys that each method keeps, a line a method.
+"""Recall by layer: the share of dense attention probability on the keys that each method keeps, a line a variant.
 
 Dotted in the same colour: the keys of highest probability, as many for each query as the method keeps. What lies
 between the two lines is lost by the choice, and what lies above the dotted one by its size.
@@ -16,7 +16,7 @@ from analysis.figures import style
 
 QUERIES = {"vision": "vision queries", "text": "text queries"}
 MOST = 3  # probes; a sweep with more shows its first ones and says so
-LINES = len(style.SERIES)  # methods that a colour and a marker tell apart; further ones have dashes
+LINES = len(style.SERIES)  # variants that a colour and a marker tell apart; further ones have dashes
 
 
 def draw(recall: pd.DataFrame) -> Figure:
@@ -27,24 +27,24 @@ def draw(recall: pd.DataFrame) -> Figure:
     shown = probes[:MOST]
     figure, panels, _ = style.layer_panels(2 * len(shown), 2, "dense attention kept (%)")
     titles = style.probe_titles(recall)
-    methods = list(dict.fromkeys(recall["method"]))
+    variants = list(dict.fromkeys(recall["variant"]))
     for i, probe in enumerate(shown):
         for axes, (part, name) in zip(panels[2 * i : 2 * i + 2], QUERIES.items(), strict=True):
             here = recall[(recall["probe"] == probe) & (recall["part"] == part)]
-            _panel(axes, here, methods)
+            _panel(axes, here, variants)
             axes.set_title(f"{titles[probe]}: {name}")
     if len(probes) > MOST:
         figure.text(0.01, 0.0, f"{MOST} of {len(probes)} probes shown", fontsize=5.5, color=style.GREY)
-    labels = style.names(methods, style.TEXT_WIDTH / 3 - 0.4)
+    labels = style.names(variants, style.TEXT_WIDTH / 3 - 0.4)
     handles = [Line2D([], [], label=label, **_look(i)) for i, label in enumerate(labels)]
     handles.append(Line2D([], [], color=style.GREY, ls=":", lw=0.9, label="best keys, as many"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
     return figure
 
 
-def _panel(axes: Axes, here: pd.DataFrame, methods: list[str]) -> None:
-    for method, rows in here.groupby("method", sort=False):
-        rows, look = rows.sort_values("layer"), _look(methods.index(str(method)))
+def _panel(axes: Axes, here: pd.DataFrame, variants: list[str]) -> None:
+    for variant, rows in here.groupby("variant", sort=False):
+        rows, look = rows.sort_values("layer"), _look(variants.index(str(variant)))
         axes.plot(rows["layer"], 100 * rows["best"].astype(float), color=look["color"], ls=":", lw=0.9)
         axes.plot(rows["layer"], 100 * rows["mass"].astype(float), clip_on=False, **look)
     axes.set_ylim(0, 105)

@@ -20,7 +20,12 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep = synthetic.budget_sweep(tmp_path_factory.mktemp("runs"))
     plan = json.loads((sweep / "plan.json").read_text())
     probe = plan["cells"][0]["probe"]
-    plan["cells"] = [cell | {"probe": probe} for cell in plan["cells"] if cell["probe"] == probe]
+    (nsa, *_) = plan["cells"]
+    plan["cells"] = [
+        nsa,
+        nsa | {"label": "tri", "method": "tri_shape"},
+        nsa | {"label": "bound", "method": "oracle keys=8"},
+    ]
     (sweep / "plan.json").write_text(json.dumps(plan))
     path = sweep.parent.parent / "probes" / probe / "record.json"
     record = json.loads(path.read_text())
@@ -28,6 +33,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for layer, mass in zip(record["layers"], (0.5, 0.75), strict=True):
         about = {"density": 0.25, "queries": 512}
         layer["recall"] = {"oracle keys=8": {"vision": {"mass": mass, "best": mass, "keys": 1.0, **about}}}
+        layer["recall"]["nsa"] = {"text": {"mass": mass, "best": mass, "keys": 1.0, **about}}
         layer["recall"]["tri_shape"] = {"text": {"mass": mass / 2, "best": mass, "keys": 0.5, **about}}
     path.write_text(json.dumps(record))
     return sweep
@@ -39,17 +45,20 @@ def test_the_table_has_means_and_the_lowest_layer(sweep: Path):
     paths = write_recall(plan, results, sweep)
     assert [path.name for path in paths] == ["recall.md", "recall.csv"]
     lines = paths[0].read_text().splitlines()
-    assert "| oracle keys=8 | vision | 25.0 [25.0] | 62.5 [50.0] | 62.5 [50.0] | 100.0 [100.0] |" in lines
-    assert "| tri_shape | text | 25.0 [25.0] | 31.2 [25.0] | 62.5 [50.0] | 50.0 [50.0] |" in lines
+    assert "| bound | vision | 25.0 [25.0] | 62.5 [50.0] | 62.5 [50.0] | 100.0 [100.0] |" in lines
+    assert "| tri | text | 25.0 [25.0] | 31.2 [25.0] | 62.5 [50.0] | 50.0 [50.0] |" in lines
     rows = pd.read_csv(paths[1])
-    assert len(rows) == 4
-    assert rows["layer"].tolist() == [0, 0, 1, 1]
+    assert dict(zip(rows["method"], rows["variant"], strict=True)) == {
+        **{"oracle keys=8": "bound", "tri_shape": "tri"},
+        "nsa": "b=1 w=24",
+    }
+    assert rows["layer"].tolist() == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.filterwarnings("error")
 def test_it_is_one_command(sweep: Path, capsys: pytest.CaptureFixture):
     assert main(["recall_table", "recall", "--out", str(sweep.parent.parent), "--sweep", sweep.name]) == 0
-    assert "oracle keys=8" in capsys.readouterr().out
+    assert "| bound | vision |" in capsys.readouterr().out
     assert (sweep / "figures" / "recall.svg").is_file()
 
 
