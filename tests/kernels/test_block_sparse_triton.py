@@ -59,15 +59,16 @@ def test_the_output_equals_the_reference(case, dtype):
 @pytest.mark.gpu
 @pytest.mark.parametrize("block_size", [64, 128])
 @pytest.mark.parametrize("kind", ["blocks", "slash", "band"])
-def test_a_later_nan_reaches_no_earlier_output_and_bits_repeat(kind, block_size):
+@pytest.mark.parametrize("at", [70, 1111])
+def test_a_nan_reaches_the_rows_that_see_it_and_no_other_and_bits_repeat(kind, block_size, at):
     case = Sparse(kind, 1500, 7, 1, 128, block_size)
     tensors, choice = inputs(case, torch.bfloat16, "cuda"), draw(case, "cuda")
     clean = block_sparse_attention(*tensors, choice)
     assert torch.equal(block_sparse_attention(*tensors, choice, backend="triton"), clean)
     for tensor in tensors[1:]:
-        tensor[1111] = torch.nan
+        tensor[at] = torch.nan
     output = block_sparse_attention(*tensors, choice)
-    reached = choice.mask()[:, :, 1111].T
+    reached = choice.mask()[:, :, at].T
     assert torch.equal(output[~reached], clean[~reached])
     assert output[reached].isnan().all()
     assert reached.any()

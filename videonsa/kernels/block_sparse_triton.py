@@ -1,10 +1,10 @@
 """`block_sparse_attention` on Triton: flash attention that walks a list of blocks, then single columns. Forward only.
 
 One program takes a tile of a block of queries of one head. Blocks of keys come through tensor descriptors from any row
-on; only those that reach past the tile's first query, or that a band cuts, are masked. Columns are gathered row by row:
-a first kernel leaves out those that lie in a block of the list. The query heads of a key/value head run side by side,
-so that blocks that they share are read from the L2 cache; of each head the last queries come first, whose lists are
-longest, so that the short ones fill the end.
+on; only those that reach past the tile's first query, or that the band cuts, are masked. Columns are gathered row by
+row: a first kernel leaves out those that lie in a block of the list. The query heads of a key/value head run side by
+side, so that blocks that they share are read from the L2 cache; of each head the last queries come first, whose lists
+are longest, so that the short ones fill the end.
 
 Tensors: query, out [L, HQ, D]; key, value [L, HK, D]; starts, counts, columns of a `KeyChoice`.
 """
@@ -35,28 +35,38 @@ def _sees(row, index, sink, window, dense_from, BAND: tl.constexpr):
 
 
 @triton.jit
-def _add(query, key_tile, value_tile, row, index, masked, sink, window, dense_from, scale, top, total, sum_,
-         BAND: tl.constexpr, LATER: tl.constexpr):  # fmt: skip
+def _add(query, key_tile, value_tile, row, index, sink, window, dense_from, scale, top, total, sum_,
+         MASKED: tl.constexpr, BAND: tl.constexpr):  # fmt: skip
     """Take a tile of keys into the running maximum, denominator and weighted sum of the values.
 
-    masked: whether some query of the tile does not see all of them; LATER (then masked): a key may be later than a
-    query, which must not see even its NaN: 0 * NaN would be one.
+    MASKED: some query of the tile may not see all of them, and so not even a NaN of theirs: 0 * NaN would be one.
     """
     score = tl.dot(query, tl.trans(key_tile), input_precision="ieee")
-    if masked:
-        score = tl.where(_sees(row, index, sink, window, dense_from, BAND), score, float("-inf"))
+    if MASKED:
+        visible = _sees(row, index, sink, window, dense_from, BAND)
+        score = tl.where(visible, score, float("-inf"))
     new_top = tl.maximum(top, tl.max(score, 1) * scale)
     probability = tl.exp2(score * scale - new_top[:, None])
     shrink = tl.exp2(top - new_top)
     total = total * shrink + tl.sum(probability, 1)
     sum_ = sum_ * shrink[:, None]
-    if LATER:
+    if MASKED:
         broken = tl.max(tl.where(tl.abs(value_tile.to(tl.float32)) < float("inf"), 0, 1), 1) > 0
         value_tile = tl.where(broken[:, None], 0.0, value_tile)
-        reached = _sees(row, index, sink, window, dense_from, BAND) & broken[None, :]
-        sum_ = tl.where((tl.max(reached.to(tl.int32), 1) > 0)[:, None], float("nan"), sum_)
+        reached = tl.max((visible & broken[None, :]).to(tl.int32), 1) > 0
+        sum_ = tl.where(reached[:, None], float("nan"), sum_)
     sum_ = tl.dot(probability.to(value_tile.dtype), value_tile, sum_, input_precision="ieee")
     return new_top, total, sum_
+
+
+@triton.jit
+def _before(starts, count, bound, SPAN: tl.constexpr):
+    """How many blocks of a list begin before `bound`."""
+    found = 0
+    for i in range(0, count, SPAN):
+        place = i + tl.arange(0, SPAN)
+        found += tl.sum((tl.load(starts + place, mask=place < count, other=bound) < bound).to(tl.int32), 0)
+    return found
 
 
 @triton.jit
@@ -97,23 +107,29 @@ def _attend(query, key, value, keys, values, starts, counts, columns, column_cou
     top = tl.full([ROWS], -1.0e30, tl.float32)  # finite, so that a row which sees nothing yields 0 and no NaN
     total = tl.zeros([ROWS], tl.float32)
     sum_ = tl.zeros([ROWS, D], tl.float32)
-    following = tl.load(starts, mask=whole > 0, other=0)  # read one step ahead: the copy of a tile waits for its place
-    for i in range(0, whole * STEPS):
+    sunk = 0  # of the `whole` blocks that no query precedes, sunk .. sunk + cut are cut by the band
+    cut = 0
+    if BAND:
+        sunk = _before(starts, whole, sink - BLOCK + 1, 256)
+        edge = _before(starts, whole, first + ROWS - window, 256)
+        cut = tl.where(first < dense_from, tl.maximum(edge - sunk, 0), 0)
+    plain = whole - cut
+    following = tl.load(starts + tl.where(sunk > 0, 0, cut), mask=plain > 0, other=0)
+    for i in range(0, plain * STEPS):
         j = following + i % STEPS * STEP
-        following = tl.load(starts + tl.minimum((i + 1) // STEPS, whole - 1))
-        cut = False
-        if BAND:
-            cut = (j + STEP > sink) & (first + ROWS - 1 - j >= window) & (first < dense_from)
+        n = tl.minimum((i + 1) // STEPS, plain - 1)
+        following = tl.load(starts + tl.where(n < sunk, n, n + cut))  # a step ahead: the copy of a tile waits for it
         key_tile = load_tile(keys, j, kv_head, D)
         value_tile = load_tile(values, j, kv_head, D)
-        top, total, sum_ = _add(query_tile, key_tile, value_tile, row, j + inside, cut, sink, window, dense_from, scale,
-                                top, total, sum_, BAND, False)  # fmt: skip
-    for i in range(whole * STEPS, count * STEPS):
-        j = tl.load(starts + i // STEPS) + i % STEPS * STEP
+        top, total, sum_ = _add(query_tile, key_tile, value_tile, row, j + inside, sink, window, dense_from, scale, top,
+                                total, sum_, False, BAND)  # fmt: skip
+    for i in range(0, (count - plain) * STEPS):
+        n = i // STEPS
+        j = tl.load(starts + tl.where(n < cut, sunk + n, plain + n)) + i % STEPS * STEP
         key_tile = load_tile(keys, j, kv_head, D)
         value_tile = load_tile(values, j, kv_head, D)
-        top, total, sum_ = _add(query_tile, key_tile, value_tile, row, j + inside, True, sink, window, dense_from,
-                                scale, top, total, sum_, BAND, True)  # fmt: skip
+        top, total, sum_ = _add(query_tile, key_tile, value_tile, row, j + inside, sink, window, dense_from, scale, top,
+                                total, sum_, True, BAND)  # fmt: skip
     if SINGLE:
         columns += tl.cast(list_, tl.int64) * most
         count = tl.load(column_counts + list_ * 2)
@@ -122,15 +138,15 @@ def _attend(query, key, value, keys, values, starts, counts, columns, column_cou
             index = tl.load(columns + i + inside)
             key_tile = load_rows(key, index, index >= 0, kv_head, HK, D)
             value_tile = load_rows(value, index, index >= 0, kv_head, HK, D)
-            top, total, sum_ = _add(query_tile, key_tile, value_tile, row, index, False, sink, window, dense_from,
-                                    scale, top, total, sum_, False, False)  # fmt: skip
+            top, total, sum_ = _add(query_tile, key_tile, value_tile, row, index, sink, window, dense_from, scale, top,
+                                    total, sum_, False, False)  # fmt: skip
         for i in range(earlier, count, STEP):
             live = i + inside < count
             index = tl.load(columns + i + inside, mask=live, other=2147483647)
             key_tile = load_rows(key, index, live, kv_head, HK, D)
             value_tile = load_rows(value, index, live, kv_head, HK, D)
-            top, total, sum_ = _add(query_tile, key_tile, value_tile, row, index, True, sink, window, dense_from,
-                                    scale, top, total, sum_, False, True)  # fmt: skip
+            top, total, sum_ = _add(query_tile, key_tile, value_tile, row, index, sink, window, dense_from, scale, top,
+                                    total, sum_, True, False)  # fmt: skip
     sum_ = sum_ / tl.where(total > 0, total, 1.0)[:, None]
     store_rows(out, sum_, row, row < length, head, HQ, D)
 
@@ -206,7 +222,7 @@ def _launch(query: Tensor, key: Tensor, value: Tensor, choice: KeyChoice, scale:
     starts = choice.starts if choice.starts.stride(2) == 1 else choice.starts.contiguous()
     counts = choice.counts.contiguous()
     columns, column_counts = _columns_outside(choice, starts, counts)
-    sink, window, dense_from = choice.band or (0, 0, 0)
+    sink, window, dense_from = (min(number, length) for number in choice.band or (0, 0, 0))
     out = torch.empty_like(query)
     _attend[(heads * choice.blocks * (choice.block_size // tile.rows),)](
         rows_of(query, tile.rows), key, value, rows_of(key, tile.columns), rows_of(value, tile.columns), starts, counts,
