@@ -11,7 +11,7 @@ from ablations.profile import TEXTS
 from slurm.profile import TEXTS as SLURM_TEXTS
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings
 from videonsa.methods import registry
-from videonsa.values import read_value, scalar, unknown
+from videonsa.values import means_text, read_value, scalar, unknown
 
 _FIELDS = {
     "nsa": [f.name for f in dataclasses.fields(NSASettings)],
@@ -56,6 +56,8 @@ def check_setting(key: str, where: str) -> None:
     if group == "train" and name.startswith("nsa.") and name[4:] in _FIELDS["nsa"]:
         return
     if group in _FIELDS and name:
+        if group not in ("nsa", "train", "suite"):
+            raise SettingsError(f"{where}: unknown setting {key!r}; {registry.known_fields(group, name)}")
         known = ", ".join(f"{group}.{known}" for known in _FIELDS[group])
         raise SettingsError(f"{where}: unknown setting {key!r}; known: {known}{_nearest(key, where)}")
     more = ", and with --set slurm.*" if where == "--set" else ""
@@ -83,7 +85,7 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
             raise SettingsError(f"--set {key}: given twice")
         if key not in ("suites", "seeds") and not key.startswith("slurm."):
             check_setting(key, "--set")
-        value = read_value(text, f"--set {key}", key.rpartition(".")[2] in texts, texts)
+        value = read_value(text, f"--set {key}", means_text(key, texts), texts)
         if key in ("checkpoint", "method"):
             text_or_none(value, f"--set {key}")
         elif key in ("suites", "seeds") and isinstance(value, str):

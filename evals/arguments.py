@@ -12,7 +12,7 @@ from typing import Any
 
 from videonsa.config import NSASettings, SettingsError
 from videonsa.methods import registry
-from videonsa.values import read_value, text_fields
+from videonsa.values import means_text, read_value, text_fields
 
 TEXTS = frozenset({"pretrained", "dtype", "device"} | text_fields(NSASettings) | registry.texts())
 
@@ -34,5 +34,5 @@ def read_arguments(given: str | Mapping[str, Any]) -> dict[str, Any]:
             raise SettingsError(f"model argument {part.strip()!r} is not valid: give name=value, such as window=8")
         if name in arguments:
             raise SettingsError(f"model argument {name} is given twice")
-        arguments[name] = read_value(value, f"model argument {name}", name.rpartition(".")[2] in TEXTS)
+        arguments[name] = read_value(value, f"model argument {name}", means_text(name, TEXTS))
     return arguments

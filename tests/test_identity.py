@@ -24,12 +24,16 @@ from videonsa.identity import (
     FIRST_FIELDS,
     NO_EFFECT,
     NOT_COUNTED,
+    OWN,
+    attention_parts,
     code_version,
     effect,
     identity,
     part_of,
     settings_inputs,
 )
+from videonsa.methods.entries import Entry
+from videonsa.methods.settings import ENTRIES as METHODS
 
 SETTINGS = (NSASettings, TrainSettings, SuiteSettings, Suite, Aggregate)
 # Fields that came after FIRST_FIELDS, and the value of each that does what was done before there was the field. A line
@@ -102,6 +106,42 @@ def test_all_code_that_makes_numbers_counts():
     assert {"videonsa/modeling/model.py", "videonsa/kernels/reference.py", "evals/scores.py"} <= paths
     assert {path for path in paths if part_of(path) is None} <= set(NOT_COUNTED)
     assert all((ROOT / top).exists() for tops in CODE.values() for top in tops)
+
+
+# Files from which these take `causal_scores` or `causal_rows` alone, and no kernel; NSA only to answer probes, which
+# count the part "sparse".
+SCORES = dict.fromkeys(("paper", "release", "oracle"), "videonsa/methods/sparse.py")
+
+
+def reached(entry: Entry) -> set[str]:
+    """Files of ours that the class of a method imports, directly or not; what a package re-exports is not followed."""
+    left_out = {ROOT / SCORES.get(entry.name, ""), *(ROOT / path for path in NOT_COUNTED)}
+    by_name = {module_name(path): path for path in sources() if path.name != "__init__.py" and path not in left_out}
+    seen, todo = set(), [entry.runs.partition(":")[0]]
+    while todo:
+        name = todo.pop()
+        if name in seen or name not in by_name:
+            continue
+        seen.add(name)
+        todo += [imported for _, imported in imports(by_name[name])]
+    return {by_name[name].relative_to(ROOT).as_posix() for name in seen}
+
+
+def parts_that_count(entry: Entry) -> set[str]:
+    """The parts in a cell that asks for the method."""
+    attention = "nsa" if entry.kind == "nsa" else "dense"
+    usual = attention_parts(attention, "release" if entry.name == "release" else "paper")
+    return {*usual, *(() if entry.settings is NSASettings else (f"{OWN}{entry.name}", *entry.parts))}
+
+
+@pytest.mark.parametrize("entry", METHODS, ids=lambda entry: entry.name)
+def test_all_files_of_ours_that_a_method_imports_count_in_its_cells(entry: Entry):
+    parts = parts_that_count(entry)
+    found = {path: part_of(path) for path in reached(entry)}
+    assert found, f"{entry.runs} imports nothing"
+    missing = {path: part for path, part in found.items() if part not in parts}
+    assert not missing, "add these parts to the entry's `parts`, or the files to a part of CODE that it has"
+    assert not set(entry.parts) - parts
 
 
 @pytest.mark.parametrize(
@@ -179,9 +219,9 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ids(folder: Path) -> dict[str, list[str]]:
+def ids(folder: Path, code: str = IDS) -> dict[str, list[str]]:
     environment = {"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", IDS]
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -222,3 +262,51 @@ def test_a_field_a_suite_or_a_figure_changes_no_identity_and_a_default_does(copy
     changed = ids(copy)
     assert not set(changed["tiny budget"]) & set(usual["tiny budget"])
     assert changed["paper budget"] == usual["paper budget"]  # nothing is trained there
+
+
+OF_METHODS = """
+import json
+from ablations.cell import make_cells
+from ablations.grid import load_grid
+from ablations.profile import load_profile
+cells = make_cells(load_grid("many.yaml", "tiny"), load_profile("tiny"))
+print(json.dumps({cell.label: [cell.id] for cell in cells}))
+"""
+MANY = """
+axes: {method: [paper, dense, tri_shape, xattention, fastv, random_tokens, oracle]}
+base: {fastv.layer: 1}
+suites: [synth_order]
+seeds: [0]
+"""
+ANOTHER = """
+@method("another", runs="videonsa.methods.another:Another", parts=SPARSE)
+@dataclass(frozen=True)
+class AnotherSettings(MethodSettings):
+    n: int = whole(1)
+
+
+ENTRIES: tuple[Entry, ...] = (
+    AnotherSettings.entry,
+"""
+
+
+def test_a_method_more_changes_no_identity_and_a_line_of_one_its_own_cells_alone(copy: Path):
+    (copy / "many.yaml").write_text(MANY)
+    methods = copy / "videonsa" / "methods"
+
+    usual = ids(copy, OF_METHODS)
+
+    def changed() -> set[str]:
+        """Methods whose cells are others than before."""
+        return {name for name, found in ids(copy, OF_METHODS).items() if found != usual[name]}
+
+    change(methods / "settings.py", ("ENTRIES: tuple[Entry, ...] = (\n", ANOTHER))
+    (methods / "another.py").write_text((methods / "tri_shape.py").read_text().replace("TriShape", "Another"))
+    change(methods / "tri_shape.py", ('"""', '"""Other words. '), ("\n\n\nclass", "\n\n\n# a comment\nclass"))
+    assert changed() == set()
+    for name in ("tri_shape", "compression"):
+        (methods / f"{name}.py").write_text((methods / f"{name}.py").read_text() + "\nMORE = 1\n")
+    assert changed() == {"tri_shape", "fastv", "random_tokens"}
+    change(methods / "settings.py", ("stride: int = whole(16)", "stride: int = whole(8)"))
+    (methods / "sparse.py").write_text((methods / "sparse.py").read_text() + "\nMORE = 1\n")
+    assert changed() == {"tri_shape", "xattention", "fastv", "random_tokens", "oracle"}

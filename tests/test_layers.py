@@ -46,8 +46,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.config", "videonsa.limits", "videonsa.methods.entries", "videonsa.methods.head_table"),
     ),
     "videonsa.methods.registry": (  # what analysis may read of methods
-        *("videonsa.config", "videonsa.identity", "videonsa.values"),
+        *("videonsa.config", "videonsa.identity", "videonsa.values", "videonsa.methods.outside"),
         *("videonsa.methods.entries", "videonsa.methods.settings"),
+    ),
+    "videonsa.methods.outside": (
+        *("videonsa.config", "videonsa.git", "videonsa.identity", "videonsa.values", "videonsa.methods.entries"),
     ),
     "videonsa.methods": (
         *("videonsa.config", "videonsa.names", "videonsa.identity", "videonsa.limits", "videonsa.values"),
@@ -107,6 +110,7 @@ LIGHT = (
     *("videonsa.values", "videonsa.options"),
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.git", "videonsa.record"),
     *("videonsa.methods.entries", "videonsa.methods.settings", "videonsa.methods.registry"),
+    "videonsa.methods.outside",
     *("videonsa.awq", "videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs"),

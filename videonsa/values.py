@@ -153,7 +153,7 @@ class _Reader:
             if name in seen:
                 raise self.error(key_node, f"{name} stands twice, first in line {seen[name]}")
             seen[name] = key_node.start_mark.line + 1
-            meant = is_text or key.rpartition(".")[2] in self.texts
+            meant = is_text or means_text(name, self.texts)
             result[key] = self.value(value_node, name, meant, seen)
         return result
 
@@ -176,6 +176,16 @@ def text_fields(cls: type) -> set[str]:
     kinds = ("str", "tuple[str", "Mapping[str, str]")
     names = {field.name: getattr(field.type, "__name__", str(field.type)) for field in dataclasses.fields(cls)}
     return {name for name, kind in names.items() if kind.startswith(kinds)}
+
+
+def means_text(name: str, texts: Collection[str]) -> bool:
+    """Whether the setting of this dotted name holds text: by its last part, or by its group and last part.
+
+    Of a group that `texts` has as "group." whole names alone count.
+    """
+    group, _, last = f".{name}".rpartition(".")
+    group = group.rpartition(".")[2]
+    return f"{group}.{last}" in texts or (last in texts and f"{group}." not in texts)
 
 
 def unknown(name: Any, known: Iterable[str]) -> str:

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import invalidate_caches
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ from tests.evals.conftest import data, folder, loaded  # noqa: F401
 from tests.test_layers import ROOT
 from videonsa.config import SettingsError
 from videonsa.methods import registry
+from videonsa.methods.settings import ENTRIES
+from videonsa.values import means_text, read_yaml
 
 NEEDLE = suite_settings("synth_needle", limit=2, frames=8)
 
@@ -102,28 +106,132 @@ def test_its_code_and_settings_count_where_it_is_asked_alone(package: Path, tmp_
 
     before = planned("axes: {nsa.attention: [nsa, dense]}")
     code = package / "strided" / "attention.py"
+    written = code.read_text()
     first = planned("axes: {method: [paper, dense, strided]}")
-    code.write_text(code.read_text().replace("% self", "%  self"))
+    code.write_text(written.replace("% self", "%  self").replace("Chooses", "# a comment\n    # Chooses"))
+    assert planned("axes: {method: [paper, dense, strided]}") == first
+    code.write_text(written.replace("== 0", "== 1"))
     second = planned("axes: {method: [paper, dense, strided]}")
+    code.write_text(written)
     assert before["nsa"] == first["paper"] == second["paper"]
     assert before["dense"] == first["dense"] == second["dense"]
     assert json.dumps(first["strided"]) != json.dumps(second["strided"])
+    assert {"kernels", "sparse", "method strided"} <= set(first["strided"]["code"])  # what it imports of ours, too
     assert first["strided"]["method"] == {
         "name": "strided", "block_size": 64, "latest": 2, "stride": 4, "backend": "auto"
     }  # fmt: skip
 
 
-def test_a_package_that_is_broken_costs_only_its_own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    about = tmp_path / "broken-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[videonsa.methods]\nbroken = nowhere.to:Be\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+@contextmanager
+def installed(place: Path, points: dict[str, str], **files: str) -> Iterator[None]:
+    """A package `other` of these files, as pip would install it; points: entry points by name."""
+    (place / "other").mkdir(exist_ok=True)
+    for name, text in {"__init__": "", **files}.items():
+        (place / "other" / f"{name}.py").write_text(text)
+    about = place / "other-1.dist-info"
+    about.mkdir(exist_ok=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (about / "entry_points.txt").write_text("\n".join(["[videonsa.methods]", *lines]))
+    sys.path.insert(0, str(place))
+    invalidate_caches()
     registry._found.cache_clear()
     try:
-        assert "dense" in registry.names()
-        with pytest.raises(SettingsError, match=r"method=.broken. is not valid: nowhere\.to:Be is no class"):
-            registry.make("broken", {})
+        yield
     finally:
-        monkeypatch.undo()
+        sys.path.remove(str(place))
         registry._found.cache_clear()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "other"]:
+            del sys.modules[name]
+
+
+HEAD = """
+from dataclasses import dataclass, field
+from videonsa.methods.entries import MethodSettings, choice, method, number, share, whole
+"""
+MADE = "@dataclass(frozen=True)\nclass S(MethodSettings):\n    "
+RUNS = "from videonsa.methods.contract import Method\nclass Run(Method):\n    pass\n"
+
+
+@pytest.mark.parametrize(
+    ("point", "text", "message"),
+    [
+        ("mine = nowhere.to:Be", "", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("mine = other.settings:S", "class S: pass", "it is no class made by @method"),
+        ("mine", '@method("yours", runs="other.run:Run")\n' + MADE + "pass", "its name='yours' is not valid: the ent"),
+        ("train", '@method("train", runs="other.run:Run")\n' + MADE + "pass", "its name='train' is not valid: a free"),
+        ("dense", '@method("dense", runs="other.run:Run")\n' + MADE + "pass", None),
+        ("a-b", '@method("a-b", runs="other.run:Run")\n' + MADE + "pass", "its name='a-b' is not valid: a free one of"),
+        ("mine", '@method("mine", runs="other.gone:Run")\n' + MADE + "pass", "there is no module other.gone"),
+        ("mine", '@method("mine", runs="other.run")\n' + MADE + "pass", "runs='other.run' is not valid: package.mod"),
+        ("mine", '@method("mine", runs="other.run:Run", parts=("sprase",))\n' + MADE + "pass", "some of settings, mod"),
+        ("mine", '@method("mine", runs="other.run:Run", kind="a")\n' + MADE + "pass", "kind='a' is not valid: choose"),
+        ("mine", '@method("mine", runs="other.run:Run")\nclass S(MethodSettings): pass', r"S is no @dataclass\(frozen"),
+        ("mine", '@method("mine", runs="other.run:Run")\n' + MADE + "name: str = ''", "field='name' is not valid: ano"),
+        ("mine", '@method("mine", runs="other.run:Run")\n' + MADE + "size: int", "size='no default' is not valid"),
+        ("mine", '@method("mine", runs="other.run:Run")\n' + MADE + "a: int = whole(0)", "mine.a=0 is not valid: a wh"),
+    ],
+    ids=map(str, range(14)),
+)  # fmt: skip
+def test_what_cannot_be_asked_is_one_line_and_costs_no_other_method(
+    point: str, text: str, message: str | None, tmp_path: Path
+) -> None:
+    name, _, value = point.partition(" = ")
+    with installed(tmp_path, {name: value or "other.settings:S"}, settings=HEAD + text, run=RUNS):
+        assert [entry.name for entry in ENTRIES] == [other for other in registry.names() if other != "strided"]
+        if message is None:
+            assert registry.entries()["dense"] in ENTRIES
+            return
+        with pytest.raises(SettingsError, match=message) as raised:
+            registry.make(name, {})
+        assert "\n" not in str(raised.value)
+        assert str(raised.value).startswith(f"method={name!r} is not valid: ")
+
+
+def test_a_class_that_is_no_method_is_one_line_when_it_is_to_run(tmp_path: Path) -> None:
+    text = '@method("mine", runs="other.run:{}")\n' + MADE + "pass"
+    for name, message in (("Gone", "has no attribute 'Gone'"), ("Path", "is no subclass of contract.Method")):
+        files = {"settings": HEAD + text.format(name), "run": RUNS + "from pathlib import Path\n"}
+        raises = pytest.raises(SettingsError, match=f"method='mine' cannot run: other.run:{name}.* {message}")
+        with installed(tmp_path, {"mine": "other.settings:S"}, **files), raises:
+            registry.load(registry.entries()["mine"])
+
+
+def test_its_fields_are_read_as_it_states_them_and_those_of_others_as_they_do(tmp_path: Path) -> None:
+    text = '@method("mine", runs="other.run:Run")\n' + MADE
+    text += "threshold: str = field(default='a')\n    backend: int = whole(1)\n    heat: float = number(1.0)\n"
+    with installed(tmp_path, {"mine": "other.settings:S"}, settings=HEAD + text, run=RUNS):
+        texts = registry.texts() | {"backend"}
+        names = ("mine.threshold", "mine.backend", "mine.heat", "xattention.threshold", "tri_shape.backend", "backend")
+        assert [means_text(name, texts) for name in names] == [True, False, False, False, True, True]
+        grid = "base: {mine: {threshold: 0.5, backend: 2}, xattention.threshold: 0.5}"
+        assert read_yaml(grid, "here", texts) == {
+            "base": {"mine": {"threshold": "0.5", "backend": 2}, "xattention.threshold": 0.5}
+        }
+        with pytest.raises(
+            SettingsError, match=r"unknown setting 'mine.heet'; known: mine.threshold, .*mean mine.heat"
+        ):
+            registry.make("mine", {"heet": 1})
+
+
+def test_what_it_imports_counts_and_a_later_field_with_its_before_does_not(tmp_path: Path) -> None:
+    text = '@method("mine", runs="other.run:Run")\n' + MADE + "size: int = whole(1)\n"
+    later = text + "    later: int = field(default=3, metadata={'before': 3})\n"
+    run, near = (
+        RUNS + "from .near import two\nfrom videonsa.methods.tower import watching\n",
+        "def two():\n    return 2\n",
+    )
+
+    def inputs(settings: str, run: str, near: str, alone: str = "") -> dict[str, object]:
+        files = {"settings": HEAD + settings, "run": run, "near": near, "alone": alone}
+        with installed(tmp_path, {"mine": "other.settings:S"}, **files):
+            made = registry.make("mine", {})
+            return {**made.inputs(), **registry.code_of(made, lambda part, find: find())}
+
+    usual = inputs(text, run, near)
+    assert {"modeling", "dropping", "method mine"} <= set(usual)
+    assert inputs(later, run + "# a comment\n", '"""Prose."""\n' + near, "x = 1\n") == usual
+    assert inputs(later.replace("default=3", "default=4"), run, near) == usual | {"later": 4}
+    assert inputs(text, run, near.replace("return 2", "return 3"))["method mine"] != usual["method mine"]
+    shares = text + "\n    def sampling(self):\n        return {'frame_share': 0.5}\n"
+    assert inputs(shares, run, near)["method mine"] != usual["method mine"]

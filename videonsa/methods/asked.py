@@ -33,7 +33,7 @@ def asked_attention(
     if name not in registry.OF_NSA:
         if nsa.get("attention") == "nsa":
             raise SettingsError(f"{prefix}nsa.attention='nsa' is not valid: method={name!r} stands in its place")
-        return {**nsa, "attention": "dense"}, registry.make(name, own, f"{prefix}{name}")
+        return {**nsa, "attention": "dense"}, registry.make(name, own, where)
     meant = OF_NSA.get(name) or {"attention": "nsa", "semantics": nsa.get("semantics", "release")}
     for key, value in meant.items():
         if nsa.get(key, value) != value:

@@ -7,18 +7,16 @@ Ours stand in settings.py. A package outside of the repository adds one by an en
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from importlib.metadata import entry_points
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from videonsa.config import NSASettings, SettingsError, attention_differences, from_dict, to_dict
 from videonsa.identity import OWN, part_version
 from videonsa.methods.entries import Entry, MethodSettings
+from videonsa.methods.outside import parts_of, read_entry, version_of
 from videonsa.methods.settings import ENTRIES
 from videonsa.values import one_line, text_fields, unknown
 
@@ -37,12 +35,10 @@ def _found() -> tuple[dict[str, Entry], dict[str, str]]:
     found, wrong = {entry.name: entry for entry in ENTRIES}, {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
-            entry: Entry = point.load().entry
-            if entry.name != point.name or entry.name in found or "." in entry.name:
-                raise SettingsError(f"it calls itself {entry.name!r}: the entry point's name, and one that is free")
-            found[entry.name] = entry
+            found[point.name] = read_entry(point, tuple(found))
         except Exception as error:
-            wrong[point.name] = one_line(f"{point.value} is no class made by @method ({type(error).__name__}: {error})")
+            kind = "" if isinstance(error, SettingsError) else f"{type(error).__name__}: "
+            wrong[point.name] = one_line(f"{point.value} of a package that is installed cannot be asked: {kind}{error}")
     return found, wrong
 
 
@@ -57,9 +53,13 @@ def fields(name: str) -> list[str]:
 
 
 def texts() -> set[str]:
-    """Fields of methods that hold text, whatever it looks like."""
-    own = [text_fields(entry.settings) for name, entry in entries().items() if name not in OF_NSA]
-    return {"method"}.union(*own)
+    """Where text is meant, whatever it looks like: `method`, and whole names of fields. `NAME.` alone says that those
+    are all of a method's, whatever a field of the same name is elsewhere (values.means_text)."""
+    found = {"method"}
+    for name, entry in entries().items():
+        if name not in OF_NSA:
+            found |= {f"{name}.", *(f"{name}.{field}" for field in text_fields(entry.settings))}
+    return found
 
 
 def check_name(name: Any, where: str = "") -> str:
@@ -78,8 +78,20 @@ def make(name: str, values: Mapping[str, Any], where: str = "") -> MethodSetting
     entry = entries()[check_name(name, where)]
     if name in OF_NSA:
         raise SettingsError(f"method={name!r} has no settings of its own: its settings are nsa.*")
+    prefix = f"{where}: " if where else ""
+    for field in values:
+        if field not in fields(name):
+            raise SettingsError(f"{prefix}unknown setting {f'{name}.{field}'!r}; {known_fields(name, field)}")
     settings: MethodSettings = from_dict(entry.settings, values, where)
     return settings
+
+
+def known_fields(name: str, given: str) -> str:
+    """The settings of a method, and which of them may be meant: how a message on an unknown one ends."""
+    known = [f"{name}.{field}" for field in fields(name)]
+    if not known:
+        return f"method {name} has no settings"
+    return f"known: {', '.join(known)}{unknown(f'{name}.{given}', known)}"
 
 
 def from_record(recorded: Mapping[str, Any] | None, where: str = "method") -> MethodSettings | None:
@@ -113,27 +125,26 @@ def entry_of(settings: NSASettings | MethodSettings) -> Entry:
 
 
 def load(entry: Entry) -> type:
-    """The class that runs a method; imports torch."""
+    """The class that runs a method; imports torch. Raises SettingsError for what is none."""
     module, _, name = entry.runs.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(f"method={entry.name!r} cannot run: {entry.runs}: {one_line(str(error))}") from error
+    if not (isinstance(found, type) and hasattr(found, "attend")):  # contract.py is not imported here: torch
+        raise SettingsError(f"method={entry.name!r} cannot run: {entry.runs} is no subclass of contract.Method")
+    return found
 
 
-def code_of(settings: MethodSettings, look: Callable[[str, Callable[[], str]], str]) -> dict[str, str]:
+def code_of(settings: MethodSettings, look: Callable[[str, Callable[[], Any]], Any]) -> dict[str, str]:
     """The versions of the code that only this method runs; look(part, find) gives what is known of a part, or finds it.
 
-    Of a method of another package the files of its class and settings count.
+    Of a method of another package the files that it imports count, its own and ours.
     """
     entry, own = settings.entry, f"{OWN}{settings.name}"
-    finds = {part: partial(part_version, part) for part in (*entry.parts, own)}
-    if not entry.runs.startswith("videonsa.methods."):
-        finds[own] = partial(_files_of, entry)
-    return {part: look(part, find) for part, find in finds.items()}
-
-
-def _files_of(entry: Entry) -> str:
-    spec = find_spec(entry.runs.partition(":")[0])
-    source = Path(spec.origin).read_bytes() if spec and spec.origin and Path(spec.origin).is_file() else b""
-    settings = find_spec(entry.settings.__module__)
-    if settings and settings.origin and spec and settings.origin != spec.origin:
-        source += Path(settings.origin).read_bytes()
-    return hashlib.sha256(source).hexdigest()[:12]
+    if entry in ENTRIES:
+        return {part: look(part, partial(part_version, part)) for part in (*entry.parts, own)}
+    parts = look(f"{own}: parts", partial(parts_of, entry))
+    return {part: look(part, partial(part_version, part)) for part in parts} | {
+        own: look(own, partial(version_of, entry))
+    }
