@@ -51,6 +51,48 @@ def test_dense_attention_that_is_looked_at_equals_the_stock_layers(
     assert report["attention_ms"] > 0
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("which", ["key", "value"])
+def test_dense_attention_of_a_method_lets_no_nan_reach_an_earlier_token(which: str, value: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn(9, heads, 8, generator=generator) for name, heads in (("query", 6), ("key", 2), ("value", 2))
+    }
+    expected = dense_attention(**tensors, scale=0.3)
+    tensors[which][5, 1, 3] = value
+    output = dense_attention(**tensors, scale=0.3)
+    assert torch.equal(output[:5], expected[:5])
+    assert torch.equal(output[5:, :3], expected[5:, :3])  # the heads of the other group
+    assert output[5:, 3:].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("paper", {}),
+        ("tri_shape", {"n_local": 99}),
+        ("visionzip", {"dominant": 0.5}),
+        ("uniform_tokens", {"keep": 0.5}),
+    ],
+)
+def test_a_nan_in_a_token_spoils_no_logits_before_it(
+    model: VideoNSAForConditionalGeneration,  # noqa: F811
+    name: str,
+    fields: dict[str, float],
+) -> None:
+    model.set_method(name, **fields)
+    inputs = one()
+    expected = model(**inputs).logits[0]
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda module, args, output: output.masked_fill(torch.arange(15)[:, None] == 13, torch.nan)
+    )
+    spoilt = model(**inputs).logits[0]
+    hook.remove()
+    kept = ~expected.isnan().any(-1)
+    assert relative_error(spoilt[:13][kept[:13]], expected[:13][kept[:13]]) < EXACT
+    assert spoilt[13:].isnan().all()
+
+
 def test_a_layer_in_which_a_method_did_not_run_is_an_error(
     model: VideoNSAForConditionalGeneration,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

@@ -225,6 +225,15 @@ def test_prefill_decoding_and_recomputation_agree(model, side):
     assert torch.equal(seen[0], torch.cat([expected, added.expand(3, -1, -1)], dim=-1))
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_one_token_goes_on_as_alone_beside_a_longer_prompt(model, side):
+    """Its position is 0, and padding has position 1."""
+    seen = watch_positions(model)
+    inputs = batch([sample(("text", 1), seed=2), sample(*SAMPLE)], side)
+    model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    assert [positions[0, 0, -1].item() for positions in seen[1:]] == [1, 2]
+
+
 def test_token_ids_alone_say_what_is_vision(model):
     inputs = sample(("text", 2), ("video", 3), ("text", 4), ("image", 2), ("video", 5), ("text", 1))
     without = {name: tensor for name, tensor in inputs.items() if name != "mm_token_type_ids"}

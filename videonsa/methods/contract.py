@@ -179,10 +179,29 @@ def by_sample(call: LayerCall, batch: Batch, attend: Callable[[Tensor, Tensor, T
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Causal attention of one sample: query [L, Hq, D], key and value [L, Hkv, D] -> [L, Hq, D]."""
+    """Causal attention of one sample: query [L, Hq, D], key and value [L, Hkv, D] -> [L, Hq, D].
+
+    No output depends on a later token, be it NaN.
+    """
+    broken = broken_keys(key, value)
+    if broken is not None:
+        key, value = (tensor.masked_fill(broken[..., None], 0) for tensor in (key, value))
     query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
     output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-    return output[0].transpose(0, 1)
+    output = output[0].transpose(0, 1)
+    if broken is None:
+        return output
+    reached = (broken.cumsum(dim=0) > 0).repeat_interleave(output.shape[1] // broken.shape[1], dim=1)
+    return output.masked_fill(reached[..., None], torch.nan)
+
+
+def broken_keys(key: Tensor, value: Tensor) -> Tensor | None:
+    """Which keys hold a NaN or an infinity, or their values do, bool [..., Hkv]; None where all are finite.
+
+    A key that a query may not see weighs 0, and 0 times NaN is NaN: torch's attention lets it spread to earlier tokens.
+    """
+    finite = key.isfinite().all(-1) & value.isfinite().all(-1)
+    return None if bool(finite.all()) else ~finite
 
 
 def with_positions(batch: Batch, position_ids: Tensor | None) -> Batch:

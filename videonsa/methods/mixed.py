@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from videonsa.kernels import nsa_attention
 from videonsa.kernels.text import text_attention
+from videonsa.methods.contract import broken_keys
 from videonsa.methods.layout import TokenLayout
 
 
@@ -40,7 +41,11 @@ def mixed_attention(
 
 def text_by_mask(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout, scale: float) -> Tensor:
     """Dense causal attention of the text tokens' queries [B, T, Hq, D] over all earlier tokens of their sample, whose
-    keys and values are [B, L, Hkv, D]; [B*T, Hq, D]."""
+    keys and values are [B, L, Hkv, D]; [B*T, Hq, D]. No output depends on a later token, be it NaN."""
+    assert layout.text_mask is not None
+    broken = broken_keys(key, value)
+    if broken is not None:
+        key, value = (tensor.masked_fill(broken[..., None], 0) for tensor in (key, value))
     output = scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),
@@ -48,8 +53,13 @@ def text_by_mask(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout,
         attn_mask=layout.text_mask,
         scale=scale,
         enable_gqa=True,
-    )
-    return output.transpose(1, 2).flatten(0, 1)
+    ).transpose(1, 2)
+    if broken is not None:
+        reached = (layout.text_mask[:, 0].float() @ broken.float() > 0).repeat_interleave(
+            query.shape[2] // key.shape[2], dim=2
+        )
+        output = output.masked_fill(reached[..., None], torch.nan)
+    return output.flatten(0, 1)
 
 
 def text_by_sample(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout, scale: float) -> Tensor:

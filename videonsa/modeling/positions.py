@@ -167,10 +167,12 @@ class GenerationPositions:
     ) -> dict[str, Any]:
         """As for every model; but a new token stands behind the largest position so far, also where the prompt ends in
         padding."""
-        before = model_kwargs.get("position_ids")
+        before, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
         updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         if before is not None and before.dim() == 3:
             after = updated["position_ids"]
+            if isinstance(mask, Tensor) and mask.shape == before.shape[1:]:  # padding has a position that is no token's
+                before = before.masked_fill(mask == 0, 0)
             largest = before[-3:].amax(dim=(0, 2))[:, None]
             after[-3:, :, before.shape[-1] :] = largest + torch.arange(
                 1, after.shape[-1] - before.shape[-1] + 1, device=largest.device
