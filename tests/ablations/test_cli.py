@@ -34,7 +34,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--grid", "bugdet"], "no grid 'bugdet'; grids of profile tiny: branches, budget, .*smoke, .*tokens"),
+        (["--grid", "bugdet"], "no grid 'bugdet'; grids of profile tiny: baselines, .*budget, .*smoke, .*tokens"),
         (["--grid", "nowhere/mine.yaml"], "no grid 'nowhere/mine.yaml'"),
         (["--grid", "budget", "--profile", "huge"], "no profile 'huge'; profiles: paper, tiny"),
         (
