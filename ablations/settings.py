@@ -61,7 +61,11 @@ def check_setting(key: str, where: str) -> None:
         known = ", ".join(f"{group}.{known}" for known in _FIELDS[group])
         raise SettingsError(f"{where}: unknown setting {key!r}; known: {known}{_nearest(key, where)}")
     more = ", and with --set slurm.*" if where == "--set" else ""
-    methods = f", method, and a method's own such as {others[0]}.*" if (others := list(_FIELDS)[3:]) else ", method"
+    methods = (
+        f", method, and an installed method's own such as {others[0]}.*"
+        if (others := list(_FIELDS)[3:])
+        else ", method"
+    )
     settings = f"settings are nsa.*, train.*, suite.*, checkpoint{methods}{more}"
     raise SettingsError(f"{where}: unknown setting {key!r}; {settings}{_nearest(key, where)}")
 

@@ -35,4 +35,15 @@ def read_arguments(given: str | Mapping[str, Any]) -> dict[str, Any]:
         if name in arguments:
             raise SettingsError(f"model argument {name} is given twice")
         arguments[name] = read_value(value, f"model argument {name}", means_text(name, TEXTS))
+    _check_methods(arguments)
     return arguments
+
+
+def _check_methods(arguments: Mapping[str, Any]) -> None:
+    """Refuse settings of a method that is not asked: they would do nothing."""
+    asked = arguments.get("method")
+    for name in arguments:
+        group = name.partition(".")[0]
+        if "." in name and group != asked and registry.is_own(group):
+            say = f"method={group} is not asked" if asked is None else f"method={asked} is asked"
+            raise SettingsError(f"model argument {name!r} is not valid: {say}")

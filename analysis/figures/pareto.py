@@ -19,6 +19,7 @@ from analysis.rows import each
 from videonsa.methods.registry import entries
 
 COLUMNS = 3  # suites side by side
+LEGEND_WIDTH = 1.3  # inches of an entry
 COSTS = {"computed": "pairs computed (% of dense)", "prefill_ms": "prefill (ms)"}
 COLOURS = {
     "nsa": style.VERMILION,
@@ -43,8 +44,9 @@ def draw(rows: pd.DataFrame) -> Figure:
     columns = min(COLUMNS, len(suites))
     bands = -(-len(suites) // columns)
     looks = _looks(done)
-    legend_rows = -(-len(looks) // 4)
     width = max(style.COLUMN_WIDTH, min(style.TEXT_WIDTH, 1.85 * columns))
+    legend_columns = int(width / LEGEND_WIDTH)
+    legend_rows = -(-(len(looks) + 1) // legend_columns)
     figure = style.new_figure(width, 1.8 * bands * len(costs) + 0.2 * legend_rows + 0.2)
     grid = figure.subplots(bands * len(costs), columns, squeeze=False)
     for axes in grid.flat:
@@ -63,7 +65,8 @@ def draw(rows: pd.DataFrame) -> Figure:
         for colour, marker in looks.values()
     ]
     front = Line2D([], [], color=style.GREY, lw=0.8)
-    figure.legend([*handles, front], [*looks, "Pareto front"], loc="outside lower center", ncols=4)
+    shown = style.names(looks, width / legend_columns - 0.4)
+    figure.legend([*handles, front], [*shown, "Pareto front"], loc="outside lower center", ncols=legend_columns)
     return figure
 
 

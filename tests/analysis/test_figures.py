@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures import DRAWINGS, draw, prefills, style
+from analysis.figures import DRAWINGS, draw, pareto, prefills, style
 from analysis.figures import budget as budget_figure
 from analysis.figures.kernels import draw as draw_kernels
 from analysis.figures.kernels import read
@@ -19,6 +19,7 @@ from analysis.summary import sweep_data
 from analysis.tables import compare
 from tests.disks import fill, small_disk
 from videonsa.disk import DiskError
+from videonsa.methods import registry
 
 SWEEPS = {"budget": "tiny-budget", "branches": "tiny-branches", "tokens": "tiny-tokens"}
 SIGNATURES = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
@@ -77,6 +78,23 @@ def test_every_text_of_the_budget_figure_lies_inside_it(rows: pd.DataFrame) -> N
             box = axes.get_tightbbox()
             assert -1 <= box.x0 <= box.x1 <= width + 1
             assert -1 <= box.y0 <= box.y1 <= height + 1
+
+
+def test_the_legend_of_many_methods_with_long_names_lies_inside_the_figure() -> None:
+    names = [*registry.names(), "of_another_package_with_a_very_long_name", "another_method", "and_a_third_one"]
+    values = np.linspace(0.1, 0.9, len(names))
+    table = pd.DataFrame({"method": names, "density": values, "prefill_ms": 10 * values, "accuracy": values[::-1]})
+    table = table.assign(low=values[::-1] - 0.05, high=values[::-1] + 0.05, block_means=0.0, attention_fraction=values)
+    table = table.assign(status="done", suite="synth_order")
+    with style.style():
+        figure = pareto.draw(table)
+        figure.draw_without_rendering()
+        box, (width, height) = figure.legends[0].get_window_extent(), figure.canvas.get_width_height()
+    assert -1 <= box.x0 <= box.x1 <= width + 1
+    assert -1 <= box.y0 <= box.y1 <= height + 1
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(set(shown)) == len(names) + 1
+    assert "tri_shape" in shown
 
 
 def test_equal_budget_curves_go_through_their_settings(rows: pd.DataFrame) -> None:

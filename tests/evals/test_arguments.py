@@ -32,6 +32,8 @@ def test_a_path_may_hold_commas_and_equals_signs():
         ("window=", "model argument window: no value is given"),
         ("window", "model argument 'window' is not valid: give name=value"),
         ("=8", "model argument '=8' is not valid: give name=value"),
+        ("tri_shape.n_local=4", "'tri_shape.n_local' is not valid: method=tri_shape is not asked"),
+        ("method=fastv,tri_shape.n_local=4", "'tri_shape.n_local' is not valid: method=fastv is asked"),
         ("fps=1e400", "model argument fps: 1e400 is not valid"),
     ],
 )

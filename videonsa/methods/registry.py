@@ -52,6 +52,11 @@ def fields(name: str) -> list[str]:
     return [] if name in OF_NSA else [item.name for item in dataclasses.fields(entries()[name].settings)]
 
 
+def is_own(name: str) -> bool:
+    """A method with settings of its own, which nsa.* does not describe."""
+    return name in entries() and name not in OF_NSA
+
+
 def texts() -> set[str]:
     """Where text is meant, whatever it looks like: `method`, and whole names of fields. `NAME.` alone says that those
     are all of a method's, whatever a field of the same name is elsewhere (values.means_text)."""
