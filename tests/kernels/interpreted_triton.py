@@ -163,3 +163,51 @@ def test_text_queries_attend_to_everything_before_them():
         output = compute(*leaves, positions, 0.25)
         results.append([output.detach(), *torch.autograd.grad(output, leaves, torch.ones_like(output).cumsum(0))])
     assert max(relative_error(a, b) for a, b in zip(*results, strict=True)) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("spared", [False, True], ids=["by both parts", "by the high part"])
+def test_large_scores_are_weighed_by_both_parts_of_the_mean_keys(monkeypatch, spared):
+    """Block 0 draws 0.99 of head 0 and block 1 all of head 1; rounding block 0's mean key makes 1.01 of the 0.99."""
+    from videonsa.kernels import flash, triton_backend
+    from videonsa.kernels.plan import make_plan
+
+    key = torch.zeros(64, 1, 16)
+    key[:16, :, 0] = 1.0
+    key[:16:2, :, 0] += 2.0**-10  # the mean, 1 + 2^-11, rounds to 1 in float16
+    key[16:32, :, 1] = 1.0
+    key[32:48, :, 0] = 0.8848  # block 2: 0.01 of head 0
+    query = torch.zeros(64, 2, 16)
+    query[:, 0, 0] = query[:, 1, 1] = 40.0
+    monkeypatch.setattr(flash, "FEW", 0)
+    if spared:
+        monkeypatch.setattr(flash, "LARGE", 1e30)
+    plan = make_plan(query[None], None, 16)
+    settings = triton_backend.Settings(plan, 2, 1, ("slc",), 1.0)
+    _, _, index = triton_backend.attend(query.half(), key.half(), key.half(), settings)
+    assert index[-1, 0].tolist() == ([0, 3] if spared else [1, 3])
+
+
+def test_a_shape_of_the_fuzz(capsys):
+    from videonsa.bench import fuzz
+
+    assert fuzz.main(["--seed", "0", "--first", "11", "--count", "1", "--sets", "1"]) == 0
+    assert "1 shapes of seed 0, 0 outside" in capsys.readouterr().out
+
+
+def test_the_stages_that_are_timed_are_the_steps_of_the_whole():
+    from videonsa.bench import case, providers
+    from videonsa.kernels import triton_backend
+
+    some = case.Case(40, 2, 1, 16, 16, 2, 7, "float32", "random")
+    inputs = case.make_inputs(some, torch.device("cpu"))
+    with providers.stages(inputs, some) as calls:
+        assert {stage for stage, mode in calls if mode == "fwd"} == set(providers.STAGES) - {"all"}
+        assert {stage for stage, mode in calls if mode == "bwd"} == set(providers.STAGES) - {"all", "topk"}
+        steps = calls["slc", "fwd"].args[0]
+        before = calls["combine", "fwd"].args[0][0].run.args[0].out.clone()
+        for call in calls.values():
+            call()
+    assert [step.stage for step in steps] == ["slc", "slc"]
+    whole = providers.attention("triton", some)(*inputs[:4]).detach().flatten(0, 1)
+    assert torch.equal(whole, before)
+    assert triton_backend.Step is type(steps[0])

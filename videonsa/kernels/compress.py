@@ -1,7 +1,8 @@
 """Compression branch: attention over the means of complete blocks (Triton; the attention itself is flash.py's).
 
 A mean is kept as two numbers of the input's type, high + low: attention uses the high part, as any kernel in that type
-would, and the choice of blocks (select.py) both, so that it agrees with a float32 computation but where blocks tie.
+would, and the choice of blocks (select.py) both, so that it agrees with a float32 computation but where blocks tie. So
+there are two lse: the attention's own, and one to choose by, which differs where scores are large.
 """
 
 from __future__ import annotations
@@ -48,13 +49,30 @@ def mean_blocks(key: Tensor, value: Tensor, plan: Plan) -> tuple[Tensor, Tensor,
 
 
 def forward(
-    query: Tensor, key_mean: Tensor, value_mean: Tensor, plan: Plan, scale: float, with_out: bool
-) -> tuple[Tensor | None, Tensor]:
-    """Output [T, HQ, D] (None without with_out: the choice of blocks alone needs none) and lse [HQ, T], base 2."""
+    query: Tensor,
+    key_high: Tensor,
+    key_low: Tensor,
+    value_mean: Tensor,
+    plan: Plan,
+    scale: float,
+    *,
+    with_out: bool,
+    count: int | None,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Output [T, HQ, D] (None without with_out: the choice of blocks alone needs none), its lse [HQ, T], base 2, and
+    the lse to choose by.
+
+    count: blocks that a query may choose, None where there is no choice to make.
+    """
     tiles = plan.query_tiles(tiling.flash_forward(query.shape[2]).rows, True)
-    return flash.forward(
-        query, key_mean, value_mean, plan.position(), tiles, scale, stride=plan.block_size, with_out=with_out
-    )
+    sharp = None
+    if count is not None and query.dtype != torch.float32:  # in which the high part is the mean
+        sharp = key_low, torch.empty(query.shape[1], len(query), dtype=torch.float32, device=query.device), count
+    out, lse = flash.forward(
+        query, key_high, value_mean, plan.position(), tiles, scale, stride=plan.block_size, with_out=with_out,
+        sharp=sharp,
+    )  # fmt: skip
+    return out, lse, lse if sharp is None else sharp[1]
 
 
 def backward(

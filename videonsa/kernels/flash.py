@@ -23,6 +23,8 @@ from videonsa.kernels.rowstats import load_four
 from videonsa.kernels.tiles import load_rows, load_tile, rows_of, store_rows
 
 LOG2E = 1.4426950408889634
+LARGE = 3.0  # of a row's largest score (base 2): beyond it, rounding the keys moves the lse by more than some 2^-12
+FEW = 32  # keys; the largest score of so few may be small by chance
 
 
 @triton.jit
@@ -57,10 +59,28 @@ def _forward_step(query, key, value, first_key, head, scale, position, j, masked
     return new_top, total, sum_
 
 
-@triton.jit(do_not_specialize=["queries"])
-def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: tl.constexpr, HK: tl.constexpr,
-             D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-             WITH_OUT: tl.constexpr, BY_QUERY: tl.constexpr):  # fmt: skip
+@triton.jit
+def _sharp_lse(query, key, key_low, first_key, head, scale, position, end, D: tl.constexpr, STRIDE: tl.constexpr,
+               ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """The lse of the first `end` keys, each key + key_low; 0 for a row that sees none."""
+    top = tl.full([ROWS], -1.0e30, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    for j in range(0, end, COLUMNS):
+        score = tl.dot(query, tl.trans(load_tile(key_low, first_key + j, head, D)), input_precision="ieee")
+        score = tl.dot(query, tl.trans(load_tile(key, first_key + j, head, D)), score, input_precision="ieee")
+        index = j + tl.arange(0, COLUMNS)
+        score = tl.where(_sees(position[:, None], index[None, :], STRIDE, 0), score, float("-inf"))
+        new_top = tl.maximum(top, tl.max(score, 1) * scale)
+        total = total * tl.exp2(top - new_top) + tl.sum(tl.exp2(score * scale - new_top[:, None]), 1)
+        top = new_top
+    return tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), 0.0)
+
+
+@triton.jit(do_not_specialize=["queries", "count"])
+def _forward(query, key, value, out, lse, position, tiles, queries, scale, key_low, sharp_lse, count,
+             HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr,
+             ROWS: tl.constexpr, COLUMNS: tl.constexpr, WITH_OUT: tl.constexpr, BY_QUERY: tl.constexpr,
+             SHARP: tl.constexpr, LARGE: tl.constexpr, FEW: tl.constexpr):  # fmt: skip
     head = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)  # later queries see more keys: longest first
     first = tl.load(tiles + tile * 3)
@@ -97,6 +117,12 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, HQ: t
     if WITH_OUT:
         sum_ = sum_ / tl.where(sees_any, total, 1.0)[:, None]
         store_rows(out, sum_, rows, live, head, HQ, D)
+    if SHARP:  # whether a row needs it hangs on nothing but what the row sees
+        coarse = (visible >= count) & ((tl.abs(top) > LARGE) | (visible < FEW))
+        if tl.max(coarse.to(tl.int32), 0) > 0:
+            sharp = _sharp_lse(query_tile, key, key_low, first_key, kv_head, scale, at, end, D, STRIDE, ROWS, COLUMNS)
+            row_lse = tl.where(coarse, sharp, row_lse)
+        tl.store(sharp_lse + place, row_lse, mask=live)
 
 
 @triton.jit
@@ -227,10 +253,13 @@ def forward(
     window: int = 0,
     with_out: bool = True,
     into: tuple[Tensor, Tensor] | None = None,
+    sharp: tuple[Tensor, Tensor, int] | None = None,
 ) -> tuple[Tensor | None, Tensor]:
     """Returns out [T, HQ, D] (None without with_out) and lse [HQ, T] float32, base 2; a row that sees no key gets 0.
 
     into: an out, and an lse [T, HQ], to write the rows of `tiles` into.
+    sharp: (low, lse, count): the keys' low part, and an lse [HQ, T] to write, that of key + low where a row sees at
+        least `count` keys and rounding the keys would move it.
     """
     queries, heads, size = query.shape
     out = torch.empty_like(query) if with_out else None
@@ -238,11 +267,12 @@ def forward(
     if into is not None:
         out = into[0]
     tile = tiling.flash_forward(size, window)
+    low, sharp_lse, count = (key, lse, 0) if sharp is None else sharp
     _forward[(heads, len(tiles))](
         rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns), out, lse, position, tiles,
-        queries, scale * LOG2E,
+        queries, scale * LOG2E, rows_of(low, tile.columns), sharp_lse, count,
         HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
-        WITH_OUT=with_out, BY_QUERY=into is not None, **tile.options,
+        WITH_OUT=with_out, BY_QUERY=into is not None, SHARP=sharp is not None, LARGE=LARGE, FEW=FEW, **tile.options,
     )  # fmt: skip
     return out, lse
 

@@ -8,9 +8,10 @@ Everything runs on packed tokens [T, heads, D] (plan.py). No step adds floats at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,11 +103,15 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, gates: Tensor, settings: Settings) -> Tensor:
         query, key, value, gates = (tensor.contiguous() for tensor in (query, key, value, gates))
-        outputs, lses, index = attend(query, key, value, settings)
-        out = combine.combine(outputs, gates)
+        call = Pass(query, key, value, settings, gates)
+        run(forward_steps(call))
+        outputs, lses = call.outputs, call.lses
         ctx.settings, ctx.names = settings, tuple(outputs)
-        ctx.save_for_backward(query, key, value, gates, index, *outputs.values(), *(lses[name] for name in outputs))
-        return out
+        ctx.save_for_backward(
+            query, key, value, gates, call.index, *outputs.values(), *(lses[name] for name in outputs)
+        )
+        assert call.out is not None
+        return call.out
 
     @staticmethod
     @once_differentiable
@@ -117,38 +122,108 @@ class _Attention(torch.autograd.Function):
         return *gradients(query, key, value, gates, grad.contiguous(), outputs, lses, index, ctx.settings), None
 
 
+class Step(NamedTuple):
+    """A part of the computation: the stage it belongs to (a branch, topk or combine), and what to call."""
+
+    stage: str
+    run: Callable[[], None]
+
+
+class Pass:
+    """What the steps of one call hand on to each other. Tensors as in `nsa_attention`, packed [T, heads, D]."""
+
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, settings: Settings, gates: Tensor | None = None
+    ) -> None:
+        self.query, self.key, self.value, self.settings, self.gates = query, key, value, settings, gates
+        self.outputs: dict[str, Tensor] = {}  # of each branch, [T, HQ, D]
+        self.lses: dict[str, Tensor] = {}  # [T, HQ] for slc, which reads it by query, and [HQ, T] for cmp and swa
+        self.index: Tensor | None = None  # chosen blocks, as `attend` returns them
+        self.out: Tensor | None = None  # the gated sum, where there are gates
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, settings: Settings
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
     """Each branch's output [T, HQ, D], its lse, and the chosen blocks [T, HK, block_count] (global numbers).
 
     The chosen blocks are undefined for queries that see no more than block_count of them, and so choose all.
-    The lse is [T, HQ] for slc, which reads it by query, and [HQ, T] for cmp and swa, which read it by head.
+    The lse is [T, HQ] for slc and [HQ, T] for cmp and swa.
     """
-    plan, scale, branches = settings.plan, settings.scale, settings.branches
-    outputs: dict[str, Tensor] = {}
-    lses: dict[str, Tensor] = {}
-    index = None
-    if "cmp" in branches or ("slc" in branches and plan.most_blocks > settings.block_count):
-        key_high, key_low, value_mean = compress.mean_blocks(key, value, plan)
-        out, lse = compress.forward(query, key_high, value_mean, plan, scale, "cmp" in branches)
+    call = Pass(query, key, value, settings)
+    run(forward_steps(call))
+    return call.outputs, call.lses, call.index
+
+
+def forward_steps(call: Pass) -> list[Step]:
+    """The steps of the forward pass in their order; each may be run again once all have run.
+
+    Between the choice of a chunk of queries and the attention to what they chose, no importance is kept.
+    """
+    query, key, value, settings = call.query, call.key, call.value, call.settings
+    plan, scale, branches, count = settings.plan, settings.scale, settings.branches, settings.block_count
+    choosing = "slc" in branches and plan.most_blocks > count
+    means: list[Tensor] = []  # high and low part of the mean keys, and the lse to choose by
+
+    def compressed() -> None:
+        high, low, value_mean = compress.mean_blocks(key, value, plan)
+        out, lse, choice_lse = compress.forward(
+            query, high, low, value_mean, plan, scale, with_out="cmp" in branches, count=count if choosing else None
+        )
         if out is not None:
-            outputs["cmp"], lses["cmp"] = out, lse
+            call.outputs["cmp"], call.lses["cmp"] = out, lse
+        means[:] = high, low, choice_lse
+
+    def prefixes() -> None:
+        out, lse = call.outputs["slc"], call.lses["slc"]
+        prefix.forward(query, key, value, plan, settings.chooses_from, scale, out=out, lse=lse)
+
+    def choose(chunk: Chunk) -> None:
+        importance, peaks = select.importances(query, *means, plan, chunk, scale, count)
+        select.choose(importance, peaks, _index(call), plan, chunk)
+
+    def chosen(chunk: Chunk) -> None:
+        out, lse = call.outputs["slc"], call.lses["slc"]
+        selected.forward_chunk(query, key, value, _index(call), plan, chunk, scale, out=out, lse=lse)
+
+    def near() -> None:
+        call.outputs["swa"], call.lses["swa"] = window.forward(query, key, value, plan, scale, settings.window)
+
+    steps = [Step("cmp", compressed)] if "cmp" in branches or choosing else []
     if "slc" in branches:
-        index = torch.empty(len(query), key.shape[1], settings.block_count, dtype=torch.int32, device=query.device)
-        outputs["slc"] = torch.empty_like(query)
-        lses["slc"] = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
-        prefix.forward(query, key, value, plan, settings.chooses_from, scale, out=outputs["slc"], lse=lses["slc"])
+        call.index = torch.empty(len(query), key.shape[1], count, dtype=torch.int32, device=query.device)
+        call.outputs["slc"] = torch.empty_like(query)
+        call.lses["slc"] = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
+        steps.append(Step("slc", prefixes))
         for chunk in chunks(query, key, settings, tiling.FORWARD_CHUNK):
-            importance, peaks = select.importances(
-                query, key_high, key_low, lse, plan, chunk, scale, settings.block_count
-            )
-            select.choose(importance, peaks, index, plan, chunk)
-            del importance, peaks
-            selected.forward_chunk(query, key, value, index, plan, chunk, scale, out=outputs["slc"], lse=lses["slc"])
+            steps += [Step("topk", partial(choose, chunk)), Step("slc", partial(chosen, chunk))]
     if "swa" in branches:
-        outputs["swa"], lses["swa"] = window.forward(query, key, value, plan, scale, settings.window)
-    return outputs, lses, index
+        steps.append(Step("swa", near))
+    if call.gates is not None:
+        steps.append(Step("combine", partial(_combine, call, call.gates)))
+    return steps
+
+
+def _combine(call: Pass, gates: Tensor) -> None:
+    call.out = combine.combine(call.outputs, gates)
+
+
+def run(steps: Iterable[Step]) -> None:
+    for step in steps:
+        step.run()
+
+
+class Gradients:
+    """What the steps of a backward pass hand on to each other, and what they yield."""
+
+    def __init__(self, call: Pass, grad: Tensor) -> None:
+        self.call, self.grad = call, grad
+        self.shares: Tensor | None = None  # the gates' gradients
+        self.query = torch.empty_like(call.query)
+        self.tokens: tuple[Tensor, Tensor] | None = None  # sums for keys and values, float32, by token
+        self.blocks: tuple[Tensor, Tensor] | None = None  # and by block
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
 
 
 def gradients(
@@ -163,49 +238,69 @@ def gradients(
     settings: Settings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and gates; each branch adds to the query's, the chosen blocks last."""
-    plan, scale = settings.plan, settings.scale
-    shares = combine.shares(outputs, grad)
-    gate = {name: gates[:, :, i] for i, name in enumerate(BRANCHES)}
-    share = {name: shares[:, :, i] for i, name in enumerate(BRANCHES)}
+    call = Pass(query, key, value, settings, gates)
+    call.outputs, call.lses, call.index = outputs, lses, index
+    found = Gradients(call, grad)
+    run(backward_steps(found))
+    assert found.key is not None
+    assert found.value is not None
+    assert found.shares is not None
+    return found.query, found.key, found.value, found.shares.to(gates.dtype)
+
+
+def backward_steps(found: Gradients) -> list[Step]:
+    """The steps of `gradients` in their order; run again, they take as long, but add to what is there."""
+    call, grad, settings = found.call, found.grad, found.call.settings
+    query, key, value, plan, scale = call.query, call.key, call.value, settings.plan, settings.scale
 
     def statistics(name: str) -> Tensor:
-        if name == "slc":
-            return rowstats.pack(lses[name], gate[name], share[name], plan.token(), by_query=True)
-        return rowstats.pack(lses[name], gate[name], share[name], plan.position())
+        assert call.gates is not None
+        assert found.shares is not None
+        branch, by_query = BRANCHES.index(name), name == "slc"
+        gate, share = call.gates[:, :, branch], found.shares[:, :, branch]
+        position = plan.token() if by_query else plan.position()
+        return rowstats.pack(call.lses[name], gate, share, position, by_query=by_query)
 
-    grad_query = torch.empty_like(query)
-    block_key = block_value = token_key = token_value = None
-    add = False
-    if "cmp" in outputs:
-        key_high, _, value_mean = compress.mean_blocks(key, value, plan)
-        block_key, block_value = compress.backward(
-            query, key_high, value_mean, grad, statistics("cmp"), plan, scale,
-            grad_query=grad_query, add=add,
-        )  # fmt: skip
-        add = True
-    if "swa" in outputs:
-        token_key, token_value = window.backward(
+    def gates() -> None:
+        found.shares = combine.shares(call.outputs, grad)
+
+    def compressed() -> None:
+        high, _, value_mean = compress.mean_blocks(key, value, plan)
+        found.blocks = compress.backward(
+            query, high, value_mean, grad, statistics("cmp"), plan, scale, grad_query=found.query, add=False
+        )
+
+    def near() -> None:
+        found.tokens = window.backward(
             query, key, value, grad, statistics("swa"), plan, scale, settings.window,
-            grad_query=grad_query, add=add,
+            grad_query=found.query, add="cmp" in settings.branches,
         )  # fmt: skip
-        add = True
-    if "slc" in outputs:
-        assert index is not None
-        if token_key is None or token_value is None:
-            token_key, token_value = (torch.zeros_like(key, dtype=torch.float32) for _ in range(2))
-        row_statistics = statistics("slc")
-        prefix.backward(
-            query, key, value, grad, row_statistics, plan, settings.chooses_from, scale,
-            grad_query=grad_query, grad_key=token_key, grad_value=token_value, add=add,
-        )  # fmt: skip
+
+    def chosen() -> None:
+        if found.tokens is None:
+            found.tokens = torch.zeros_like(key, dtype=torch.float32), torch.zeros_like(key, dtype=torch.float32)
+        token_key, token_value = found.tokens
+        sums = {"grad_query": found.query, "grad_key": token_key, "grad_value": token_value}
+        add = len(settings.branches) > 1
+        shared = query, key, value, grad, statistics("slc")
+        prefix.backward(*shared, plan, settings.chooses_from, scale, **sums, add=add)
         for chunk in chunks(query, key, settings, tiling.backward_chunk(len(query))):
-            selected.backward_chunk(
-                query, key, value, grad, row_statistics, index, plan, chunk, scale,
-                grad_query=grad_query, grad_key=token_key, grad_value=token_value, add=add,
-            )  # fmt: skip
-    grad_key = combine.spread(token_key, block_key, key, plan)
-    grad_value = combine.spread(token_value, block_value, value, plan)
-    return grad_query, grad_key, grad_value, shares.to(gates.dtype)
+            selected.backward_chunk(*shared, _index(call), plan, chunk, scale, **sums, add=add)
+
+    def spread() -> None:
+        token_key, token_value = found.tokens or (None, None)
+        block_key, block_value = found.blocks or (None, None)
+        found.key = combine.spread(token_key, block_key, key, plan)
+        found.value = combine.spread(token_value, block_value, value, plan)
+
+    branches = {"cmp": compressed, "swa": near, "slc": chosen}  # slc last: the others write what it adds to
+    steps = [Step(name, step) for name, step in branches.items() if name in settings.branches]
+    return [Step("combine", gates), *steps, Step("combine", spread)]
+
+
+def _index(call: Pass) -> Tensor:
+    assert call.index is not None
+    return call.index
 
 
 def chunks(query: Tensor, key: Tensor, settings: Settings, most: int) -> tuple[Chunk, ...]:
