@@ -1,7 +1,8 @@
 """Latency and memory of attention against length, ours and others', from a table of measurements (benchmarks/*.csv).
 
-Columns: provider, stage, mode, length, heads, kv_heads, head_dim, block_size, block_count, window, dtype, data, ms_p20,
-ms_p50, ms_p80, peak_gib, tflops, gpu, torch, triton, commit. One row a measurement; an empty time is a run that failed.
+Columns: provider, semantics, stage, mode, length, heads, kv_heads, head_dim, block_size, block_count, window, dtype,
+data, ms_p20, ms_p50, ms_p80, peak_gib, tflops, gpu, torch, triton, commit. One row a measurement; an empty time is a
+run that failed.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ def _one_setting(table: pd.DataFrame) -> pd.DataFrame:
         values = table[column].dropna()
         if values.nunique() > 1:
             table = table[table[column].isna() | (table[column] == values.mode().iloc[0])]
+    if "semantics" in table.columns:  # a provider that computes another method than its own is one of its own
+        other = table["semantics"].notna() & ~table["semantics"].isin(["paper", "dense"])
+        names = table["provider"].map(lambda name: NAMES.get(name, name)) + ", " + table["semantics"].astype(str)
+        table = table.assign(provider=table["provider"].where(~other, names))
     if "data" in table.columns and table["data"].nunique() > 1:  # other inputs are providers of their own
         main = table["data"].mode().iloc[0]
         other = table["data"] != main

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
 
 from videonsa.bench import __main__ as bench
-from videonsa.bench import choices, providers
+from videonsa.bench import choices, providers, rows
 from videonsa.bench.case import Case, flops, make_inputs, visible_keys
 from videonsa.bench.check import CheckFailed, check, sample, without_ties
 from videonsa.kernels.reference import attention_probabilities
 
+ROOT = Path(__file__).parents[2]
 CASE = Case(200, 6, 2, 16, 16, 3, 20, "float32", "random")
 COLUMNS_ASKED = (
-    "provider, stage, mode, length, heads, kv_heads, head_dim, block_size, block_count, window, dtype, data, "
-    "ms_p20, ms_p50, ms_p80, peak_gib, tflops, gpu, torch, triton, commit"
+    "provider, semantics, stage, mode, length, heads, kv_heads, head_dim, block_size, block_count, window, dtype, "
+    "data, ms_p20, ms_p50, ms_p80, peak_gib, tflops, gpu, torch, triton, commit"
 )
 
 
@@ -113,6 +115,23 @@ def test_rows_have_the_columns_asked_for(tmp_path):
     bench.write([row], path)
     with path.open() as file:
         assert [found["provider"] for found in csv.DictReader(file)] == ["triton", "triton"]
+
+
+def test_a_file_holds_rows_of_one_card_and_of_the_same_columns(tmp_path):
+    path = tmp_path / "rows.csv"
+    assert rows.refusal(path, bench.COLUMNS, "A") is None
+    rows.append([{**dict.fromkeys(bench.COLUMNS, 1), "gpu": "A"}], bench.COLUMNS, path)
+    assert rows.refusal(path, bench.COLUMNS, "A") is None
+    assert "holds rows of A, and this is B" in rows.refusal(path, bench.COLUMNS, "B")
+    assert "has other columns" in rows.refusal(path, bench.COLUMNS[1:], "A")
+
+
+def test_the_recorded_files_have_the_columns_of_the_command():
+    recorded = ROOT / "benchmarks" / "h200.csv"
+    assert rows.refusal(recorded, bench.COLUMNS, "NVIDIA H200") is None
+    with recorded.open() as file:
+        found = {(row["provider"], row["semantics"]) for row in csv.DictReader(file)}
+    assert found == {(name, providers.semantics(name)) for name in ("triton", "sdpa_cudnn", "sdpa_flash")}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -3,7 +3,8 @@
     python -m videonsa.bench --lengths 8192 32768 --providers triton sdpa_cudnn --mode both --out bench.csv
 
 A provider whose check fails on a shape gets no row for it, and the command exits with status 1. Rows are appended to an
-existing file with the same columns. Needs a CUDA device.
+existing file with the same columns and of the same GPU. A stage is what the backend's own steps of that name take in
+turn. Needs a CUDA device.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ from pathlib import Path
 import torch
 
 from videonsa.bench import case as cases
-from videonsa.bench import providers
+from videonsa.bench import providers, rows
 from videonsa.bench.case import Case, Inputs
 from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure
-from videonsa.bench.rows import append
 from videonsa.git import git
 from videonsa.options import Parser, folder
 
 COLUMNS = (
-    "provider", "stage", "mode", "length", "heads", "kv_heads", "head_dim", "block_size", "block_count", "window",
-    "dtype", "data", "ms_p20", "ms_p50", "ms_p80", "peak_gib", "tflops", "gpu", "torch", "triton", "commit",
+    "provider", "semantics", "stage", "mode", "length", "heads", "kv_heads", "head_dim", "block_size", "block_count",
+    "window", "dtype", "data", "ms_p20", "ms_p50", "ms_p80", "peak_gib", "tflops", "gpu", "torch", "triton", "commit",
 )  # fmt: skip
 
 
@@ -58,18 +58,22 @@ def main(arguments: list[str] | None = None) -> int:
         print("videonsa.bench times CUDA kernels, and torch finds no CUDA device", file=sys.stderr)
         return 2
     software = describe(options.commit)
+    refused = rows.refusal(options.out, COLUMNS, software["gpu"])
+    if refused is not None:
+        print(refused, file=sys.stderr)
+        return 2
     modes = ("fwd", "bwd") if options.mode == "both" else (options.mode,)
     failures = 0
     for case in listed_cases(options):
         inputs = cases.make_inputs(case, torch.device("cuda"))
         for provider in options.providers:
             try:
-                rows = list(time_provider(provider, inputs, case, options.stages, modes))
+                timed = list(time_provider(provider, inputs, case, options.stages, modes))
             except (CheckFailed, torch.OutOfMemoryError) as error:
                 failures += 1
                 print(f"no row: {provider} at {case.length}: {error}", file=sys.stderr)
                 continue
-            write([{**row, **software} for row in rows], options.out)
+            write([{**row, **software} for row in timed], options.out)
         del inputs
         torch.cuda.empty_cache()
     return 1 if failures else 0
@@ -115,8 +119,8 @@ def _row(provider: str, stage: str, mode: str, case: Case, call) -> dict[str, ob
     counted = "dense" if providers.is_dense(provider) else stage
     rate = cases.flops(case, counted, mode) / timing.ms_p50 / 1e9
     numbers = {name: round(value, 4) for name, value in dataclasses.asdict(timing).items()}
-    return {"provider": provider, "stage": stage, "mode": mode, **dataclasses.asdict(case), **numbers,
-            "tflops": round(rate, 1)}  # fmt: skip
+    named = {"provider": provider, "semantics": providers.semantics(provider), "stage": stage, "mode": mode}
+    return {**named, **dataclasses.asdict(case), **numbers, "tflops": round(rate, 1)}
 
 
 def describe(commit: str | None) -> dict[str, str]:
@@ -133,16 +137,16 @@ def describe(commit: str | None) -> dict[str, str]:
     }
 
 
-def write(rows: list[dict[str, object]], path: Path | None) -> None:
+def write(measured: list[dict[str, object]], path: Path | None) -> None:
     """Append to the CSV file (made with its header when missing) and print a short line for each row."""
-    for row in rows:
+    for row in measured:
         print(
             f"{row['provider']:>11} {row['stage']:>7} {row['mode']} {row['length']:>7} {row['data']:>6}"
             f" {row['ms_p50']:>9.3f} ms {row['tflops']:>6.1f} TFLOP/s {row['peak_gib']:>6.2f} GiB",
             flush=True,
         )
     if path is not None:
-        append(rows, COLUMNS, path)
+        rows.append(measured, COLUMNS, path)
 
 
 if __name__ == "__main__":
