@@ -67,7 +67,7 @@ def test_plain_attention_is_the_method(ends):
         *inputs, block_size=shape.block_size, block_count=2, window=shape.window, branches=shape.branches,
         cu_seqlens=None if ends is None else torch.tensor(ends), scale=shape.scale,
     )  # fmt: skip
-    assert relative_error(fuzz.plain_attention(*inputs, shape), exact) < TOLERANCE[torch.float64]
+    assert relative_error(fuzz.plain_attention(inputs, shape), exact) < TOLERANCE[torch.float64]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

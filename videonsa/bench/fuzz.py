@@ -17,7 +17,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +152,8 @@ def judge(shape: Shape, seed: int, device: str) -> dict[str, float]:
     found = {}
     same = torch.ones(shape.batch, shape.length, dtype=torch.bool, device=device)
     if "slc" in shape.branches:
-        choices = compare(*inputs[:3], shape, ends, shape.branches)
+        query, key, value = inputs[:3]
+        choices = compare(query, key, value, shape, ends, shape.branches)
         same, found["choice"] = choices.same, choices.widest / TIE[dtype]
     inputs[-1] = inputs[-1] * same[..., None, None]  # no gradient knows of the others
 
@@ -166,23 +167,25 @@ def judge(shape: Shape, seed: int, device: str) -> dict[str, float]:
     errors = _errors(_results(attend("triton"), inputs), exact, same)
     allowed = dict.fromkeys(NAMES, TOLERANCE[shape.dtype])
     if any(not error <= TOLERANCE[shape.dtype] for error in errors.values()):
-        plain = _errors(_results(lambda *tensors: plain_attention(*tensors, shape), inputs), exact, same)
+        plain = _errors(_results(lambda *tensors: plain_attention(tensors, shape), inputs), exact, same)
         allowed = {name: max(TOLERANCE[shape.dtype], 2 * plain[name]) for name in NAMES}
     return found | {name: errors[name] / allowed[name] for name in NAMES}
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, gates: Tensor, shape: Shape) -> Tensor:
-    """The method with every product and softmax in the inputs' precision, under float64's choice of blocks."""
+def plain_attention(tensors: Sequence[Tensor], shape: Shape) -> Tensor:
+    """The method of `nsa_attention` for query, key, value and gates, with every product and softmax in their precision,
+    under float64's choice of blocks."""
     ends = (0, shape.length) if shape.ends is None else shape.ends
     pieces = [
-        _plain_sequence(*(tensor[:, start:end] for tensor in (query, key, value, gates)), shape)
+        _plain_sequence([tensor[:, start:end] for tensor in tensors], shape)
         for start, end in itertools.pairwise(ends)
         if end > start
     ]
     return torch.cat(pieces, 1)
 
 
-def _plain_sequence(query: Tensor, key: Tensor, value: Tensor, gates: Tensor, shape: Shape) -> Tensor:
+def _plain_sequence(tensors: Sequence[Tensor], shape: Shape) -> Tensor:
+    query, key, value, gates = tensors
     query, gates = (tensor.unflatten(2, (shape.kv_heads, -1)).permute(0, 2, 3, 1, 4) for tensor in (query, gates))
     key, value = key.transpose(1, 2), value.transpose(1, 2)
     length = key.shape[2]

@@ -163,7 +163,7 @@ def forward_steps(call: Pass) -> list[Step]:
     query, key, value, settings = call.query, call.key, call.value, call.settings
     plan, scale, branches, count = settings.plan, settings.scale, settings.branches, settings.block_count
     choosing = "slc" in branches and plan.most_blocks > count
-    means: list[Tensor] = []  # high and low part of the mean keys, and the lse to choose by
+    weighed: list[tuple[Tensor, Tensor, Tensor]] = []  # high and low part of the mean keys, the lse to choose by
 
     def compressed() -> None:
         high, low, value_mean = compress.mean_blocks(key, value, plan)
@@ -172,14 +172,15 @@ def forward_steps(call: Pass) -> list[Step]:
         )
         if out is not None:
             call.outputs["cmp"], call.lses["cmp"] = out, lse
-        means[:] = high, low, choice_lse
+        weighed[:] = [(high, low, choice_lse)]
 
     def prefixes() -> None:
         out, lse = call.outputs["slc"], call.lses["slc"]
         prefix.forward(query, key, value, plan, settings.chooses_from, scale, out=out, lse=lse)
 
     def choose(chunk: Chunk) -> None:
-        importance, peaks = select.importances(query, *means, plan, chunk, scale, count)
+        high, low, lse = weighed[0]
+        importance, peaks = select.importances(query, high, low, lse, plan, chunk, scale, count)
         select.choose(importance, peaks, _index(call), plan, chunk)
 
     def chosen(chunk: Chunk) -> None:
