@@ -45,5 +45,5 @@ def test_merged_tokens(case):
 def test_fastv(case):
     query, key = noise(28, 16, seed=5) * 3, noise(case["length"], 4, 16, seed=6)
     first, count = case["vision"]
-    scores = last_token_scores(query, key, 0.25)[first : first + count]
+    scores = last_token_scores(query[None], key, 0.25)[first : first + count]
     assert top(scores, rounded(case["keep"], count)).tolist() == case["kept"]

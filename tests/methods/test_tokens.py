@@ -47,7 +47,7 @@ def test_scores_of_the_last_token():
     log3 = torch.log(tensor(3.0))
     query = torch.stack([tensor([log3, 0.0]), tensor([0.0, 0.0])])
     key = tensor([[[0.0, 1.0]], [[2.0, 1.0]]])
-    scores = tokens.last_token_scores(query, key, scale=0.5)
+    scores = tokens.last_token_scores(query[None], key, scale=0.5)
     torch.testing.assert_close(scores, (tensor([0.25, 0.75]) + tensor([0.5, 0.5])) / 2)
 
 
@@ -57,7 +57,7 @@ def test_query_heads_read_the_key_head_of_their_group():
     key = torch.zeros(3, 2, 2)
     key[2, 1, 0] = 10.0
     key[0, 0, 0] = 99.0  # head 0's queries are zeros: no effect
-    scores = tokens.last_token_scores(query, key, scale=1.0)
+    scores = tokens.last_token_scores(query[None], key, scale=1.0)
     torch.testing.assert_close(scores, tensor([1 / 6, 1 / 6, 1 / 6 + 0.5]))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import get_ident
 
 import pytest
 import torch
@@ -198,6 +200,41 @@ def test_a_row_is_what_it_is_alone(model, method, side):
         assert relative_error(here[left(here)], alone[left(alone)]) < CLOSE
         outside = both[row, : -len(alone)] if side == "left" else both[row, len(alone) :]
         assert (outside == 0).all()
+
+
+def test_a_row_of_padding_alone_is_nothing(model, method):
+    inputs = two_rows("left")
+    expected = model.model(**inputs).last_hidden_state
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        inputs[name] = pad(inputs[name], (0, 0, 0, 1))
+    states = model.model(**inputs).last_hidden_state
+    assert torch.equal(left(states[:2]), left(expected))
+    assert (states[2] == 0).all()
+
+
+def test_two_threads_ask_one_model(model, method):
+    """Each finds in the tower what its own call computed, while the other's call is under way there."""
+    rows = sample(*PARTS, seed=1), sample(*SHORT, seed=2)
+    alone = [model.model(**row).last_hidden_state for row in rows]
+    with ThreadPoolExecutor(1) as other, pause_in_tower(model, lambda: other.submit(lambda: model.model(**rows[1]))):
+        states = model.model(**rows[0]).last_hidden_state
+    assert torch.equal(states.nan_to_num(7), alone[0].nan_to_num(7))
+
+
+@contextmanager
+def pause_in_tower(model, start):
+    """While this thread's call is in the tower, another thread's runs from beginning to end."""
+    here = get_ident()
+
+    def pause(module, args):
+        if get_ident() == here:
+            start().result()
+
+    hook = model.model.visual.blocks[0].register_forward_pre_hook(pause)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize("cache", ["dynamic", "static"])

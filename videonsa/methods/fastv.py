@@ -19,7 +19,7 @@ class FastV(Compression):
         if call.layer == self.settings.layer - 1:
             with self.meter.choice(call.layer):
                 self.scores = [
-                    last_token_scores(call.query[row, places[-1]], call.key[row, places], call.scale)
+                    last_token_scores(call.query[row, places[-1:]], call.key[row, places], call.scale)
                     for row, (places, _) in enumerate(by_row(self.batch))
                 ]
         return super().attend(call)

@@ -53,11 +53,12 @@ def seed_of(seed: int, content: Iterable[Tensor]) -> int:
 def last_token_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """Attention of one token to all keys, mean of the heads: [L], float32, of sum 1. Nothing of L x L is made.
 
-    query [Hq, D]; key [L, Hkv, D], every key one that the token sees; query head h reads key head h // (Hq / Hkv).
+    query [1, Hq, D], or [0, Hq, D] beside no keys, of a row that is all padding; key [L, Hkv, D], every key one that
+    the token sees; query head h reads key head h // (Hq / Hkv).
     """
-    grouped = query.float().unflatten(0, (key.shape[1], -1))
-    logits = torch.einsum("kgd,lkd->kgl", grouped, key.float()) * scale
-    return logits.softmax(dim=-1).mean(dim=(0, 1))
+    grouped = query.float().unflatten(1, (key.shape[1], -1))
+    logits = torch.einsum("rkgd,lkd->rkgl", grouped, key.float()) * scale
+    return logits.softmax(dim=-1).mean(dim=(1, 2)).sum(dim=0)
 
 
 def nearest(features: Tensor, targets: Tensor) -> Tensor:

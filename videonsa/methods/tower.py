@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -37,15 +38,19 @@ def reading(tower: Any, blocks: Mapping[str, int]) -> Iterator[Readings]:
     """
     found = Readings(tower.device)
     order: list[Tensor] = []  # of the present call
-    merge = tower.spatial_merge_size
+    merge, thread = tower.spatial_merge_size, get_ident()  # another thread's call is none of ours
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if get_ident() != thread:
+            return
         pixels, grids = (*args, *(kwargs[name] for name in ("hidden_states", "grid_thw") if name in kwargs))
         found["pixels"] = pixels[:: merge**2, 0].float()
         order[:] = [window_order(grids.tolist(), merge, tower.window_size // merge // tower.patch_size)]
 
     def read(name: str) -> Any:
         def hook(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if get_ident() != thread:
+                return
             hidden = args[0] if args else kwargs["hidden_states"]
             bounds = kwargs["cu_seqlens"] if "cu_seqlens" in kwargs else args[1]
             with found.clock.running():

@@ -45,7 +45,7 @@ class VScan(FromTower):
             attention, scores = module.self_attn, []
             for row, (places, _) in enumerate(by_row(self.batch)):
                 states = module.input_layernorm(hidden_states[row, places])
-                query = attention.q_proj(states[-1]).unflatten(-1, (-1, attention.head_dim))
+                query = attention.q_proj(states[-1:]).unflatten(-1, (-1, attention.head_dim))
                 key = attention.k_proj(states).unflatten(-1, (-1, attention.head_dim))
                 scores.append(last_token_scores(query, key, attention.head_dim**-0.5))
             return keep_highest(self.batch, scores, lambda n: max(1, whole(self.settings.layer_keep, n)))
