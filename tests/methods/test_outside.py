@@ -197,6 +197,15 @@ def test_a_class_that_is_no_method_is_one_line_when_it_is_to_run(tmp_path: Path)
             registry.load(registry.entries()["mine"])
 
 
+@pytest.mark.parametrize("name", [["dense"], 3, None, "streaming"], ids=str)
+def test_a_name_that_is_none_is_one_line_and_says_where_others_come_from(name: object) -> None:
+    with pytest.raises(
+        SettingsError,
+        match=r"choose one of paper, .*, oracle.*; (another package.s must be installed|did you mean dense.)$",
+    ):
+        registry.from_record({"name": name})
+
+
 def test_its_fields_are_read_as_it_states_them_and_those_of_others_as_they_do(tmp_path: Path) -> None:
     text = '@method("mine", runs="other.run:Run")\n' + MADE
     text += "threshold: str = field(default='a')\n    backend: int = whole(1)\n    heat: float = number(1.0)\n"

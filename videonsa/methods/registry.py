@@ -69,11 +69,11 @@ def texts() -> set[str]:
 
 def check_name(name: Any, where: str = "") -> str:
     """The name, or SettingsError that lists all."""
-    if name not in entries():
-        if name in _found()[1]:
+    if not isinstance(name, str) or name not in entries():
+        if isinstance(name, str) and name in _found()[1]:
             raise SettingsError(f"method={name!r} is not valid: {_found()[1][name]}")
         prefix = f"{where}: " if where else ""
-        near = unknown(name, names())
+        near = unknown(name, names()) or "; another package's must be installed"
         raise SettingsError(f"{prefix}method={name!r} is not valid: choose one of {', '.join(names())}{near}")
     return str(name)
 
