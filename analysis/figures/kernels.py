@@ -28,6 +28,8 @@ NAMES = {  # providers of videonsa.bench and stages, ours first
     "reference": "NSA, torch reference",
     "sdpa_cudnn": "dense, cuDNN",
     "sdpa_flash": "dense, FlashAttention-2",
+    "flash_nsa": "NSA, flash-nsa",
+    "fla_nsa": "NSA, fla",
     "cmp": "compression",
     "topk": "choice of blocks",
     "slc": "selection",
@@ -77,8 +79,8 @@ def _one_setting(table: pd.DataFrame) -> pd.DataFrame:
         values = table[column].dropna()
         if values.nunique() > 1:
             table = table[table[column].isna() | (table[column] == values.mode().iloc[0])]
-    if "semantics" in table.columns:  # a provider that computes another method than its own is one of its own
-        other = table["semantics"].notna() & ~table["semantics"].isin(["paper", "dense"])
+    if "semantics" in table.columns:  # a provider under other semantics is one more
+        other = table["semantics"].notna() & ~table["semantics"].isin(["paper", "dense", "own"])
         names = table["provider"].map(lambda name: NAMES.get(name, name)) + ", " + table["semantics"].astype(str)
         table = table.assign(provider=table["provider"].where(~other, names))
     if "data" in table.columns and table["data"].nunique() > 1:  # other inputs are providers of their own

@@ -211,3 +211,20 @@ def test_the_stages_that_are_timed_are_the_steps_of_the_whole():
     whole = providers.attention("triton", some)(*inputs[:4]).detach().flatten(0, 1)
     assert torch.equal(whole, before)
     assert triton_backend.Step is type(steps[0])
+
+
+def test_the_blocks_given_to_public_kernels_are_those_of_the_reference():
+    from videonsa.bench import case, public
+    from videonsa.kernels.reference import attention_probabilities
+
+    some = case.Case(60, 2, 1, 16, 16, 2, 7, "float32", "random")
+    query, key, value, *_ = case.make_inputs(some, torch.device("cpu"))
+    given = public.chosen_blocks(query, key, value, some, none=-1)[:, 0]
+    assert given[:16].tolist() == [[0, -1]] * 16
+    assert given[16:32].tolist() == [[0, 1]] * 16
+    _, probabilities = next(attention_probabilities(
+        query, key, block_size=16, block_count=2, window=7, branches=("slc",), scale=some.scale,
+    ))  # fmt: skip
+    attended = probabilities["slc"][0, 0, 0, 32:] > 0
+    assert attended.sum(1).tolist() == [16 + position % 16 + 1 for position in range(32, 60)]
+    assert all(attended[i, given[32 + i, 0] * 16] and attended[i, given[32 + i, 1] * 16] for i in range(28))

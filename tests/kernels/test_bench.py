@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videonsa.bench import __main__ as bench
-from videonsa.bench import choices, providers, rows
+from videonsa.bench import choices, providers, public, rows
 from videonsa.bench.case import Case, flops, make_inputs, visible_keys
 from videonsa.bench.check import CheckFailed, check, sample, without_ties
 from videonsa.kernels.reference import attention_probabilities
@@ -132,6 +132,25 @@ def test_the_recorded_files_have_the_columns_of_the_command():
     with recorded.open() as file:
         found = {(row["provider"], row["semantics"]) for row in csv.DictReader(file)}
     assert found == {(name, providers.semantics(name)) for name in ("triton", "sdpa_cudnn", "sdpa_flash")}
+
+
+def test_a_group_of_heads_padded_with_zeros_computes_the_same():
+    """So fla's kernels take 28/4 heads as 64/4: a head of zeros weighs all blocks alike."""
+    inputs = [tensor.double() for tensor in inputs_of(CASE)[:4]]
+    wanted = providers.attention("reference", CASE)(*inputs)
+    query, gates = (public.pad_groups(tensor, CASE.kv_heads, 16) for tensor in (inputs[0], inputs[3]))
+    found = providers.attention("reference", CASE)(query, inputs[1], inputs[2], gates)
+    assert found.shape[2] == 32
+    assert torch.allclose(public.first_of_groups(found, CASE.kv_heads, CASE.heads), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("provider", public.NEEDS)
+def test_a_public_kernel_that_is_not_installed_is_refused_in_one_line(provider, monkeypatch, capsys):
+    monkeypatch.setattr(public.importlib.util, "find_spec", lambda name: None)
+    assert bench.main(["--lengths", "64", "--providers", "triton", provider]) == 2
+    error = capsys.readouterr().err
+    assert f"provider {provider} needs the package {' and '.join(public.NEEDS[provider])}" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

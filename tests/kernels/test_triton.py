@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import TOLERANCE, relative_error
 from tests.kernels.triton_cases import ALL, Shape, errors, poisoned, run, tensors
+from videonsa.bench import fuzz
 from videonsa.kernels import nsa_attention
 
 HERE = Path(__file__).parent
@@ -82,6 +83,17 @@ def test_drawn_shapes(data):
     assume(shape.length > 0)
     found = errors(shape, torch.bfloat16, "cuda")
     assert max(found.values(), default=0) < TOLERANCE[torch.bfloat16], found
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize(("block_size", "block_count"), [(16, 2), (16, 3), (32, 2), (32, 3)])
+def test_large_scores_choose_as_float64_does(size, block_size, block_count):
+    shape = fuzz.Shape(
+        900, 14, 2, size, block_size, block_count, 64, "bfloat16", "large", ALL, batch=1, ends=None, given_scale=0.3
+    )
+    found = fuzz.judge(shape, 0, "cuda")
+    assert max(found.values()) <= 1, found
 
 
 @pytest.mark.gpu

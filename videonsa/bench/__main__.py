@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from videonsa.bench import case as cases
-from videonsa.bench import providers, rows
+from videonsa.bench import providers, public, rows
 from videonsa.bench.case import Case, Inputs
 from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure
@@ -54,12 +54,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    for provider in options.providers:
+        if refused := public.refusal(provider):
+            print(refused, file=sys.stderr)
+            return 2
     if not torch.cuda.is_available():
         print("videonsa.bench times CUDA kernels, and torch finds no CUDA device", file=sys.stderr)
         return 2
     software = describe(options.commit)
-    refused = rows.refusal(options.out, COLUMNS, software["gpu"])
-    if refused is not None:
+    if refused := rows.refusal(options.out, COLUMNS, software["gpu"]):
         print(refused, file=sys.stderr)
         return 2
     modes = ("fwd", "bwd") if options.mode == "both" else (options.mode,)
@@ -93,7 +96,7 @@ def time_provider(
 ) -> Iterator[dict[str, object]]:
     """Check first, then time: rows without the software's columns."""
     attention = providers.attention(provider, case)
-    check(provider, attention, inputs, case, dense=providers.is_dense(provider))
+    check(provider, providers.checked(provider, case), inputs, case, dense=providers.is_dense(provider))
     if "all" in stages:
         tensors = inputs[:4]
         wanted = list(tensors[:3] if providers.is_dense(provider) else tensors)

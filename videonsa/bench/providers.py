@@ -1,4 +1,4 @@
-"""What can be timed: our kernels, whole and by stage, the reference, and torch's dense attention."""
+"""What can be timed: our kernels, whole and by stage, the reference, torch's dense attention, and public kernels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from videonsa.bench import public
 from videonsa.bench.case import Case, Inputs
 from videonsa.kernels import nsa_attention
 from videonsa.names import BRANCHES
 
-PROVIDERS = ("triton", "reference", "sdpa_cudnn", "sdpa_flash")
+PROVIDERS = ("triton", "reference", "sdpa_cudnn", "sdpa_flash", *public.NEEDS)
 STAGES = ("all", "cmp", "topk", "slc", "swa", "combine")
 _DENSE = {"sdpa_cudnn": SDPBackend.CUDNN_ATTENTION, "sdpa_flash": SDPBackend.FLASH_ATTENTION}
 
@@ -24,12 +25,16 @@ def is_dense(provider: str) -> bool:
 
 
 def semantics(provider: str) -> str:
-    """Whose definition of the method a provider computes: dense, or paper."""
+    """Whose definition of the method a provider computes: dense, paper, or its own choice of blocks."""
+    if provider in public.NEEDS:
+        return "own"
     return "dense" if is_dense(provider) else "paper"
 
 
 def attention(provider: str, case: Case) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """The whole operation: (query, key, value, gates) -> output; dense providers ignore the gates."""
+    if provider in public.NEEDS:
+        return public.attention(provider, case, given=False)
     if provider in _DENSE:
         return partial(_dense, _DENSE[provider], case.scale)
     return partial(
@@ -40,6 +45,13 @@ def attention(provider: str, case: Case) -> Callable[[Tensor, Tensor, Tensor, Te
         scale=case.scale,
         backend=provider,
     )
+
+
+def checked(provider: str, case: Case) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """What is compared with the reference: the same, but where a provider chooses blocks by another rule."""
+    if provider in public.NEEDS:
+        return public.attention(provider, case, given=True)
+    return attention(provider, case)
 
 
 def _dense(backend: SDPBackend, scale: float, query: Tensor, key: Tensor, value: Tensor, gates: Tensor) -> Tensor:
