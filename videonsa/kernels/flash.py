@@ -267,10 +267,11 @@ def forward(
     if into is not None:
         out = into[0]
     tile = tiling.flash_forward(size, window)
-    low, sharp_lse, count = (key, lse, 0) if sharp is None else sharp
+    keys = rows_of(key, tile.columns)
+    low, sharp_lse, count = (keys, lse, 0) if sharp is None else (rows_of(sharp[0], tile.columns), *sharp[1:])
     _forward[(heads, len(tiles))](
-        rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns), out, lse, position, tiles,
-        queries, scale * LOG2E, rows_of(low, tile.columns), sharp_lse, count,
+        rows_of(query, tile.rows), keys, rows_of(value, tile.columns), out, lse, position, tiles, queries,
+        scale * LOG2E, low, sharp_lse, count,
         HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
         WITH_OUT=with_out, BY_QUERY=into is not None, SHARP=sharp is not None, LARGE=LARGE, FEW=FEW, **tile.options,
     )  # fmt: skip
