@@ -168,6 +168,9 @@ def test_a_live_model_takes_a_method_by_name_and_gives_it_up(model: VideoNSAForC
     assert model.config.method == {"name": "random_tokens", "keep": 0.5, "seed": 0}
     with pytest.raises(SettingsError, match=r"random_tokens\.keep=2 is not valid: a number above 0 and at most 1"):
         model.set_method("random_tokens", keep=2)
+    for given in (3, ["dense"], registry.entries()["random_tokens"].settings):
+        with pytest.raises(SettingsError, match=r"is not valid: give a name, its settings \(registry.make\), or None"):
+            model.set_method(given)  # type: ignore[arg-type]
     model.set_method("dense")
     assert model.config.method is None
     assert model.config.spends.attention == "dense"

@@ -390,7 +390,10 @@ class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditi
             changes, settings = asked_attention(fields if of_nsa else {}, method, {} if of_nsa else fields)
             if of_nsa:
                 self.set_nsa(**changes)
-        assert not isinstance(settings, str)
+        if settings is not None and not isinstance(settings, MethodSettings):
+            raise SettingsError(f"method={settings!r} is not valid: give a name, its settings (registry.make), or None")
+        if settings is not None:
+            registry.load(settings.entry)  # what cannot run is told here, and not at the first prompt
         self.config.set_method(settings)
 
 
