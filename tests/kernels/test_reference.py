@@ -151,6 +151,20 @@ def test_a_query_without_a_complete_block_gets_zero_from_compression_and_no_nan(
     assert all(tensor.grad.isfinite().all() for tensor in inputs.values())
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("which", ["key", "value"])
+@pytest.mark.parametrize("branches", SUBSETS, ids="+".join)
+def test_a_nan_reaches_no_earlier_token(branches, which, wrong):
+    inputs = attention_inputs(23)
+    expected = nsa_attention(**inputs, **SIZES, branches=branches)
+    inputs[which][:, 14, 1] = wrong
+    output = nsa_attention(**inputs, **SIZES, branches=branches)
+    assert relative_error(output[:, :14], expected[:, :14]) < TOLERANCE[torch.float64]
+    assert relative_error(output[:, :, :2], expected[:, :, :2]) < TOLERANCE[torch.float64]  # the other key head's
+    if which == "value":
+        assert output[:, 15, 2:].isnan().all()  # its block ends with 15, and the window holds 14
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_precision(dtype):
     exact = attention_inputs(40)

@@ -160,8 +160,14 @@ def score(query_BHGCD: Tensor, key_BHKD: Tensor) -> Tensor:
 
 
 def weigh(probability_BHGCK: Tensor, value_BHKD: Tensor) -> Tensor:
-    """Probability-weighted sums of the values, [B, H, G, C, D]."""
-    flat = probability_BHGCK.flatten(2, 3) @ value_BHKD
+    """Probability-weighted sums of the values, [B, H, G, C, D]. What weighs 0 adds nothing, be it NaN."""
+    flat_BHRK = probability_BHGCK.flatten(2, 3)
+    broken_BHK1 = ~value_BHKD.isfinite().all(dim=-1, keepdim=True)
+    if bool(broken_BHK1.any()):
+        reached_BHR1 = (flat_BHRK != 0).to(flat_BHRK.dtype) @ broken_BHK1.to(flat_BHRK.dtype) > 0
+        flat = (flat_BHRK @ value_BHKD.masked_fill(broken_BHK1, 0)).masked_fill(reached_BHR1, torch.nan)
+    else:
+        flat = flat_BHRK @ value_BHKD
     return flat.unflatten(2, probability_BHGCK.shape[2:4])
 
 

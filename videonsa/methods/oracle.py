@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from videonsa.methods.contract import LayerCall, Method, by_sample
+from videonsa.methods.contract import LayerCall, Method, by_sample, dense_attention
 from videonsa.methods.settings import OracleSettings
 from videonsa.methods.sparse import causal_scores
 
@@ -30,6 +30,11 @@ class Oracle(Method):
         return output
 
     def _attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        with self.meter.choice(layer):
+            keeps_all = len(query) <= self.settings.keys
+        if keeps_all:
+            with self.meter.attention(layer):
+                return dense_attention(query, key, value, scale)
         length, outputs = len(query), []
         at_L = torch.arange(length, device=query.device)
         value_HLD, broken_HL = whole(value)
