@@ -28,6 +28,7 @@ from videonsa.limits import is_whole
 from videonsa.methods import registry
 from videonsa.methods.asked import asked_attention
 from videonsa.methods.entries import MethodSettings
+from videonsa.methods.meter import MethodDidNotRun
 from videonsa.surroundings import full_products, settings_decide
 
 NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
@@ -149,12 +150,21 @@ class VideoNSA(lmms):
             return GenerationResult(self.known[doc_id]["prediction"] or "")
         doc = self.task_dict[task][split][doc_id]
         length = int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)
-        row = self.question(doc_id, lambda: doc_to_messages(doc), length)
+        row = self._question(doc_id, lambda: doc_to_messages(doc), length)
         if self.on_row is not None:
             self.on_row(row)
         elif row["error"]:
             logger.warning(f"{task}, question {doc_id}: {row['error']}; counted as a wrong answer")
         return GenerationResult(row["prediction"] or "", TokenCounts(input_tokens=row["prefill_tokens"]))
+
+    def _question(self, *question: Any) -> Row:
+        """lmms-eval's command line exits with 0 after a mere exception."""
+        try:
+            return self.question(*question)
+        except MethodDidNotRun as error:
+            if self.on_row is None:
+                raise SystemExit(f"videonsa: {values.one_line(str(error))}") from None
+            raise
 
     def question(self, doc_id: int, messages: Callable[[], list[dict[str, Any]]], max_new_tokens: int) -> Row:
         """One question's row. What is wrong with this question alone stands in its `error`: its media, its length."""

@@ -29,6 +29,7 @@ COLOURS = {
     "control": style.GREY,
     "bound": style.PURPLE,
 }
+NAMES = {"paper": "NSA", "release": "NSA (release)"}  # what readers know them by
 PALE = 0.3
 
 
@@ -65,7 +66,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         for colour, marker in looks.values()
     ]
     front = Line2D([], [], color=style.GREY, lw=0.8)
-    shown = style.names(looks, width / legend_columns - 0.4)
+    shown = style.names([NAMES.get(name, name) for name in looks], width / legend_columns - 0.4)
     figure.legend([*handles, front], [*shown, "Pareto front"], loc="outside lower center", ncols=legend_columns)
     return figure
 

@@ -169,3 +169,20 @@ def test_only_generation_is_offered(folder: Path) -> None:
     model = build(f"pretrained={folder}")
     with pytest.raises(NotImplementedError, match="loglikelihood"):
         model.loglikelihood([])
+
+
+def test_a_method_that_did_not_run_ends_lmms_evals_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own evaluation fails the cell; lmms-eval's command line would exit with 0 after a mere exception."""
+    from videonsa.modeling import MethodDidNotRun
+
+    model = build(f"pretrained={folder},method=tri_shape")
+
+    def idle(*_: object) -> dict:
+        raise MethodDidNotRun("method tri_shape ran in 1 of 3 layers; not in 1, 2")
+
+    monkeypatch.setattr(model, "question", idle)
+    with pytest.raises(SystemExit, match="videonsa: method tri_shape ran in 1 of 3 layers"):
+        model._question(0)
+    model.on_row = lambda row: None
+    with pytest.raises(MethodDidNotRun):
+        model._question(0)
