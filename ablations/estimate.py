@@ -58,7 +58,7 @@ def step_scale(train: Mapping[str, Any]) -> Scale:
 
 
 def _kind(nsa: Mapping[str, Any]) -> str:
-    """Which computation: dense, the paper's NSA, or the release's, which has no fast kernels."""
+    """Which computation: dense, the paper's NSA, or the release's, which takes longer."""
     if nsa.get("attention") == "dense":
         return "dense"
     return "release" if attention_differences(nsa.get("semantics", "paper")) else "paper"

@@ -79,9 +79,19 @@ def gates_of(vectors: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def compare(vectors: dict[str, Tensor], semantics: str = "release", rounding: torch.dtype = torch.float32) -> Agreement:
-    """Compute the layer from the file's inputs and compare it with the file's choices and outputs."""
+def compare(
+    vectors: dict[str, Tensor],
+    semantics: str = "release",
+    rounding: torch.dtype = torch.float32,
+    backend: str = "reference",
+) -> Agreement:
+    """Compute the layer from the file's inputs and compare it with the file's choices and outputs.
+
+    backend: as in mixed_attention; triton computes in bf16 on CUDA, which the files' inputs were rounded to.
+    """
     query, key, value = (vectors[name][None] for name in ("query", "key", "value"))
+    if backend == "triton" and query.is_cuda:
+        query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
     is_vision = vectors["is_vision"].bool()
     names = differences(semantics)
     block_size, block_count, window = (int(vectors[name]) for name in SIZES)
@@ -98,6 +108,7 @@ def compare(vectors: dict[str, Tensor], semantics: str = "release", rounding: to
         window=window,
         differences=names,
         rounding=rounding,
+        backend=backend,
     )[0]
     sizes = Sizes(block_size, block_count, window, query.shape[-1] ** -0.5, names, rounding)
     equal_LH: Tensor | None = None  # where vision tokens are packed, the choices number other blocks
@@ -105,8 +116,17 @@ def compare(vectors: dict[str, Tensor], semantics: str = "release", rounding: to
         equal_LH = torch.ones(len(is_vision), key.shape[2], dtype=torch.bool)
     elif sizes.has("vision_packing"):
         query_N, key_N = (vision_rows(tensor, is_vision, sizes) for tensor in (query, key))
-        equal_LH = same_blocks(block_choices(query_N, key_N, sizes)[0], vectors["block_indices"])
+        equal_LH = same_blocks(chosen(query_N, key_N, sizes, backend)[0], vectors["block_indices"])
     return agreement(output, vectors["output"], equal_LH, is_vision)
+
+
+def chosen(query: Tensor, key: Tensor, sizes: Sizes, backend: str) -> Tensor:
+    """Blocks chosen by each query for each key/value head, [B, N, H, n]; -1 is none."""
+    if backend == "triton":
+        from videonsa.kernels import release_triton  # triton is not installed everywhere
+
+        return release_triton.block_choices(query, key, sizes)
+    return block_choices(query, key, sizes)
 
 
 def same_blocks(ours_LHn: Tensor, theirs_LHn: Tensor) -> Tensor:
@@ -166,21 +186,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="python -m videonsa.fidelity", description=(__doc__ or "\n").splitlines()[0])
     parser.add_argument("files", nargs="+", type=folder, metavar="FILE.npz")
     parser.add_argument("--semantics", default="release", help="also release-NAME or NAME+NAME (default: release)")
+    parser.add_argument(
+        "--backend", default="reference", choices=["reference", "triton"], help="which is judged (default: reference)"
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to compute (default: cpu)")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("--device cuda: there is no CUDA device", file=sys.stderr)
+        return 2
+    if options.backend == "triton" and options.device != "cuda":
+        print("--backend triton: give --device cuda", file=sys.stderr)
         return 2
     passed = True
     try:
         semantics = canonical_semantics(options.semantics)
         for path in options.files:
             vectors = load_vectors(path, options.device)
-            found = {title: compare(vectors, semantics, rounding) for title, rounding in ROUNDINGS.items()}
+            titles = [JUDGED] if options.backend == "triton" else list(ROUNDINGS)
+            found = {title: compare(vectors, semantics, ROUNDINGS[title], options.backend) for title in titles}
             vision = int(vectors["is_vision"].sum())
             sizes = " ".join(f"{name}={int(vectors[name])}" for name in SIZES)
             print(f"{path}: {vision} vision and {len(vectors['is_vision']) - vision} text tokens, {sizes}")
-            print(f"semantics={semantics}, float32 arithmetic")
+            print(f"semantics={semantics}, {'Triton kernels' if options.backend == 'triton' else 'float32 arithmetic'}")
             print(table(found))
             passed &= found[JUDGED].passes
             print(

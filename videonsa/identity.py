@@ -57,7 +57,10 @@ CODE: dict[str, tuple[str, ...]] = {
         "videonsa/kernels/antidiagonal.py",
         *("videonsa/methods/estimate.py", "videonsa/methods/diagonals.py"),
     ),
-    "release": ("videonsa/kernels/release.py", "videonsa/kernels/bitonic.py", "videonsa/methods/release.py"),
+    "release": (
+        *("videonsa/kernels/release.py", "videonsa/kernels/bitonic.py", "videonsa/methods/release.py"),
+        *("videonsa/kernels/release_triton.py", "videonsa/kernels/release_choice.py"),
+    ),
     "dropping": ("videonsa/methods/compression.py", "videonsa/methods/tokens.py", "videonsa/methods/tower.py"),
     "synth": ("videonsa/synth",),
     "tiny": ("videonsa/tiny.py",),

@@ -44,8 +44,6 @@ def refusal(
     unknown = [name for name in branches if name not in BRANCHES]
     if unknown or len(set(branches)) < len(branches):
         return Refusal("branches", "+".join(map(str, branches)), f"a subset of {', '.join(BRANCHES)}, each once")
-    if backend == "triton" and differences:
-        return Refusal("backend", backend, "reference or auto: attention other than the paper's has no Triton kernels")
     if backend == "triton" and block_size not in TRITON_BLOCK_SIZES:
         valid = f"one of {', '.join(map(str, TRITON_BLOCK_SIZES))} with backend=triton, or backend=reference"
         return Refusal("block_size", block_size, valid)

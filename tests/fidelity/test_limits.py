@@ -63,6 +63,9 @@ def test_the_plan_accepts_what_the_kernel_computes_and_nothing_else(
 
 @pytest.mark.parametrize("size", [48, 8, 256])
 def test_blocks_that_triton_does_not_serve_are_refused_when_planned(size):
+    assert planned(block_size=size, backend="triton", semantics="cmp_mask") == planned(
+        block_size=size, backend="triton"
+    )
     plan = planned(block_size=size, backend="triton")
     assert plan == f"block_size={size} is not valid: one of 16, 32, 64, 128 with backend=triton, or backend=reference"
     inputs = attention_inputs(LENGTH)

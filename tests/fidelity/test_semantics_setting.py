@@ -57,7 +57,7 @@ def test_each_set_has_one_spelling(given, canonical):
         ({"semantics": 3}, "choose one of"),
         ({"semantics": "release-cmp"}, "choose one of"),
         ({"semantics": "release+cmp_mask"}, "stands alone"),
-        ({"semantics": "cmp_mask", "backend": "triton"}, "no Triton kernels"),
+        ({"semantics": "cmp_mask", "backend": "triton", "block_size": 48}, "with backend=triton"),
         ({"semantics": "release", "block_count": 65}, "at most block_size=64"),
         ({"semantics": "release", "block_size": 48, "block_count": 4}, "a power of two"),
     ],

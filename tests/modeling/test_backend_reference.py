@@ -65,6 +65,14 @@ def test_what_would_run_triton_is_caught(model, as_on_a_gpu, backend):
         run(model, INPUTS, backend=backend)
 
 
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+def test_release_semantics_run_triton_where_no_gradient_is_asked_for(model, as_on_a_gpu, backend):
+    model.set_nsa(semantics="release", backend=backend)
+    with torch.no_grad(), pytest.raises(ImportError):
+        model(**INPUTS)
+    assert run(model, INPUTS, backend=backend, semantics="release")
+
+
 def test_text_alone_would_be_caught(model, as_on_a_gpu, monkeypatch):
     """Text attention is a path of its own: with the vision tokens' on the reference it still reaches for a kernel."""
     monkeypatch.setattr("videonsa.kernels.api.tiling.serves", lambda *sizes: False)

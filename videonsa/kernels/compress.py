@@ -22,22 +22,24 @@ def _mean_blocks(key, value, key_high, key_low, value_mean, block_range, HK: tl.
     block = tl.program_id(0)
     head = tl.program_id(1)
     tokens = tl.load(block_range + block * 2) + tl.arange(0, SIZE)
-    live = tokens < tl.load(block_range + block * 2 + 1)
+    end = tl.load(block_range + block * 2 + 1)
+    live = tokens < end
+    filled = tl.minimum(end - tl.load(block_range + block * 2), SIZE).to(tl.float32)
     size = tl.arange(0, D)
     offset = (tokens.to(tl.int64) * HK + head)[:, None] * D + size[None, :]
-    mean = tl.sum(tl.load(key + offset, mask=live[:, None], other=0.0).to(tl.float32), 0) / SIZE
+    mean = tl.sum(tl.load(key + offset, mask=live[:, None], other=0.0).to(tl.float32), 0) / filled
     high = mean.to(key_high.dtype.element_ty)
     place = (block.to(tl.int64) * HK + head) * D + size
     tl.store(key_high + place, high)
     tl.store(key_low + place, (mean - high.to(tl.float32)).to(key_low.dtype.element_ty))
-    mean = tl.sum(tl.load(value + offset, mask=live[:, None], other=0.0).to(tl.float32), 0) / SIZE
+    mean = tl.sum(tl.load(value + offset, mask=live[:, None], other=0.0).to(tl.float32), 0) / filled
     tl.store(value_mean + place, mean.to(value_mean.dtype.element_ty))
 
 
 def mean_blocks(key: Tensor, value: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     """key, value [T, HK, D] -> high and low part of the mean keys, mean values; each [blocks, HK, D].
 
-    A partial last block has a row too; nobody looks at it.
+    A partial last block has a row too, the mean of what it has; the paper's method does not look at it.
     """
     heads, size = key.shape[1:]
     high = torch.empty(plan.blocks, heads, size, dtype=key.dtype, device=key.device)

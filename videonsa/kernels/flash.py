@@ -6,7 +6,7 @@ WINDOW > 0 (tokens only) also > p - WINDOW. One program handles a tile of querie
 or a tile of keys of one key/value head (key gradient). Nothing is added atomically: results are deterministic.
 
 Tensors: query, out [T, HQ, D]; key, value [K, HK, D]; lse [HQ, T], base 2; statistics [HQ, T, 4], see rowstats.py;
-both [T, HQ] first with BY_QUERY.
+both [T, HQ] first with BY_QUERY. Of other slots than each head once (slots.py), out and lse have a row a slot.
 Tables: see plan.py. Tiles of contiguous rows come in through tensor descriptors (`rows_of`), which Hopper's copy engine
 fetches without the threads' help; a tile may run into the next sequence, whose rows every kernel masks.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from videonsa.kernels import tiling
 from videonsa.kernels.rowstats import load_four
+from videonsa.kernels.slots import Slots, plain
 from videonsa.kernels.tiles import load_rows, load_tile, rows_of, store_rows
 
 LOG2E = 1.4426950408889634
@@ -78,18 +79,18 @@ def _sharp_lse(query, key, key_low, first_key, head, scale, position, end, D: tl
 
 @triton.jit(do_not_specialize=["queries", "count"])
 def _forward(query, key, value, out, lse, position, tiles, queries, scale, key_low, sharp_lse, count,
-             HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr,
-             ROWS: tl.constexpr, COLUMNS: tl.constexpr, WITH_OUT: tl.constexpr, BY_QUERY: tl.constexpr,
-             SHARP: tl.constexpr, LARGE: tl.constexpr, FEW: tl.constexpr):  # fmt: skip
-    head = tl.program_id(0)
+             HQ: tl.constexpr, SLOTS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr,
+             WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WITH_OUT: tl.constexpr,
+             BY_QUERY: tl.constexpr, SHARP: tl.constexpr, LARGE: tl.constexpr, FEW: tl.constexpr):  # fmt: skip
+    slot = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)  # later queries see more keys: longest first
     first = tl.load(tiles + tile * 3)
     rows = first + tl.arange(0, ROWS)
     live = rows < tl.load(tiles + tile * 3 + 1)
     first_key = tl.load(tiles + tile * 3 + 2)
     at = tl.load(position + rows, mask=live, other=-1)
-    query_tile = load_tile(query, first, head, D)
-    kv_head = head // (HQ // HK)
+    query_tile = load_tile(query, first, slot % HQ, D)
+    kv_head = slot // GROUP
 
     top = tl.full([ROWS], -1.0e30, tl.float32)  # finite, so that a row which sees nothing yields 0 and no NaN
     total = tl.zeros([ROWS], tl.float32)
@@ -112,11 +113,11 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, key_l
                                              total, sum_, D, STRIDE, WINDOW, COLUMNS, WITH_OUT)  # fmt: skip
     sees_any = total > 0
     row_lse = tl.where(sees_any, top + tl.log2(tl.where(sees_any, total, 1.0)), 0.0)
-    place = rows.to(tl.int64) * HQ + head if BY_QUERY else head.to(tl.int64) * queries + rows
+    place = rows.to(tl.int64) * SLOTS + slot if BY_QUERY else slot.to(tl.int64) * queries + rows
     tl.store(lse + place, row_lse, mask=live)
     if WITH_OUT:
         sum_ = sum_ / tl.where(sees_any, total, 1.0)[:, None]
-        store_rows(out, sum_, rows, live, head, HQ, D)
+        store_rows(out, sum_, rows, live, slot, SLOTS, D)
     if SHARP:  # whether a row needs it hangs on nothing but what the row sees
         coarse = (visible >= count) & ((tl.abs(top) > LARGE) | (visible < FEW))
         if tl.max(coarse.to(tl.int32), 0) > 0:
@@ -254,26 +255,32 @@ def forward(
     with_out: bool = True,
     into: tuple[Tensor, Tensor] | None = None,
     sharp: tuple[Tensor, Tensor, int] | None = None,
+    slots: Slots | None = None,
 ) -> tuple[Tensor | None, Tensor]:
     """Returns out [T, HQ, D] (None without with_out) and lse [HQ, T] float32, base 2; a row that sees no key gets 0.
 
     into: an out, and an lse [T, HQ], to write the rows of `tiles` into.
     sharp: (low, lse, count): the keys' low part, and an lse [HQ, T] to write, that of key + low where a row sees at
         least `count` keys and rounding the keys would move it.
+    slots: other than each head once; out and lse then have the used slots where HQ stands.
     """
     queries, heads, size = query.shape
-    out = torch.empty_like(query) if with_out else None
-    lse = torch.empty(heads, queries, dtype=torch.float32, device=query.device) if into is None else into[1]
+    slots = slots or plain(heads, key.shape[1])
+    out = None
+    if with_out and into is None:
+        out = torch.empty(queries, slots.used, size, dtype=query.dtype, device=query.device)
+    lse = torch.empty(slots.used, queries, dtype=torch.float32, device=query.device) if into is None else into[1]
     if into is not None:
         out = into[0]
     tile = tiling.flash_forward(size, window)
     keys = rows_of(key, tile.columns)
     low, sharp_lse, count = (keys, lse, 0) if sharp is None else (rows_of(sharp[0], tile.columns), *sharp[1:])
-    _forward[(heads, len(tiles))](
+    _forward[(slots.used, len(tiles))](
         rows_of(query, tile.rows), keys, rows_of(value, tile.columns), out, lse, position, tiles, queries,
         scale * LOG2E, low, sharp_lse, count,
-        HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
-        WITH_OUT=with_out, BY_QUERY=into is not None, SHARP=sharp is not None, LARGE=LARGE, FEW=FEW, **tile.options,
+        HQ=heads, SLOTS=slots.used, GROUP=slots.group, D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows,
+        COLUMNS=tile.columns, WITH_OUT=with_out, BY_QUERY=into is not None, SHARP=sharp is not None, LARGE=LARGE,
+        FEW=FEW, **tile.options,
     )  # fmt: skip
     return out, lse
 

@@ -50,12 +50,13 @@ class Inverse:
 
 @triton.jit(do_not_specialize=["chunk_start", "rows", "first_block", "blocks", "words"])
 def _mark(index, bits, position, chunk_start, rows, first_block, blocks, words, HK: tl.constexpr, BLOCK: tl.constexpr,
-          COUNT: tl.constexpr, COUNT_2: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+          COUNT: tl.constexpr, COUNT_2: tl.constexpr, LEAST: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
     head = tl.program_id(1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     rank = tl.arange(0, COUNT_2)
     place = ((chunk_start + row).to(tl.int64) * HK + head)[:, None] * COUNT + rank[None, :]
-    chooses = tl.load(position + chunk_start + row, mask=row < rows, other=-1) // BLOCK >= COUNT
+    chooses = tl.load(position + chunk_start + row, mask=row < rows, other=-1) // BLOCK >= LEAST
+    chooses = chooses & (row < rows)
     block = tl.load(index + place, mask=chooses[:, None] & (rank < COUNT)[None, :], other=-1)
     slot = (head * blocks + block - first_block).to(tl.int64)
     bit = (row % 32)[:, None] + tl.zeros_like(block)
@@ -121,10 +122,10 @@ def pair_position(bits, before, slot, row, words, live):
     return tl.load(before + place, mask=live, other=0) + _ones(word & lower)
 
 
-def invert(index: Tensor, plan: Plan, chunk: Chunk, limit: int) -> Inverse:
-    """index [T, HK, block_count] (global blocks) -> the lists of the chunk's queries; limit is 32 or more.
+def invert(index: Tensor, plan: Plan, chunk: Chunk, limit: int, least: int) -> Inverse:
+    """index [T, HK, block_count] (global blocks, -1 for none) -> the lists of the chunk's queries; limit is 32 or more.
 
-    Queries that see no more than block_count blocks are in no list (prefix.py).
+    Queries before block `least` of their sequence are in no list (prefix.py).
     """
     kv_heads, block_count = index.shape[1:]
     rows, blocks = chunk.end - chunk.start, chunk.last_block - chunk.first_block
@@ -133,7 +134,8 @@ def invert(index: Tensor, plan: Plan, chunk: Chunk, limit: int) -> Inverse:
     bits = torch.zeros(kv_heads * blocks, words, dtype=torch.int32, device=index.device)
     _mark[(triton.cdiv(rows, MARK_ROWS), kv_heads)](
         index, bits, plan.position(), chunk.start, rows, chunk.first_block, blocks, words,
-        HK=kv_heads, BLOCK=plan.block_size, COUNT=block_count, COUNT_2=next_power_of_two(block_count), ROWS=MARK_ROWS,
+        HK=kv_heads, BLOCK=plan.block_size, COUNT=block_count, COUNT_2=next_power_of_two(block_count), LEAST=least,
+        ROWS=MARK_ROWS,
     )  # fmt: skip
     count = torch.empty(2, kv_heads * blocks, dtype=torch.int32, device=index.device)  # of pairs, of items
     _count[(count.shape[1],)](bits, count, words, count.shape[1], WORDS_2=words_2, LIMIT=limit, num_warps=1)

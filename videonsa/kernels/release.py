@@ -13,9 +13,10 @@ Queries go in chunks, and several chunks are computed anew in the backward pass,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cache, partial, reduce
 
 import torch
 from torch import Tensor
@@ -25,8 +26,11 @@ from torch.utils.checkpoint import checkpoint
 from videonsa.kernels.bitonic import network_topk
 from videonsa.kernels.empty import empty_output
 from videonsa.kernels.reference import score
+from videonsa.kernels.tiling import MOST_ELEMENTS, serves
 from videonsa.limits import next_power_of_two, refusal
 from videonsa.names import BRANCHES, DIFFERENCES
+
+log = logging.getLogger(__name__)
 
 CHUNK_ELEMENTS = 1 << 26  # scores held at once: 256 MiB in float32; a few such tensors live at a time
 
@@ -54,17 +58,63 @@ def vision_by_position(position_ids: Tensor) -> Tensor:
 
 
 def check(
-    differences: Set[str], block_size: int, block_count: int, window: int, branches: tuple[str, ...] = BRANCHES
+    differences: Set[str],
+    block_size: int,
+    block_count: int,
+    window: int,
+    branches: tuple[str, ...] = BRANCHES,
+    backend: str = "reference",
 ) -> None:
     """Raise ValueError for an unknown difference and for sizes that the release's kernel has no answer for."""
     unknown = sorted(set(differences) - set(DIFFERENCES))
     if unknown:
         raise ValueError(f"difference {unknown[0]!r} is not known: choose among {', '.join(DIFFERENCES)}")
     refused = refusal(
-        block_size=block_size, block_count=block_count, window=window, branches=branches, differences=differences
+        block_size=block_size,
+        block_count=block_count,
+        window=window,
+        branches=branches,
+        differences=differences,
+        backend=backend,
     )
     if refused is not None:
         raise ValueError(str(refused))
+
+
+def _on_triton(backend: str, query: Tensor, key: Tensor, value: Tensor, gates: Tensor, sizes: Sizes) -> bool:
+    """Whether the Triton kernels compute this call."""
+    half = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    if backend == "reference" or (backend == "auto" and not (half and serves(query.shape[-1], sizes.block_size))):
+        return False
+    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value, gates))
+    reason = "gradients are asked for" if needs_gradient else _unserved(query, sizes)
+    if reason is not None:
+        _say_once(reason)
+    return reason is None
+
+
+def _unserved(query: Tensor, sizes: Sizes) -> str | None:
+    """What about a call the Triton kernels do not serve, or None."""
+    size, dtype = query.shape[-1], query.dtype
+    if not serves(size, sizes.block_size):
+        return f"heads of {size} with blocks of {sizes.block_size} are not served"
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return f"{dtype} is not served"
+    if query.is_cuda and dtype == torch.float32 and size == sizes.block_size == 128:
+        return "float32 with heads and blocks of 128 is not served"
+    if dtype != torch.float32 and sizes.rounding != dtype:
+        return f"{dtype} with a choice rounded to {sizes.rounding} is not served"
+    if not sizes.scale > 0:
+        return f"scale={sizes.scale} is not served"
+    blocks = -(-query.shape[1] // sizes.block_size)
+    if next_power_of_two(min(sizes.block_count, blocks)) * size > MOST_ELEMENTS:
+        return f"block_count={sizes.block_count} is not served"
+    return None
+
+
+@cache
+def _say_once(reason: str) -> None:
+    log.warning("release semantics run in plain torch and not on Triton kernels: %s", reason)
 
 
 def mixed_attention(
@@ -81,18 +131,27 @@ def mixed_attention(
     differences: Set[str] = frozenset(DIFFERENCES),
     scale: float | None = None,
     rounding: torch.dtype | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     """Attention of each sample's text and vision tokens to themselves.
 
     query [B, L, Q, D], key and value [B, L, H, D] with position encoding applied, gates [B, L, Q, 3] for cmp, slc, swa,
     is_vision bool [L], rounding: query's dtype when None. Returns [B, L, Q, D] in query's dtype; arithmetic is float32
     (float64 for float64). Raises ValueError as `check` does.
+
+    backend: reference (this file, any device and type); triton (release_triton.py, on CUDA; what it does not serve, a
+    call with gradients first of all, falls to the reference, and the log says so once); auto: triton on CUDA in half
+    precision for the head and block sizes that it serves.
     """
-    check(differences, block_size, block_count, window, branches)
+    check(differences, block_size, block_count, window, branches, backend)
     if query.numel() == 0:
         return empty_output(query, key, value, gates)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     sizes = Sizes(block_size, block_count, window, scale, differences, rounding or query.dtype)
+    if _on_triton(backend, query, key, value, gates, sizes):
+        from videonsa.kernels.release_triton import mixed_attention_triton  # triton is not installed everywhere
+
+        return mixed_attention_triton(query, key, value, gates, is_vision, branches, sizes)
     output = dense_part(query, key, value, is_vision, sizes)
     if not is_vision.any():
         return output.to(query.dtype)

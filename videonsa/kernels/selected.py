@@ -27,6 +27,7 @@ from videonsa.kernels.flash import LOG2E
 from videonsa.kernels.inverse import entries_of, invert, pair_position
 from videonsa.kernels.plan import Chunk, Plan
 from videonsa.kernels.rowstats import load_four
+from videonsa.kernels.slots import Slots, plain
 from videonsa.kernels.tiles import load_rows, load_tile, rows_of, store_rows
 from videonsa.limits import next_power_of_two
 
@@ -39,20 +40,37 @@ def _gather(base, rows, D: tl.constexpr):
 
 
 @triton.jit
-def _tile_rows(step, queries, pair, kv_head, HQ: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr):
-    """Rows (pair, head) of an item's tile: their number among the item's, and their row in [queries * HQ, D]."""
+def _filled(kv_head, GROUP: tl.constexpr, SLOTS: tl.constexpr):
+    """Slots of a key/value head that hold a query head."""
+    filled = GROUP
+    if SLOTS % GROUP != 0:
+        filled = tl.maximum(tl.minimum(SLOTS - kv_head * GROUP, GROUP), 0)
+    return filled
+
+
+@triton.jit
+def _tile_rows(step, queries, pair, kv_head, filled, HQ: tl.constexpr, GROUP: tl.constexpr, SLOTS: tl.constexpr,
+               ROWS: tl.constexpr):  # fmt: skip
+    """Rows (pair, slot) of an item's tile: their number among the item's, their row in [queries * HQ, D], and their
+    place among the item's partial results."""
     row = step * ROWS + tl.arange(0, ROWS)
-    entry = row // GROUP
+    entry = row // filled
     query = tl.load(queries + pair + entry)
-    return row, query * HQ + kv_head * GROUP + row - entry * GROUP
+    place = row
+    if SLOTS % GROUP != 0:
+        place = entry * GROUP + row - entry * filled
+    slot = kv_head * GROUP + row - entry * filled
+    if SLOTS != HQ:
+        slot = slot % HQ
+    return row, query * HQ + slot, place
 
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks"])
 def _partial_forward(query, key, value, queries, first, count, items, first_item, block_range, partial, partial_lse,
-                     chunk_start, first_block, blocks, scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr,
-                     BLOCK: tl.constexpr, ROWS: tl.constexpr, LIMIT: tl.constexpr):  # fmt: skip
+                     chunk_start, first_block, blocks, scale, HQ: tl.constexpr, D: tl.constexpr,
+                     BLOCK: tl.constexpr, GROUP: tl.constexpr, SLOTS: tl.constexpr, ROWS: tl.constexpr,
+                     LIMIT: tl.constexpr):  # fmt: skip
     """One program takes one item of the lists (inverse.py)."""
-    GROUP: tl.constexpr = HQ // HK
     slot = tl.load(items + tl.program_id(0))
     if slot >= 0:
         begin, pair, many = entries_of(tl.program_id(0), slot, first, count, first_item, LIMIT)
@@ -67,20 +85,21 @@ def _partial_forward(query, key, value, queries, first, count, items, first_item
         key_tile = tl.trans(load_tile(key, first_token, kv_head, D))
         value_tile = load_tile(value, first_token, kv_head, D)
         size = tl.arange(0, D)
-        for step in range(0, tl.cdiv(many * GROUP, ROWS)):
-            row, source = _tile_rows(step, queries, pair, kv_head, HQ, GROUP, ROWS)
+        filled = _filled(kv_head, GROUP, SLOTS)
+        for step in range(0, tl.cdiv(many * filled, ROWS)):
+            row, source, place = _tile_rows(step, queries, pair, kv_head, filled, HQ, GROUP, SLOTS, ROWS)
             query_tile = _gather(query, source, D)
             score = tl.dot(query_tile, key_tile, input_precision="ieee")
-            if step * ROWS < own * GROUP:  # only the block's own tokens, first in its list, may not see all of it
+            if step * ROWS < own * filled:  # only the block's own tokens, first in its list, may not see all of it
                 score = tl.where(token[None, :] <= (chunk_start + source // HQ)[:, None], score, float("-inf"))
             top = tl.max(score, 1) * scale  # finite: a query sees at least the block's first token
             probability = tl.exp2(score * scale - top[:, None])
             total = tl.sum(probability, 1)
             out = tl.dot(probability.to(value_tile.dtype), value_tile, input_precision="ieee")
             out = (out * (1 / total)[:, None]).to(partial.dtype.element_ty)
-            live = row < many * GROUP
-            tl.store(partial + row[:, None] * D + size[None, :], out, mask=live[:, None])
-            tl.store(partial_lse + row, top + tl.log2(total), mask=live)
+            live = row < many * filled
+            tl.store(partial + place[:, None] * D + size[None, :], out, mask=live[:, None])
+            tl.store(partial_lse + place, top + tl.log2(total), mask=live)
 
 
 @triton.jit
@@ -88,31 +107,30 @@ def _pairs_of(index, bits, before, token, row, head, first_block, blocks, words,
               COUNT_2: tl.constexpr):  # fmt: skip
     """Places of a query's COUNT pairs among the lists, and which of the COUNT_2 there are."""
     rank = tl.arange(0, COUNT_2)
-    live = rank < COUNT
-    block = tl.load(index + (token * HK + head) * COUNT + rank, mask=live, other=0)
+    block = tl.load(index + (token * HK + head) * COUNT + rank, mask=rank < COUNT, other=-1)
+    live = block >= 0
     return pair_position(bits, before, head * blocks + block - first_block, row, words, live).to(tl.int64), live
 
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks", "words"])
 def _merge_forward(partial, partial_lse, index, bits, before, out, lse, position, chunk_start, first_block, blocks,
-                   words, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-                   COUNT: tl.constexpr, COUNT_2: tl.constexpr):  # fmt: skip
-    """out = sum over a query's pairs of exp2(lse_pair - lse) * partial_pair, for the heads of one key/value head."""
-    GROUP: tl.constexpr = HQ // HK
+                   words, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
+                   SLOTS: tl.constexpr, COUNT: tl.constexpr, COUNT_2: tl.constexpr, LEAST: tl.constexpr):  # fmt: skip
+    """out = sum over a query's pairs of exp2(lse_pair - lse) * partial_pair, for the slots of one key/value head."""
     row = tl.program_id(0)
     kv_head = tl.program_id(1)
     token = (chunk_start + row).to(tl.int64)
-    if tl.load(position + token) // BLOCK >= COUNT:  # else it is in no list
+    if tl.load(position + token) // BLOCK >= LEAST:  # else it is in no list
         pair, live = _pairs_of(index, bits, before, token, row, kv_head, first_block, blocks, words, HK, COUNT, COUNT_2)
         size = tl.arange(0, D)
-        for head in range(0, GROUP):
-            place = pair * GROUP + head
+        for slot in range(0, _filled(kv_head, GROUP, SLOTS)):
+            place = pair * GROUP + slot
             pair_lse = tl.load(partial_lse + place, mask=live, other=float("-inf"))
             top = tl.max(pair_lse, 0)
             total = top + tl.log2(tl.sum(tl.exp2(pair_lse - top), 0))
             tile = tl.load(partial + place[:, None] * D + size[None, :], mask=live[:, None], other=0.0)
             merged = tl.sum(tile.to(tl.float32) * tl.exp2(pair_lse - total)[:, None], 0)
-            to = token * HQ + kv_head * GROUP + head
+            to = token * SLOTS + kv_head * GROUP + slot
             tl.store(lse + to, total)
             tl.store(out + to * D + size, merged.to(out.dtype.element_ty))
 
@@ -150,7 +168,7 @@ def _partial_backward(query, key, value, grad, statistics, queries, first, count
         value_sum = tl.zeros([BLOCK, D], tl.float32)
         size = tl.arange(0, D)
         for step in range(0, tl.cdiv(many * GROUP, ROWS)):
-            row, source = _tile_rows(step, queries, pair, kv_head, HQ, GROUP, ROWS)
+            row, source, _ = _tile_rows(step, queries, pair, kv_head, GROUP, HQ, GROUP, HQ, ROWS)
             live = row < many * GROUP
             query_tile = _gather(query, source, D)
             grad_tile = _gather(grad, source, D)
@@ -227,10 +245,10 @@ def _sizes(query: Tensor, key: Tensor, plan: Plan) -> dict[str, int]:
 
 
 def _merge_sizes(query: Tensor, index: Tensor, plan: Plan) -> dict[str, int]:
-    heads, size = query.shape[1:]
+    size = query.shape[2]
     kv_heads, count = index.shape[1:]
     count_2 = next_power_of_two(count)
-    return {"HQ": heads, "HK": kv_heads, "D": size, "BLOCK": plan.block_size, "COUNT": count, "COUNT_2": count_2,
+    return {"HK": kv_heads, "D": size, "BLOCK": plan.block_size, "COUNT": count, "COUNT_2": count_2,
             "num_warps": tiling.merge_warps(count_2 * size)}  # fmt: skip
 
 
@@ -245,24 +263,33 @@ def forward_chunk(
     *,
     out: Tensor,
     lse: Tensor,
+    slots: Slots | None = None,
+    least: int | None = None,
 ) -> None:
-    """Write the chunk's rows of out [T, HQ, D] and lse [T, HQ] (base 2)."""
+    """Write the chunk's rows of out [T, HQ, D] and lse [T, HQ] (base 2), or of the used slots in place of HQ.
+
+    least: the first block of a sequence whose queries are in the lists; block_count when None.
+    """
     rows, blocks = chunk.end - chunk.start, chunk.last_block - chunk.first_block
     heads, size = query.shape[1:]
     kv_heads = index.shape[1]
+    slots = slots or plain(heads, kv_heads)
+    least = index.shape[2] if least is None else least
     tile = tiling.selection_forward()
-    lists = invert(index, plan, chunk, tiling.LIST_RUN)
-    partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
+    lists = invert(index, plan, chunk, tiling.LIST_RUN, least)
+    partial = torch.empty(len(lists.queries), slots.group, size, dtype=query.dtype, device=query.device)
     partial_lse = torch.empty(partial.shape[:2], dtype=torch.float32, device=query.device)
     _partial_forward[(len(lists.items),)](
         query, rows_of(key, plan.block_size), rows_of(value, plan.block_size), lists.queries, lists.first, lists.count,
         lists.items, lists.first_item, plan.block_range(), partial, partial_lse, chunk.start, chunk.first_block,
         blocks, scale * LOG2E,
-        **_sizes(query, key, plan), ROWS=tile.rows, LIMIT=lists.limit, **tile.options,
+        HQ=heads, D=size, BLOCK=plan.block_size, GROUP=slots.group, SLOTS=slots.used, ROWS=tile.rows,
+        LIMIT=lists.limit, **tile.options,
     )  # fmt: skip
     _merge_forward[(rows, kv_heads)](
         partial, partial_lse, index, lists.bits, lists.before, out, lse, plan.position(), chunk.start,
-        chunk.first_block, blocks, lists.words, **_merge_sizes(query, index, plan),
+        chunk.first_block, blocks, lists.words, GROUP=slots.group, SLOTS=slots.used, LEAST=least,
+        **_merge_sizes(query, index, plan),
     )  # fmt: skip
 
 
@@ -290,7 +317,7 @@ def backward_chunk(
     heads, size = query.shape[1:]
     kv_heads = key.shape[1]
     tile = tiling.selection_gradient(plan.block_size)
-    lists = invert(index, plan, chunk, tiling.LIST_RUN)
+    lists = invert(index, plan, chunk, tiling.LIST_RUN, index.shape[2])
     partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
     extra_key = torch.empty(lists.extra * plan.block_size, size, dtype=torch.float32, device=key.device)
     extra_value = torch.empty_like(extra_key)
@@ -308,5 +335,5 @@ def backward_chunk(
     )  # fmt: skip
     _merge_backward[(chunk.end - chunk.start, kv_heads)](
         partial, index, lists.bits, lists.before, grad_query, plan.position(), chunk.start, chunk.first_block, blocks,
-        lists.words, scale, ADD=add, **_merge_sizes(query, index, plan),
+        lists.words, scale, HQ=heads, ADD=add, **_merge_sizes(query, index, plan),
     )  # fmt: skip

@@ -61,6 +61,7 @@ class Release(Gated):
                 branches=self.settings.branches,
                 differences=differences(self.settings.semantics),
                 scale=call.scale,
+                backend=self.settings.backend,
             )
         return output.view(call.query.shape)
 

@@ -1,0 +1,80 @@
+"""Release semantics on the Triton backend: in the interpreter, and on a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import attention_inputs
+from videonsa.bench import release as bench
+from videonsa.bench.case import Case
+from videonsa.kernels import release
+from videonsa.names import DIFFERENCES
+
+HERE = Path(__file__).parent
+TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+ALL = frozenset(DIFFERENCES)
+
+
+def interpret(marked: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [*command, str(HERE / "interpreted_release.py")],
+        env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+@TRITON
+@pytest.mark.timeout(240)
+def test_logic_in_the_interpreter():
+    interpret("not long")
+
+
+@TRITON
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_every_difference_in_the_interpreter():
+    interpret("long")
+
+
+@TRITON
+def test_without_a_device_it_says_so():
+    inputs = attention_inputs(8, size=16, dtype=torch.bfloat16)
+    is_vision = torch.ones(8, dtype=torch.bool)
+    with pytest.raises(ValueError, match="runs on a CUDA device, or 'reference' anywhere; got tensors on cpu"):
+        release.mixed_attention(**inputs, is_vision=is_vision, block_size=16, block_count=2, window=4, backend="triton")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (5000, 28, 4, 128, 64, 32, 256),
+        (4097, 28, 4, 128, 64, 5, 37),
+        (3001, 28, 4, 128, 32, 32, 100),
+        (2500, 14, 2, 64, 16, 8, 64),
+        (700, 10, 2, 64, 64, 40, 1000),
+        (300, 6, 2, 32, 128, 2, 9),
+        (4000, 3, 3, 128, 128, 3, 64),
+    ],
+)
+def test_choices_and_outputs_are_those_of_the_torch_path(sizes, dtype):
+    case = Case(*sizes, dtype, "random")
+    bench.check(*bench.make_inputs(case), case, ALL)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("difference", DIFFERENCES)
+def test_each_difference_alone_and_the_release_without_it(difference):
+    case = Case(4500, 28, 4, 128, 64, 20, 100, "bfloat16", "random")
+    for names in ({difference}, ALL - {difference}):
+        bench.check(*bench.make_inputs(case), case, frozenset(names))
