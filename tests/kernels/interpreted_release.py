@@ -82,6 +82,41 @@ def test_branches_of_a_batch(branches):
         assert error(given, "several", (16, 2, 20), differences, branches) < TOLERANCE[torch.float32]
 
 
+def gradient_error(given: dict, spans: str, sizes: tuple[int, int, int], differences, branches=BRANCHES) -> float:
+    """The largest of the output and the gradients of query, key, value and gates."""
+    names = dict(zip(("block_size", "block_count", "window"), sizes, strict=True))
+    call = {"is_vision": is_vision(spans), "differences": frozenset(differences), "branches": branches, **names}
+    found = []
+    for backend in ("triton", "reference"):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
+        output = release.mixed_attention(**leaves, **call, backend=backend)
+        grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+        found.append([output.detach(), *torch.autograd.grad(output, list(leaves.values()), grad)])
+    return max(relative_error(ours, torchs) for ours, torchs in zip(*found, strict=True))
+
+
+def test_gradients():
+    assert gradient_error(inputs("little"), "little", (16, 1, 20), ALL) < TOLERANCE[torch.float32]
+
+
+@LONG
+@pytest.mark.parametrize("difference", DIFFERENCES)
+def test_gradients_of_each_difference_alone_and_of_the_release_without_it(difference):
+    for differences in ({difference}, ALL - {difference}):
+        assert gradient_error(inputs("several"), "several", (16, 2, 20), differences) < TOLERANCE[torch.float32]
+
+
+@LONG
+@pytest.mark.parametrize(
+    ("spans", "heads", "sizes", "batch"),
+    [("vision", (3, 3), (16, 2, 9), 1), ("long text", (6, 2), (16, 5, 300), 1), ("short", (10, 2), (16, 16, 4), 2)],
+)
+def test_gradients_of_other_shapes(spans, heads, sizes, batch):
+    for differences in (ALL, ALL - {"dense_decode", "importance_round_up"}):
+        given = inputs(spans, *heads, batch=batch)
+        assert gradient_error(given, spans, sizes, differences) < TOLERANCE[torch.float32]
+
+
 @LONG
 def test_no_difference_is_the_papers_method():
     assert error(inputs("several"), "several", (16, 2, 20), ()) < TOLERANCE[torch.float32]
@@ -135,10 +170,9 @@ def test_what_is_not_served_falls_to_torch_and_says_so_once(caplog):
     release._say_once.cache_clear()
     given = inputs("short")
     assert error({name: t.double() for name, t in given.items()}, "short", (16, 2, 4), ALL) == 0
-    given["key"].requires_grad_()
-    assert error(given, "short", (16, 2, 4), ALL) == 0
-    assert error(given, "short", (16, 2, 4), ALL) == 0
+    assert error(inputs("short"), "short", (16, 2, 4), ALL, scale=-1.0) == 0
+    assert error(inputs("short"), "short", (16, 2, 4), ALL, scale=-1.0) == 0
     assert [record.args for record in caplog.records] == [
         ("torch.float64 is not served",),
-        ("gradients are asked for",),
+        ("scale=-1.0 is not served",),
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import attention_inputs
+from tests.helpers import TOLERANCE, attention_inputs, relative_error
 from videonsa.bench import release as bench
 from videonsa.bench.case import Case
 from videonsa.kernels import release
@@ -78,3 +78,20 @@ def test_each_difference_alone_and_the_release_without_it(difference):
     case = Case(4500, 28, 4, 128, 64, 20, 100, "bfloat16", "random")
     for names in ({difference}, ALL - {difference}):
         bench.check(*bench.make_inputs(case), case, frozenset(names))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("without", [None, "cmp_mask", "head_layout", "vision_packing", "importance_round_up"])
+@pytest.mark.parametrize("sizes", [(1500, 28, 4, 128, 64, 32, 100), (3000, 14, 2, 64, 16, 200, 64)])
+def test_gradients_are_those_of_the_torch_path(sizes, without):
+    """Where all blocks are chosen: no choice can differ."""
+    case = Case(*sizes, "bfloat16", "random")
+    names = ALL - {without} - ({"importance_round_up"} if case.block_count > case.block_size else set())
+    tensors, is_vision = bench.make_inputs(case)
+    grad = torch.randn_like(tensors["query"])
+    found = []
+    for backend in ("triton", "reference"):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+        output = bench.attention(leaves, is_vision, case, names, backend)
+        found.append([output.detach(), *torch.autograd.grad(output, list(leaves.values()), grad)])
+    assert max(relative_error(ours, torchs) for ours, torchs in zip(*found, strict=True)) < TOLERANCE[torch.bfloat16]

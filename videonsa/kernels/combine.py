@@ -38,12 +38,15 @@ def _share_of(branch, grad, place, live):
 
 
 @triton.jit
-def _shares(cmp, slc, swa, grad, shares, rows, D: tl.constexpr, CMP: tl.constexpr, SLC: tl.constexpr,
-            SWA: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+def _shares(cmp, slc, swa, grad, shares, rows, HQ: tl.constexpr, SLOTS: tl.constexpr, D: tl.constexpr,
+            CMP: tl.constexpr, SLC: tl.constexpr, SWA: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = row < rows
     place = row[:, None] * D + tl.arange(0, D)[None, :]
-    grad_tile = tl.load(grad + place, mask=live[:, None], other=0.0).to(tl.float32)
+    source = place
+    if SLOTS != HQ:
+        source = (row // SLOTS * HQ + row % SLOTS % HQ)[:, None] * D + tl.arange(0, D)[None, :]
+    grad_tile = tl.load(grad + source, mask=live[:, None], other=0.0).to(tl.float32)
     zero = tl.zeros([ROWS], tl.float32)
     tl.store(shares + row * 3, _share_of(cmp, grad_tile, place, live) if CMP else zero, mask=live)
     tl.store(shares + row * 3 + 1, _share_of(slc, grad_tile, place, live) if SLC else zero, mask=live)
@@ -85,12 +88,26 @@ def combine(outputs: dict[str, Tensor], gates: Tensor) -> Tensor:
 
 
 def shares(outputs: dict[str, Tensor], grad: Tensor) -> Tensor:
-    """[T, HQ, 3] float32: dot products of each branch's output with grad. They are the gates' gradients."""
-    result = torch.empty(*grad.shape[:2], 3, dtype=torch.float32, device=grad.device)
-    rows = grad.shape[0] * grad.shape[1]
+    """[T, HQ, 3] float32: dot products of each branch's output with grad. They are the gates' gradients.
+
+    Outputs of slots, [T, slots, D], meet the gradient of the head that they hold: [T, slots, 3].
+    """
+    slots = next(iter(outputs.values())).shape[1]
+    result = torch.empty(len(grad), slots, 3, dtype=torch.float32, device=grad.device)
+    rows = len(grad) * slots
     cmp, slc, swa = (outputs.get(name, grad) for name in BRANCHES)
     _shares[(triton.cdiv(rows, ROWS),)](
-        cmp, slc, swa, grad, result, rows, D=grad.shape[2], ROWS=ROWS, **_branches(outputs)
+        cmp,
+        slc,
+        swa,
+        grad,
+        result,
+        rows,
+        HQ=grad.shape[1],
+        SLOTS=slots,
+        D=grad.shape[2],
+        ROWS=ROWS,
+        **_branches(outputs),
     )
     return result
 

@@ -127,11 +127,21 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, key_l
 
 
 @triton.jit
-def _statistics(statistics, rows, live, head, queries, HQ: tl.constexpr, ROWS: tl.constexpr, BY_QUERY: tl.constexpr):
-    """The four numbers of some rows of a head."""
+def _head(slot, HQ: tl.constexpr, SLOTS: tl.constexpr):
+    """The query head that a slot holds."""
+    head = slot
+    if SLOTS != HQ:
+        head = slot % HQ
+    return head
+
+
+@triton.jit
+def _statistics(statistics, rows, live, slot, queries, SLOTS: tl.constexpr, ROWS: tl.constexpr,
+                BY_QUERY: tl.constexpr):  # fmt: skip
+    """The four numbers of some rows of a slot."""
     if BY_QUERY:
-        return load_four(statistics, rows.to(tl.int64) * HQ + head, live, ROWS)
-    return load_four(statistics + tl.cast(head, tl.int64) * queries * 4, rows.to(tl.int64), live, ROWS)
+        return load_four(statistics, rows.to(tl.int64) * SLOTS + slot, live, ROWS)
+    return load_four(statistics + tl.cast(slot, tl.int64) * queries * 4, rows.to(tl.int64), live, ROWS)
 
 
 @triton.jit
@@ -152,21 +162,21 @@ def _query_gradient_step(query, grad, key, value, first_key, head, scale, positi
 
 @triton.jit(do_not_specialize=["queries"])
 def _query_gradient(query, key, value, grad, statistics, grad_query, position, tiles, queries, scale, natural_scale,
-                    HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr,
-                    ROWS: tl.constexpr, COLUMNS: tl.constexpr, ADD: tl.constexpr,
+                    HQ: tl.constexpr, SLOTS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr,
+                    WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ADD: tl.constexpr,
                     BY_QUERY: tl.constexpr):  # fmt: skip
     """grad_query (+)= gate * scale * (P * (grad V^T - share)) K."""
-    head = tl.program_id(0)
+    slot = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)
     first = tl.load(tiles + tile * 3)
     rows = first + tl.arange(0, ROWS)
     live = rows < tl.load(tiles + tile * 3 + 1)
     first_key = tl.load(tiles + tile * 3 + 2)
-    query_tile = load_tile(query, first, head, D)
-    grad_tile = load_tile(grad, first, head, D)
+    query_tile = load_tile(query, first, _head(slot, HQ, SLOTS), D)
+    grad_tile = load_tile(grad, first, _head(slot, HQ, SLOTS), D)
     at = tl.load(position + rows, mask=live, other=-1)
-    lse, gate, share, _ = _statistics(statistics, rows, live, head, queries, HQ, ROWS, BY_QUERY)
-    kv_head = head // (HQ // HK)
+    lse, gate, share, _ = _statistics(statistics, rows, live, slot, queries, SLOTS, ROWS, BY_QUERY)
+    kv_head = slot // GROUP
 
     sum_ = tl.zeros([ROWS, D], tl.float32)
     visible = (at + 1) // STRIDE
@@ -187,19 +197,21 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, position, t
                                         True, sum_, D, STRIDE, WINDOW, COLUMNS)  # fmt: skip
     sum_ = sum_ * (gate * natural_scale)[:, None]
     if ADD:
-        sum_ += load_rows(grad_query, rows, live, head, HQ, D).to(tl.float32)
-    store_rows(grad_query, sum_, rows, live, head, HQ, D)
+        sum_ += load_rows(grad_query, rows, live, slot, SLOTS, D).to(tl.float32)
+    store_rows(grad_query, sum_, rows, live, slot, SLOTS, D)
 
 
-@triton.jit(do_not_specialize=["queries", "result_rows", "split_rows"])
+@triton.jit(do_not_specialize=["queries", "result_rows", "split_rows", "reach"])
 def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, tiles, queries, scale, natural_scale,
-                  result_rows, split_rows, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr,
-                  WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ORDERED: tl.constexpr,
+                  result_rows, split_rows, reach, HQ: tl.constexpr, HK: tl.constexpr, SLOTS: tl.constexpr,
+                  GROUP: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr,
+                  COLUMNS: tl.constexpr, ORDERED: tl.constexpr, REACH: tl.constexpr,
                   BY_QUERY: tl.constexpr):  # fmt: skip
     """Sums for a tile of keys over the queries of one split; grad_key, grad_value [splits, rows, HK, D] float32.
 
     Everything is transposed (keys x queries), so that probabilities feed the next product from registers.
-    ORDERED: query i of a sequence stands at position i, so the queries that see the tile are a range.
+    ORDERED: query i of a sequence stands at position i, so the queries that see the tile are a range. REACH: no query
+    from (reach - j) * STRIDE on sees key j.
     """
     tile = tl.program_id(0)
     split = tl.program_id(1)
@@ -217,17 +229,22 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
         start = tl.maximum(start, sees_first // ROWS * ROWS)
         if WINDOW > 0:
             end = tl.minimum(end, first_query + tl.max(index, 0) + WINDOW)
+    elif REACH:
+        end = tl.minimum(end, first_query + (reach - tl.min(index, 0)) * STRIDE)
     key_tile = load_tile(key, first_key, kv_head, D)
     value_tile = load_tile(value, first_key, kv_head, D)
     key_sum = tl.zeros([COLUMNS, D], tl.float32)
     value_sum = tl.zeros([COLUMNS, D], tl.float32)
-    for head in range(kv_head * (HQ // HK), (kv_head + 1) * (HQ // HK)):
+    end_slot = (kv_head + 1) * GROUP
+    if SLOTS % GROUP != 0:
+        end_slot = tl.minimum(end_slot, SLOTS)
+    for slot in range(kv_head * GROUP, end_slot):
         for i in range(start, end, ROWS):
             rows = i + tl.arange(0, ROWS)
             live = rows < end
-            query_tile = load_tile(query, i, head, D)
-            grad_tile = load_tile(grad, i, head, D)
-            lse, gate, share, at = _statistics(statistics, rows, live, head, queries, HQ, ROWS, BY_QUERY)
+            query_tile = load_tile(query, i, _head(slot, HQ, SLOTS), D)
+            grad_tile = load_tile(grad, i, _head(slot, HQ, SLOTS), D)
+            lse, gate, share, at = _statistics(statistics, rows, live, slot, queries, SLOTS, ROWS, BY_QUERY)
             if ORDERED:
                 at = rows - first_query
             score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
@@ -300,15 +317,20 @@ def query_gradient(
     stride: int = 1,
     window: int = 0,
     by_query: bool = False,
+    slots: Slots | None = None,
 ) -> None:
-    """Write (add: add) the gradient of the query into grad_query [T, HQ, D]; statistics of rowstats.pack."""
+    """Write (add: add) the gradient of the query into grad_query [T, HQ, D]; statistics of rowstats.pack.
+
+    slots: as in `forward`; grad_query and statistics then have the used slots where HQ stands.
+    """
     queries, heads, size = query.shape
+    slots = slots or plain(heads, key.shape[1])
     tile = tiling.flash_query_gradient()
-    _query_gradient[(heads, len(tiles))](
+    _query_gradient[(slots.used, len(tiles))](
         rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns), rows_of(grad, tile.rows),
         statistics, grad_query, position, tiles, queries, scale * LOG2E, scale,
-        HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
-        ADD=add, BY_QUERY=by_query, **tile.options,
+        HQ=heads, SLOTS=slots.used, GROUP=slots.group, D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows,
+        COLUMNS=tile.columns, ADD=add, BY_QUERY=by_query, **tile.options,
     )  # fmt: skip
 
 
@@ -328,13 +350,18 @@ def key_gradient(
     window: int = 0,
     by_query: bool = False,
     rows: int | None = None,
+    slots: Slots | None = None,
+    reach: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of key and value, [splits, K, HK, D] float32: sums over the queries of each split, to be added up.
 
     Rows of keys that are in no tile stay unwritten. splits * split_rows covers the longest sequence's queries.
     rows: of the result, where `tiles` is of some keys only; K if None.
+    slots: as in `forward`; statistics then have the used slots where HQ stands.
+    reach: with ordered=False, key j is seen by no query from (reach - j) * stride of its sequence on; no limit if None.
     """
     queries, heads, size = query.shape
+    slots = slots or plain(heads, key.shape[1])
     tile = tiling.flash_key_gradient()
     rows = key.shape[0] if rows is None else rows
     grad_key = torch.empty(splits, rows, *key.shape[1:], dtype=torch.float32, device=key.device)
@@ -343,8 +370,9 @@ def key_gradient(
         _key_gradient[(len(tiles), splits, key.shape[1])](
             rows_of(query, tile.rows), rows_of(key, tile.columns), rows_of(value, tile.columns),
             rows_of(grad, tile.rows), statistics, grad_key, grad_value, tiles, queries, scale * LOG2E, scale,
-            rows, split_rows,
-            HQ=heads, HK=key.shape[1], D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows, COLUMNS=tile.columns,
-            ORDERED=ordered, BY_QUERY=by_query, **tile.options,
+            rows, split_rows, reach or 0,
+            HQ=heads, HK=key.shape[1], SLOTS=slots.used, GROUP=slots.group, D=size, STRIDE=stride, WINDOW=window,
+            ROWS=tile.rows, COLUMNS=tile.columns, ORDERED=ordered, REACH=reach is not None, BY_QUERY=by_query,
+            **tile.options,
         )  # fmt: skip
     return grad_key, grad_value

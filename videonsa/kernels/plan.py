@@ -92,13 +92,14 @@ class Plan:
         """
         return _query_tiles(self, rows, compressed, chunk, prefix)
 
-    def key_tiles(self, columns: int, compressed: bool, prefix: int | None = None) -> Tensor:
+    def key_tiles(self, columns: int, compressed: bool, prefix: int | None = None, partial: bool = False) -> Tensor:
         """[tiles, 6]: first key, end of the keys, first key of the sequence, its first query, its end of queries, row
         of the first key in the result.
 
         prefix: of the first so many tokens of each sequence alone; the result has rows for no others.
+        partial: of compressed keys also the last one of a sequence, whatever it has.
         """
-        return _key_tiles(self, columns, compressed, prefix)
+        return _key_tiles(self, columns, compressed, prefix, partial)
 
     def prefix(self, tokens: int) -> Tensor:
         """Packed index of the first `tokens` tokens of each sequence."""
@@ -198,13 +199,14 @@ def _query_tiles(plan: Plan, rows: int, compressed: bool, chunk: Chunk | None, p
 
 
 @lru_cache(maxsize=64)
-def _key_tiles(plan: Plan, columns: int, compressed: bool, prefix: int | None) -> Tensor:
+def _key_tiles(plan: Plan, columns: int, compressed: bool, prefix: int | None, partial: bool) -> Tensor:
     tables, taken = [], 0
     for i, (start, end) in enumerate(plan.sequences):
         if prefix is not None:
             end = min(end, start + prefix)
         base = plan.block_ends[i] if compressed else start
-        keys = (end - start) // plan.block_size if compressed else end - start
+        blocks = -(-(end - start) // plan.block_size) if partial else (end - start) // plan.block_size
+        keys = blocks if compressed else end - start
         first = torch.arange(base, base + keys, columns)
         table = torch.empty(len(first), 6, dtype=torch.int64)
         table[:, 0], table[:, 1], table[:, 2] = first, (first + columns).clamp_max(base + keys), base

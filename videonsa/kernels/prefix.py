@@ -9,6 +9,7 @@ from torch import Tensor
 
 from videonsa.kernels import flash, tiling
 from videonsa.kernels.plan import Plan
+from videonsa.kernels.slots import Slots
 
 
 def forward(
@@ -33,6 +34,7 @@ def backward(
     grad_key: Tensor,
     grad_value: Tensor,
     add: bool,
+    slots: Slots | None = None,
 ) -> None:
     """Write (add: add to) those rows of grad_query, and add to grad_key, grad_value [T, HK, D] float32.
 
@@ -40,7 +42,9 @@ def backward(
     """
     shared = (query, key, value, grad, statistics)
     tiles = plan.query_tiles(tiling.flash_query_gradient().rows, False, prefix=tokens)
-    flash.query_gradient(*shared, plan.position(), tiles, scale, grad_query=grad_query, add=add, by_query=True)
+    flash.query_gradient(
+        *shared, plan.position(), tiles, scale, grad_query=grad_query, add=add, by_query=True, slots=slots
+    )
     tiles = plan.key_tiles(tiling.flash_key_gradient().columns, False, prefix=tokens)
     rows = plan.prefix(tokens)
     splits = tiling.prefix_splits(len(tiles) * key.shape[1])
@@ -52,6 +56,7 @@ def backward(
         split_rows=-(-min(tokens, plan.longest) // splits),
         by_query=True,
         rows=len(rows),
+        slots=slots,
     )
     grad_key[rows] += key_sums.sum(0)
     grad_value[rows] += value_sums.sum(0)

@@ -87,7 +87,9 @@ def _on_triton(backend: str, query: Tensor, key: Tensor, value: Tensor, gates: T
     if backend == "reference" or (backend == "auto" and not (half and serves(query.shape[-1], sizes.block_size))):
         return False
     needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value, gates))
-    reason = "gradients are asked for" if needs_gradient else _unserved(query, sizes)
+    reason = (
+        "gradients are asked for with backend=auto" if needs_gradient and backend == "auto" else _unserved(query, sizes)
+    )
     if reason is not None:
         _say_once(reason)
     return reason is None
@@ -139,9 +141,9 @@ def mixed_attention(
     is_vision bool [L], rounding: query's dtype when None. Returns [B, L, Q, D] in query's dtype; arithmetic is float32
     (float64 for float64). Raises ValueError as `check` does.
 
-    backend: reference (this file, any device and type); triton (release_triton.py, on CUDA; what it does not serve, a
-    call with gradients first of all, falls to the reference, and the log says so once); auto: triton on CUDA in half
-    precision for the head and block sizes that it serves.
+    backend: reference (this file, any device and type); triton (release_triton.py, on CUDA; what it does not serve
+    falls to the reference, and the log says so once); auto: triton on CUDA in half precision for the head and block
+    sizes that it serves, where no gradient is asked for.
     """
     check(differences, block_size, block_count, window, branches, backend)
     if query.numel() == 0:

@@ -51,8 +51,8 @@ def _filled(kv_head, GROUP: tl.constexpr, SLOTS: tl.constexpr):
 @triton.jit
 def _tile_rows(step, queries, pair, kv_head, filled, HQ: tl.constexpr, GROUP: tl.constexpr, SLOTS: tl.constexpr,
                ROWS: tl.constexpr):  # fmt: skip
-    """Rows (pair, slot) of an item's tile: their number among the item's, their row in [queries * HQ, D], and their
-    place among the item's partial results."""
+    """Rows (pair, slot) of an item's tile: their number among the item's, their row in [queries * HQ, D], their place
+    among the item's partial results, and their row in the slots' [queries * SLOTS]."""
     row = step * ROWS + tl.arange(0, ROWS)
     entry = row // filled
     query = tl.load(queries + pair + entry)
@@ -60,9 +60,10 @@ def _tile_rows(step, queries, pair, kv_head, filled, HQ: tl.constexpr, GROUP: tl
     if SLOTS % GROUP != 0:
         place = entry * GROUP + row - entry * filled
     slot = kv_head * GROUP + row - entry * filled
+    head = slot
     if SLOTS != HQ:
-        slot = slot % HQ
-    return row, query * HQ + slot, place
+        head = slot % HQ
+    return row, query * HQ + head, place, query * SLOTS + slot
 
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks"])
@@ -87,7 +88,7 @@ def _partial_forward(query, key, value, queries, first, count, items, first_item
         size = tl.arange(0, D)
         filled = _filled(kv_head, GROUP, SLOTS)
         for step in range(0, tl.cdiv(many * filled, ROWS)):
-            row, source, place = _tile_rows(step, queries, pair, kv_head, filled, HQ, GROUP, SLOTS, ROWS)
+            row, source, place, _ = _tile_rows(step, queries, pair, kv_head, filled, HQ, GROUP, SLOTS, ROWS)
             query_tile = _gather(query, source, D)
             score = tl.dot(query_tile, key_tile, input_precision="ieee")
             if step * ROWS < own * filled:  # only the block's own tokens, first in its list, may not see all of it
@@ -139,13 +140,12 @@ def _merge_forward(partial, partial_lse, index, bits, before, out, lse, position
 def _partial_backward(query, key, value, grad, statistics, queries, first, count, items, first_item, block_range,
                       partial, grad_key, grad_value, extra_key, extra_value, chunk_start, first_block, blocks, scale,
                       natural_scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-                      ROWS: tl.constexpr, LIMIT: tl.constexpr):  # fmt: skip
+                      GROUP: tl.constexpr, SLOTS: tl.constexpr, ROWS: tl.constexpr, LIMIT: tl.constexpr):  # fmt: skip
     """partial[pair, head] = the block's part of the query gradient. Key and value gradients: the first item of a slot
     adds its own to grad_key, grad_value [T, HK, D]; another writes to extra_key, extra_value [extra * BLOCK, D].
 
     Transposed (keys x queries), so that probabilities feed the next product from registers.
     """
-    GROUP: tl.constexpr = HQ // HK
     item = tl.program_id(0)
     slot = tl.load(items + item)
     if slot >= 0:
@@ -160,29 +160,30 @@ def _partial_backward(query, key, value, grad, statistics, queries, first, count
         own = tl.minimum(end - chunk_start, BLOCK) - begin
         query += tl.cast(chunk_start, tl.int64) * HQ * D
         grad += tl.cast(chunk_start, tl.int64) * HQ * D
-        statistics += tl.cast(chunk_start, tl.int64) * HQ * 4
+        statistics += tl.cast(chunk_start, tl.int64) * SLOTS * 4
         partial += pair.to(tl.int64) * GROUP * D
         key_tile = load_tile(key, first_token, kv_head, D)
         value_tile = load_tile(value, first_token, kv_head, D)
         key_sum = tl.zeros([BLOCK, D], tl.float32)
         value_sum = tl.zeros([BLOCK, D], tl.float32)
         size = tl.arange(0, D)
-        for step in range(0, tl.cdiv(many * GROUP, ROWS)):
-            row, source, _ = _tile_rows(step, queries, pair, kv_head, GROUP, HQ, GROUP, HQ, ROWS)
-            live = row < many * GROUP
+        filled = _filled(kv_head, GROUP, SLOTS)
+        for step in range(0, tl.cdiv(many * filled, ROWS)):
+            row, source, place, slot_row = _tile_rows(step, queries, pair, kv_head, filled, HQ, GROUP, SLOTS, ROWS)
+            live = row < many * filled
             query_tile = _gather(query, source, D)
             grad_tile = _gather(grad, source, D)
-            lse, gate, share, at = load_four(statistics, source, live, ROWS)
+            lse, gate, share, at = load_four(statistics, slot_row, live, ROWS)
             score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
             probability = tl.exp2(score - lse[None, :]) * gate[None, :]
-            if step * ROWS < own * GROUP:
+            if step * ROWS < own * filled:
                 probability = tl.where(token[:, None] <= at[None, :], probability, 0.0)
             value_sum = tl.dot(probability.to(grad_tile.dtype), grad_tile, value_sum, input_precision="ieee")
             grad_probability = tl.dot(value_tile, tl.trans(grad_tile), input_precision="ieee")
             grad_score = (probability * (grad_probability - share[None, :])).to(query_tile.dtype)
             key_sum = tl.dot(grad_score, query_tile, key_sum, input_precision="ieee")
             out = tl.trans(tl.dot(tl.trans(key_tile), grad_score, input_precision="ieee"))
-            place = row[:, None] * D + size[None, :]
+            place = place[:, None] * D + size[None, :]
             tl.store(partial + place, out.to(partial.dtype.element_ty), mask=live[:, None])
         key_sum = key_sum * natural_scale
         if begin == 0:
@@ -220,20 +221,19 @@ def _add_extra(extra_key, extra_value, count, first_item, block_range, grad_key,
 
 @triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks", "words"])
 def _merge_backward(partial, index, bits, before, grad_query, position, chunk_start, first_block, blocks, words, scale,
-                    HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr,
-                    COUNT_2: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
-    """grad_query (+)= scale * sum of the partial gradients of a query's pairs, for the heads of one key/value head."""
-    GROUP: tl.constexpr = HQ // HK
+                    HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr, SLOTS: tl.constexpr,
+                    COUNT: tl.constexpr, COUNT_2: tl.constexpr, LEAST: tl.constexpr, ADD: tl.constexpr):  # fmt: skip
+    """grad_query (+)= scale * sum of the partial gradients of a query's pairs, for the slots of one key/value head."""
     row = tl.program_id(0)
     kv_head = tl.program_id(1)
     token = (chunk_start + row).to(tl.int64)
-    if tl.load(position + token) // BLOCK >= COUNT:
+    if tl.load(position + token) // BLOCK >= LEAST:
         pair, live = _pairs_of(index, bits, before, token, row, kv_head, first_block, blocks, words, HK, COUNT, COUNT_2)
         size = tl.arange(0, D)
-        for head in range(0, GROUP):
-            place = (pair * GROUP + head)[:, None] * D + size[None, :]
+        for slot in range(0, _filled(kv_head, GROUP, SLOTS)):
+            place = (pair * GROUP + slot)[:, None] * D + size[None, :]
             merged = scale * tl.sum(tl.load(partial + place, mask=live[:, None], other=0.0).to(tl.float32), 0)
-            to = grad_query + (token * HQ + kv_head * GROUP + head) * D + size
+            to = grad_query + (token * SLOTS + kv_head * GROUP + slot) * D + size
             if ADD:
                 merged += tl.load(to).to(tl.float32)
             tl.store(to, merged.to(grad_query.dtype.element_ty))
@@ -308,24 +308,30 @@ def backward_chunk(
     grad_key: Tensor,
     grad_value: Tensor,
     add: bool,
+    slots: Slots | None = None,
+    least: int | None = None,
 ) -> None:
     """Write (add: add to) the chunk's rows of grad_query, and add to grad_key, grad_value [T, HK, D] float32.
 
-    statistics [T, HQ, 4], of rowstats.pack by query with positions on the packed token axis.
+    statistics [T, HQ, 4], of rowstats.pack by query with positions on the packed token axis. slots, least: as in
+    `forward_chunk`; statistics and grad_query then have the used slots where HQ stands.
     """
     blocks = chunk.last_block - chunk.first_block
     heads, size = query.shape[1:]
     kv_heads = key.shape[1]
+    slots = slots or plain(heads, kv_heads)
+    least = index.shape[2] if least is None else least
     tile = tiling.selection_gradient(plan.block_size)
-    lists = invert(index, plan, chunk, tiling.LIST_RUN, index.shape[2])
-    partial = torch.empty(len(lists.queries), heads // kv_heads, size, dtype=query.dtype, device=query.device)
+    lists = invert(index, plan, chunk, tiling.LIST_RUN, least)
+    partial = torch.empty(len(lists.queries), slots.group, size, dtype=query.dtype, device=query.device)
     extra_key = torch.empty(lists.extra * plan.block_size, size, dtype=torch.float32, device=key.device)
     extra_value = torch.empty_like(extra_key)
     sizes = _sizes(query, key, plan) | {"LIMIT": lists.limit}
     _partial_backward[(len(lists.items),)](
         query, rows_of(key, plan.block_size), rows_of(value, plan.block_size), grad, statistics, lists.queries,
         lists.first, lists.count, lists.items, lists.first_item, plan.block_range(), partial, grad_key, grad_value,
-        extra_key, extra_value, chunk.start, chunk.first_block, blocks, scale * LOG2E, scale, **sizes, ROWS=tile.rows,
+        extra_key, extra_value, chunk.start, chunk.first_block, blocks, scale * LOG2E, scale, GROUP=slots.group,
+        SLOTS=slots.used, **sizes, ROWS=tile.rows,
         **tile.options,
     )  # fmt: skip
     sizes.pop("HQ")
@@ -335,5 +341,6 @@ def backward_chunk(
     )  # fmt: skip
     _merge_backward[(chunk.end - chunk.start, kv_heads)](
         partial, index, lists.bits, lists.before, grad_query, plan.position(), chunk.start, chunk.first_block, blocks,
-        lists.words, scale, HQ=heads, ADD=add, **_merge_sizes(query, index, plan),
+        lists.words, scale, GROUP=slots.group, SLOTS=slots.used, LEAST=least, ADD=add,
+        **_merge_sizes(query, index, plan),
     )  # fmt: skip

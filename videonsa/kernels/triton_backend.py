@@ -281,7 +281,7 @@ def backward_steps(found: Gradients) -> list[Step]:
         if found.tokens is None:
             found.tokens = torch.zeros_like(key, dtype=torch.float32), torch.zeros_like(key, dtype=torch.float32)
         token_key, token_value = found.tokens
-        sums = {"grad_query": found.query, "grad_key": token_key, "grad_value": token_value}
+        sums: dict[str, Any] = {"grad_query": found.query, "grad_key": token_key, "grad_value": token_value}
         add = len(settings.branches) > 1
         shared = query, key, value, grad, statistics("slc")
         prefix.backward(*shared, plan, settings.chooses_from, scale, **sums, add=add)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from videonsa.kernels import flash, tiling
 from videonsa.kernels.plan import Plan
+from videonsa.kernels.slots import Slots
 
 
 def forward(query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float, window: int) -> tuple[Tensor, Tensor]:
@@ -28,14 +29,18 @@ def backward(
     *,
     grad_query: Tensor,
     add: bool,
+    slots: Slots | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Writes (add: adds to) grad_query; returns the gradients of key and value, [T, HK, D] float32."""
+    """Writes (add: adds to) grad_query (of slots, where they are given); returns the gradients of key and
+    value, [T, HK, D] float32."""
     shared = (query, key, value, grad, statistics)
     rows, columns = tiling.flash_query_gradient().rows, tiling.flash_key_gradient().columns
     flash.query_gradient(
-        *shared, plan.position(), plan.query_tiles(rows, False), scale, grad_query=grad_query, add=add, window=window
-    )
+        *shared, plan.position(), plan.query_tiles(rows, False), scale, grad_query=grad_query, add=add, window=window,
+        slots=slots,
+    )  # fmt: skip
     grad_key, grad_value = flash.key_gradient(
-        *shared, plan.key_tiles(columns, False), scale, splits=1, split_rows=plan.tokens, window=window
-    )
+        *shared, plan.key_tiles(columns, False), scale, splits=1, split_rows=plan.tokens, window=window,
+        slots=slots,
+    )  # fmt: skip
     return grad_key[0], grad_value[0]
