@@ -157,9 +157,9 @@ def test_ties_fall_in_the_networks_order(count, levels):
 
 
 @LONG
-@pytest.mark.parametrize("name", ["released_mixed", "released_vision_only"])
-def test_golden_vectors(name):
-    vectors = fidelity.load_vectors(GOLDEN / f"{name}.npz")
+def test_golden_vectors():
+    """The smallest; on a GPU `python -m videonsa.fidelity --backend triton --device cuda` takes all."""
+    vectors = fidelity.load_vectors(GOLDEN / "released_below_a_block.npz")
     found = fidelity.compare(vectors, rounding=torch.bfloat16, backend="triton")
     assert found.vision_choices == 1
     assert found.text_choices in (1, None)

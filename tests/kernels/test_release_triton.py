@@ -23,7 +23,7 @@ ALL = frozenset(DIFFERENCES)
 
 
 def interpret(marked: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=1200", "-m", marked]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [*command, str(HERE / "interpreted_release.py")],
