@@ -93,7 +93,7 @@ def test_a_fitted_table_is_one_that_the_model_can_be_asked_with(loaded: Checkpoi
         (["--density", "2"], "give a share above 0 and at most 1"),
         (["--density", "0.2", "--patterns", "8"], "give COLUMNS,DIAGONALS, such as 30,800"),
         (["--density", "0.2", "--set", "minference.table=uniform"], "is not valid: minference.KEY=VALUE"),
-        (["--density", "0.2", "--set", "minference.size=4"], "unknown key 'size'"),
+        (["--density", "0.2", "--set", "minference.size=4"], "unknown setting 'minference.size'"),
         (["--density", "0.2", "--set", "suite.frame=4"], "unknown setting 'frame'"),
     ],
 )

@@ -41,6 +41,7 @@ def test_every_element_is_written_whatever_memory_held(monkeypatch):
     )
 
 
+@pytest.mark.long
 def test_chunks_of_queries_change_nothing(monkeypatch):
     from videonsa.kernels import tiling
 
@@ -50,6 +51,7 @@ def test_chunks_of_queries_change_nothing(monkeypatch):
     assert max(errors(shape, torch.float32, "cpu").values()) < TOLERANCE[torch.float32], whole
 
 
+@pytest.mark.long
 def test_lists_in_several_items_change_nothing(monkeypatch):
     from videonsa.kernels import tiling
 
@@ -59,6 +61,7 @@ def test_lists_in_several_items_change_nothing(monkeypatch):
     assert max(found.values()) < TOLERANCE[torch.float32], found
 
 
+@pytest.mark.long
 def test_choosing_by_peaks_changes_nothing(monkeypatch):
     from videonsa.kernels import tiling
 
@@ -168,7 +171,7 @@ def test_text_queries_attend_to_everything_before_them():
 @pytest.mark.parametrize("spared", [False, True], ids=["by both parts", "by the high part"])
 def test_large_scores_are_weighed_by_both_parts_of_the_mean_keys(monkeypatch, spared):
     """Block 0 draws 0.99 of head 0 and block 1 all of head 1; rounding block 0's mean key makes 1.01 of the 0.99."""
-    from videonsa.kernels import flash, triton_backend
+    from videonsa.kernels import compress, flash, triton_backend
     from videonsa.kernels.plan import make_plan
 
     key = torch.zeros(64, 1, 16)
@@ -178,6 +181,7 @@ def test_large_scores_are_weighed_by_both_parts_of_the_mean_keys(monkeypatch, sp
     key[32:48, :, 0] = 0.8848  # block 2: 0.01 of head 0
     query = torch.zeros(64, 2, 16)
     query[:, 0, 0] = query[:, 1, 1] = 40.0
+    monkeypatch.setattr(compress, "SHARP", True)
     monkeypatch.setattr(flash, "FEW", 0)
     if spared:
         monkeypatch.setattr(flash, "LARGE", 1e30)

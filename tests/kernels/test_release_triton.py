@@ -22,27 +22,17 @@ TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="
 ALL = frozenset(DIFFERENCES)
 
 
-def interpret(marked: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=1200", "-m", marked]
+@TRITON  # its quick part runs with all other kernels': test_triton.py
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_every_difference_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=1200", "-m", "long"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [*command, str(HERE / "interpreted_release.py")],
         env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
-
-
-@TRITON
-@pytest.mark.timeout(240)
-def test_logic_in_the_interpreter():
-    interpret("not long")
-
-
-@TRITON
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-def test_every_difference_in_the_interpreter():
-    interpret("long")
 
 
 @TRITON

@@ -103,6 +103,7 @@ def test_evaluations_wait_for_their_trainings(slurm: SlurmSweep, grid: str, subm
     assert fakes.calls(slurm.out).count("train") == trainings
 
 
+@pytest.mark.long
 def test_two_hundred_cells_as_arrays(slurm: SlurmSweep):
     slurm.grid.write_text(f"axes: {{nsa.window: {list(range(1, 101))}}}\nsuites: [synth_needle, synth_order]\n")
     slurm.profile.write_text(slurm.profile.read_text().replace("max_parallel: 4", "max_parallel: 100"))
@@ -147,6 +148,7 @@ def test_scancel_of_one_job_is_recorded_and_tried_again(slurm: SlurmSweep):
     assert slurm.statuses() == ALL_DONE
 
 
+@pytest.mark.long
 def test_a_job_that_runs_out_of_memory_says_how_much_it_used(slurm: SlurmSweep):
     slurm.faults(synth_order="hog")
     done = slurm.run("--wait")

@@ -63,10 +63,10 @@ def command(site: Path, *more: str) -> tuple[str, float]:
 @pytest.mark.parametrize(
     ("grid", "parallel", "jobs", "calls"),
     [
-        (SHARED, 32, "34 jobs (1 train, 32 evaluate, 1 probe)", 3),
+        pytest.param(SHARED, 32, "34 jobs (1 train, 32 evaluate, 1 probe)", 3, marks=pytest.mark.long),
         (SHARED, 1000, "1002 jobs (1 train, 1000 evaluate, 1 probe)", 3),
         (MANY, 16, "1002 jobs (334 train, 334 evaluate, 334 probe)", 3),
-        (FEW, 100, "104 jobs (2 train, 100 evaluate, 2 probe)", 4),
+        pytest.param(FEW, 100, "104 jobs (2 train, 100 evaluate, 2 probe)", 4, marks=pytest.mark.long),
     ],
     ids=["one-training", "a-job-a-cell", "hundreds-of-trainings", "two-trainings"],
 )
