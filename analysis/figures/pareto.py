@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.figures import style
 from analysis.rows import each
@@ -31,6 +31,7 @@ COLOURS = {
 }
 NAMES = {"paper": "NSA", "release": "NSA (release)"}  # what readers know them by
 PALE = 0.3
+WIDE = 4  # times the smallest cost: beyond, costs are shown on a logarithmic axis
 
 
 def draw(rows: pd.DataFrame) -> Figure:
@@ -45,7 +46,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     columns = min(COLUMNS, len(suites))
     bands = -(-len(suites) // columns)
     looks = _looks(done)
-    width = max(style.COLUMN_WIDTH, min(style.TEXT_WIDTH, 1.85 * columns))
+    width = min(style.TEXT_WIDTH, max(style.COLUMN_WIDTH, 1.85 * columns, 3 * LEGEND_WIDTH if len(looks) > 8 else 0))
     legend_columns = int(width / LEGEND_WIDTH)
     legend_rows = -(-(len(looks) + 1) // legend_columns)
     figure = style.new_figure(width, 1.8 * bands * len(costs) + 0.2 * legend_rows + 0.2)
@@ -115,10 +116,12 @@ def _panel(axes: Axes, here: pd.DataFrame, cost: str, looks: dict[str, tuple[str
         if not np.isnan(low[i]):
             axes.plot([costs[i]] * 2, [low[i], high[i]], color=colour, lw=0.7, alpha=0.5 * alpha, zorder=2)
         axes.plot([costs[i]], [accuracy[i]], marker, ms=4.2, mfc=colour, mec="white", mew=0.4, alpha=alpha, zorder=3)
-    if costs.max() > 1.5 * costs.min() > 0:
+    if costs.max() > WIDE * costs.min() > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel(COSTS[cost])
     axes.margins(x=0.08)
