@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis.figures import style
+from analysis.figures.measured import read_table
 
 STAGE_COLOURS = {**style.BRANCH_COLOURS, "topk": style.PURPLE, "combine": style.BLACK}
 NEEDED = ("provider", "stage", "mode", "length", "ms_p50")
@@ -40,13 +41,7 @@ NAMES = {  # providers of videonsa.bench and stages, ours first
 
 def read(path: Path) -> pd.DataFrame:
     """The measurements; ValueError with one line when the file is missing or lacks a column."""
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no table of measurements ({type(error).__name__})") from None
-    lacking = [name for name in NEEDED if name not in table.columns]
-    if lacking:
-        raise ValueError(f"{path}: no column {', '.join(lacking)}")
+    table = read_table(path, NEEDED)
     return table.assign(mode=table["mode"].map(lambda mode: MODES.get(str(mode), str(mode))))
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import style
+from analysis.figures.measured import read_table
 
 NEEDED = ("method", "data", "length", "density", "choice_ms", "total_ms", "density_x_dense_ms")
 NAMES = {"dense": "dense, cuDNN", "paper": "NSA, ours"}
@@ -20,14 +21,7 @@ NAMES = {"dense": "dense, cuDNN", "paper": "NSA, ours"}
 
 def read(path: Path) -> pd.DataFrame:
     """The measurements; ValueError with one line when the file is missing or lacks a column."""
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no table of measurements ({type(error).__name__})") from None
-    lacking = [name for name in NEEDED if name not in table.columns]
-    if lacking:
-        raise ValueError(f"{path}: no column {', '.join(lacking)}")
-    return table
+    return read_table(path, NEEDED)
 
 
 def draw(table: pd.DataFrame) -> Figure:
