@@ -5,6 +5,8 @@ No front is drawn through the best points: where intervals overlap, which point 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -25,25 +27,41 @@ def draw(rows: pd.DataFrame) -> Figure:
     costs = [name for name in COSTS if done[name].dropna().nunique() > 1]
     if not costs:
         raise ValueError("no cost that differs between finished cells")
+    width = min(style.TEXT_WIDTH, 1.85 * min(COLUMNS, done["suite"].nunique()))
+    figure = panels(done, costs, _panel, COLUMNS, max(style.COLUMN_WIDTH, width), 1.7, 0.3)
+    _legend(figure, done)
+    return figure
+
+
+def panels(
+    done: pd.DataFrame,
+    costs: Sequence[str],
+    panel: Callable[[Axes, pd.DataFrame, str], None],
+    columns: int,
+    width: float,
+    height: float,
+    below: float,
+) -> Figure:
+    """A figure of so many columns at most: suites side by side, a panel for each cost below one another.
+
+    panel(axes, cells of a suite, cost) draws one; width, height of a panel, and room below for a legend, in inches.
+    """
     suites = list(dict.fromkeys(done["suite"]))
-    columns = min(COLUMNS, len(suites))
+    columns = min(columns, len(suites))
     bands = -(-len(suites) // columns)
-    width = max(style.COLUMN_WIDTH, min(style.TEXT_WIDTH, 1.85 * columns))
-    figure = style.new_figure(width, 1.7 * bands * len(costs) + 0.3)
+    figure = style.new_figure(width, height * bands * len(costs) + below)
     grid = figure.subplots(bands * len(costs), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_visible(False)
     for i, suite in enumerate(suites):
-        here = done[done["suite"] == suite]
         for j, cost in enumerate(costs):
             axes = grid[len(costs) * (i // columns) + j][i % columns]
             axes.set_visible(True)
-            _panel(axes, here, cost)
+            panel(axes, done[done["suite"] == suite], cost)
             if j == 0:
                 axes.set_title(style.suite_title(suite))
             if i % columns == 0:
                 axes.set_ylabel("accuracy (%)")
-    _legend(figure, done)
     return figure
 
 
@@ -58,12 +76,17 @@ def _panel(axes: Axes, here: pd.DataFrame, cost: str) -> None:
         axes.plot([x], [y], marker, ms=4.2, mfc=colour, mec="white", mew=0.4, zorder=3)
     values = factor * known[cost].astype(float)
     if len(values) and values.max() > 1.5 * values.min() > 0:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        log_scale(axes)
     axes.set_xlabel(name)
     axes.margins(x=0.08)
+
+
+def log_scale(axes: Axes) -> None:
+    """Costs on a logarithmic axis, ticks at 1, 2 and 5 times powers of ten."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _look(row: object) -> tuple[str, str]:

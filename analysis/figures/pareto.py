@@ -7,14 +7,17 @@ others the front does not say which is best.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
+from analysis.figures.cost import log_scale, panels
 from analysis.rows import each
 from videonsa.methods.registry import entries
 
@@ -42,26 +45,12 @@ def draw(rows: pd.DataFrame) -> Figure:
     costs = [name for name in COSTS if done[name].dropna().nunique() > 1]
     if not costs:
         raise ValueError("no cost that differs between finished cells")
-    suites = list(dict.fromkeys(done["suite"]))
-    columns = min(COLUMNS, len(suites))
-    bands = -(-len(suites) // columns)
     looks = _looks(done)
-    width = min(style.TEXT_WIDTH, max(style.COLUMN_WIDTH, 1.85 * columns, 3 * LEGEND_WIDTH if len(looks) > 8 else 0))
+    width = max(style.COLUMN_WIDTH, 1.85 * min(COLUMNS, done["suite"].nunique()))
+    width = min(style.TEXT_WIDTH, max(width, 3 * LEGEND_WIDTH if len(looks) > 8 else 0))
     legend_columns = int(width / LEGEND_WIDTH)
     legend_rows = -(-(len(looks) + 1) // legend_columns)
-    figure = style.new_figure(width, 1.8 * bands * len(costs) + 0.2 * legend_rows + 0.2)
-    grid = figure.subplots(bands * len(costs), columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_visible(False)
-    for i, suite in enumerate(suites):
-        for j, cost in enumerate(costs):
-            axes = grid[len(costs) * (i // columns) + j][i % columns]
-            axes.set_visible(True)
-            _panel(axes, done[done["suite"] == suite], cost, looks)
-            if j == 0:
-                axes.set_title(style.suite_title(suite))
-            if i % columns == 0:
-                axes.set_ylabel("accuracy (%)")
+    figure = panels(done, costs, partial(_panel, looks=looks), COLUMNS, width, 1.8, 0.2 * legend_rows + 0.2)
     handles = [
         Line2D([], [], color=colour, marker=marker, ms=4.2, lw=0, mec="white", mew=0.4)
         for colour, marker in looks.values()
@@ -117,10 +106,7 @@ def _panel(axes: Axes, here: pd.DataFrame, cost: str, looks: dict[str, tuple[str
             axes.plot([costs[i]] * 2, [low[i], high[i]], color=colour, lw=0.7, alpha=0.5 * alpha, zorder=2)
         axes.plot([costs[i]], [accuracy[i]], marker, ms=4.2, mfc=colour, mec="white", mew=0.4, alpha=alpha, zorder=3)
     if costs.max() > WIDE * costs.min() > 0:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        log_scale(axes)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel(COSTS[cost])

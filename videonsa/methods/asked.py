@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from videonsa.config import NSASettings, SettingsError, attention_differences, differences
 from videonsa.methods import registry
 from videonsa.methods.entries import MethodSettings
-from videonsa.names import DIFFERENCES, POSITION_DIFFERENCES
+from videonsa.names import POSITION_DIFFERENCES
 
 OF_NSA = {"dense": {"attention": "dense"}, "paper": {"attention": "nsa", "semantics": "paper"}}
 
@@ -46,5 +45,4 @@ def asked_attention(
 def beside(asked: NSASettings) -> NSASettings:
     """What of NSA's settings still acts where another method attends: the differences of positions."""
     names = differences(asked.semantics) & set(POSITION_DIFFERENCES)
-    semantics = "+".join(name for name in DIFFERENCES if name in names) or "paper"
-    return replace(NSASettings(), attention="dense", semantics=semantics)
+    return NSASettings(attention="dense", semantics="+".join(names) or "paper")

@@ -153,10 +153,6 @@ class Method:
         """Tell the meter what a layer did: causal pairs a query head (mean), pairs with means of blocks."""
         self.meter.computed(layer, sum(self.batch.lengths), pairs, means)
 
-    def narrow(self, kept: Tensor, batch: Batch) -> None:
-        """Go on with fewer tokens: `batch` holds those that `kept`, bool [B, L], left over."""
-        self.batch = batch
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings})"
 

@@ -69,8 +69,7 @@ class Prefill:
         last = is_token.cumsum(dim=1).argmax(dim=1, keepdim=True)
         if bool((is_token.gather(1, last) & ~kept.gather(1, last)).any()):
             raise ValueError(f"method {self.method.settings.name} drops the last token of a prompt, which must stay")
-        batch, places = self.method.batch.narrowed(kept)
-        self.method.narrow(kept, batch)
+        self.method.batch, places = self.method.batch.narrowed(kept)
         self.index = places if self.index is None else self.index.gather(1, places)
         cosines, sines = (part.expand(len(places), -1, -1) for part in (self.rotary or rotary))
         self.rotary = _pick(cosines, places), _pick(sines, places)
