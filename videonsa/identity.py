@@ -66,7 +66,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "tiny": ("videonsa/tiny.py",),
     "training": ("videonsa/training",),
     "evals": ("evals",),
-    "questions": ("evals/data.py", "evals/tasks"),  # ours; their YAML files count by content, each for itself
+    "questions": ("evals/data/synthetic.py", "evals/tasks"),  # ours; their YAML files count by content, each for itself
     "probe": ("evals/probe.py", "evals/sinks.py", "evals/recall.py"),
 }
 # What the code above imports and what yet counts nowhere, because its effect shows in the inputs, or it has none.
@@ -75,6 +75,7 @@ NOT_COUNTED = (
     *("videonsa/disk.py", "videonsa/values.py", "videonsa/places.py"),
     *("videonsa/__init__.py", "videonsa/weights.py", "videonsa/tracking.py", "evals/plugin.py", "evals/content.py"),
     *("evals/needs.py", "evals/shipped.py", "evals/arguments.py", "videonsa/surroundings.py", "videonsa/git.py"),
+    "evals/data/__init__.py",
     "evals/head_patterns.py",  # a table that it makes counts by what it holds
     *("videonsa/bootstrap.py", "videonsa/options.py", "videonsa/awq.py"),
     *("videonsa/methods/__init__.py", "videonsa/methods/entries.py", "videonsa/methods/settings.py"),

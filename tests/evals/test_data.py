@@ -40,7 +40,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evals.data.write_video", stop)
+    monkeypatch.setattr("evals.data.synthetic.write_video", stop)
     with pytest.raises(KeyboardInterrupt):
         make_data(SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == []
