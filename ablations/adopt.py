@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from ablations.cell import Cell
 from ablations.history import Earlier, open_ends, read_history
 from ablations.inputs import identity_record
-from ablations.lock import Lock
 from ablations.plan import Sweep, read_state, write_plan
 from ablations.records import KINDS, folder_of
+from videonsa.lock import Lock
 from videonsa.record import read_record, write_record
 
 NAMES = {"training": "training", "evaluation": "cell", "probe": "probe"}

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ablations.failures import PlannedOtherwise
-from ablations.lock import Lock
 from slurm.machine import local_device
 from videonsa.config import SettingsError, SuiteSettings, TrainSettings
 from videonsa.fingerprint import fingerprint
 from videonsa.hub import cached_revision, folder_at, hub_revision, is_hub_name, split_revision
 from videonsa.identity import part_version
+from videonsa.lock import Lock
 from videonsa.record import write_text
 from videonsa.training.conversations import parse_conversations, read_content
 from videonsa.weights import check_folder

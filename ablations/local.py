@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from ablations.display import Display
 from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words
 from ablations.plan import DONE, Job, Sweep, cell_folder, training_folder
-from ablations.process import process_started
 from ablations.progress import read_progress
 from ablations.records import fail_record, set_aside
 from ablations.stages import Stages
@@ -20,6 +19,7 @@ from ablations.worker import Parent, job_folder, make_work
 from slurm.executor import Running, run_here, start_local
 from slurm.machine import local_cores, local_gpus
 from videonsa.disk import DiskError
+from videonsa.process import process_started
 from videonsa.record import read_record
 
 POLL_SECONDS = 0.2

@@ -11,14 +11,14 @@ from ablations.cell import Cell, Training
 from ablations.display import describe
 from ablations.estimate import estimate
 from ablations.grid import FOLDER, grid_names, load_grid
-from ablations.lock import describe as owner_of
-from ablations.lock import is_held, read_owner
 from ablations.plan import DONE, FAILED, INTERRUPTED, WAITING, Job, State, Sweep, fingerprint
 from ablations.power import power_lines
 from ablations.profile import profile_names
 from ablations.progress import read_progress
 from videonsa.config import SettingsError
 from videonsa.disk import disk_error
+from videonsa.lock import describe as owner_of
+from videonsa.lock import is_held, read_owner
 from videonsa.record import write_text
 from videonsa.text import line_of, padded, width
 

@@ -24,7 +24,6 @@ from ablations.facts import facts_now, pin_revisions
 from ablations.grid import load_grid
 from ablations.history import again_lines, older_records, plan_changes
 from ablations.local import Resources, local_resources, run_debug, run_local
-from ablations.lock import Lock, LockHeld
 from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_state, write_plan
 from ablations.profile import TEXTS, Profile, load_profile, profile_names
 from ablations.records import fail_untrained
@@ -41,6 +40,7 @@ from slurm.profile import ClusterError, SlurmProfile, changed, load_slurm_profil
 from slurm.queue import QueueAway
 from videonsa.config import SettingsError, one_of
 from videonsa.disk import disk_error, writing
+from videonsa.lock import Lock, LockHeld
 from videonsa.options import Parser, folder, positive, text
 from videonsa.places import place
 from videonsa.values import one_line, read_mapping, unknown

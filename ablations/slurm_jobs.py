@@ -21,10 +21,10 @@ from ablations.failures import (
     disk_words,
     training_failure,
 )
-from ablations.lock import Lock
 from ablations.plan import DONE, Sweep, training_folder
 from ablations.records import fail_record
 from slurm.queue import JobState, cancel, job_states
+from videonsa.lock import Lock
 from videonsa.record import read_record, write_text
 
 NEW_SECONDS = 60  # sacct learns of a job some seconds after sbatch returned

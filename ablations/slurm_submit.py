@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 
 from ablations.cell import Cell
-from ablations.lock import Lock
 from ablations.plan import Busy, Job, Sweep, make_jobs, read_state, write_plan
 from ablations.records import fail_untrained, set_aside
 from ablations.slurm_jobs import Submitted, active_jobs, read_submitted, settle
@@ -20,6 +19,7 @@ from ablations.worker import make_work
 from slurm.executor import Request, submit_slurm
 from slurm.profile import ClusterError, SlurmProfile
 from slurm.queue import QueueAway, cancel, max_array_size, require_slurm
+from videonsa.lock import Lock
 from videonsa.record import write_text
 
 KINDS = ("evaluate", "probe")  # of jobs that wait for trainings

@@ -18,16 +18,16 @@ from ablations.facts import check_here
 from ablations.failures import DISK_ERROR, JobFailed, TrainingFailed, training_failure
 from ablations.gates import FILE, read_gates
 from ablations.inputs import PACKAGES, TRAIN_PACKAGES
-from ablations.lock import Lock, claimed
 from ablations.mirror import mirror
 from ablations.plan import DONE, FAILED, Job, Sweep, cell_folder, is_of, training_folder
-from ablations.process import is_alive
 from ablations.progress import Progress
 from ablations.records import fail_record, record_of
 from ablations.stages import Stages
 from slurm.executor import delayed, distributed_environment, leave_when_told, told_to_leave
 from videonsa.config import TrainSettings, to_dict
 from videonsa.disk import DiskError, disk_error
+from videonsa.lock import Lock, claimed
+from videonsa.process import is_alive
 from videonsa.record import failure, provenance, read_record, without_paths, write_record, write_text
 from videonsa.surroundings import settings_decide
 

@@ -29,6 +29,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.weights": ("videonsa.config", "videonsa.identity", "videonsa.awq"),
     "videonsa.fingerprint": ("videonsa.config", "videonsa.identity"),
     "videonsa.disk": (),
+    "videonsa.process": (),
+    "videonsa.lock": ("videonsa.disk", "videonsa.process"),
     "videonsa.places": ("videonsa.values",),
     "videonsa.record": ("videonsa.disk", "videonsa.git"),
     "videonsa.bootstrap": ("videonsa.disk",),
@@ -86,7 +88,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub", "videonsa.values", "videonsa.limits"),
         *("videonsa.methods", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
-        *("videonsa.surroundings", "videonsa.places"),
+        *("videonsa.surroundings", "videonsa.places", "videonsa.lock"),
         *("videonsa.bootstrap", "videonsa.options"),  # head_patterns.py is a command
     ),
     "ablations": PACKAGES,
@@ -109,11 +111,12 @@ ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
     *("videonsa.values", "videonsa.options"),
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.git", "videonsa.record"),
+    *("videonsa.lock", "videonsa.process"),
     *("videonsa.methods.entries", "videonsa.methods.settings", "videonsa.methods.registry"),
     "videonsa.methods.outside",
     *("videonsa.awq", "videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
     *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
-    *("evals.suites", "evals.content", "evals.needs"),
+    *("evals.suites", "evals.content", "evals.needs", "evals.answers"),
 )
 
 

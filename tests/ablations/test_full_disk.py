@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ablations import lock
 from tests.ablations import fakes
 from tests.ablations.conftest import records, set_faults, start_command
 from tests.ablations.test_sweep import wait_for
 from tests.disks import fill, remount, small_disk
+from videonsa import lock
 
 DONE = dict.fromkeys(("b=1 synth_needle", "b=1 synth_order", "b=2 synth_needle", "b=2 synth_order"), "done")
 Sweep = Callable[..., int]
@@ -129,7 +129,7 @@ def test_a_folder_that_goes_in_the_middle_ends_the_sweep(
     out: Path, grid_file: Path, monkeypatch: pytest.MonkeyPatch, sweep: Sweep
 ):
     set_faults(out, synth_needle=60)
-    code = "import sys; from ablations import lock; lock.BEAT_SECONDS = 0.2; from tests.ablations import fakes; "
+    code = "import sys; from videonsa import lock; lock.BEAT_SECONDS = 0.2; from tests.ablations import fakes; "
     code += "sys.exit(fakes.main(sys.argv[1:]))"
     (grid_file.parent / "beating.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", f"{grid_file.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")

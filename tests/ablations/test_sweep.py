@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from ablations.process import is_alive, process_started
 from tests.ablations import fakes
 from tests.ablations.conftest import records, set_faults, start_command
+from videonsa.process import is_alive, process_started
 
 Sweep = Callable[..., int]
 

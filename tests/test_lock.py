@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from ablations import lock, process
-from ablations.lock import Lock, LockHeld, claimed, is_held, read_owner
 from tests.ablations.conftest import ROOT
 from tests.disks import fill, remount, small_disk
+from videonsa import lock, process
+from videonsa.lock import Lock, LockHeld, claimed, is_held, read_owner
 
 SHORT = ("2", "0.2")  # seconds: silent after, beat every
 CONTAINER = ["unshare", "--map-root-user", "--user", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -51,7 +51,7 @@ def hold(path: Path) -> Iterator[Callable[..., Holder]]:
     started: list[Holder] = []
 
     def start(*seconds: str, wrapped: list[str] | None = None) -> Holder:
-        command = [*(wrapped or []), sys.executable, "-m", "tests.ablations.holder", str(path), *seconds]
+        command = [*(wrapped or []), sys.executable, "-m", "tests.holder", str(path), *seconds]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started.append(subprocess.Popen(command, cwd=ROOT, text=True, **pipes))  # type: ignore[call-overload]
         return started[-1]

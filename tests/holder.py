@@ -1,4 +1,4 @@
-"""Hold a lock: `python -m tests.ablations.holder LOCK [silent after s] [beat every s]`, until stdin closes.
+"""Hold a lock: `python -m tests.holder LOCK [silent after s] [beat every s]`, until stdin closes.
 
 Says `held`, or why not, on stdout; then `left` when it gave the lock back. Run under unshare it stands for a container.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ablations import lock
+from videonsa import lock
 
 if __name__ == "__main__":
     path, *seconds = sys.argv[1:]

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablations.process import is_alive, is_stopped, me, place
 from videonsa.disk import link, writing
+from videonsa.process import is_alive, is_stopped, me, place
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
