@@ -1,7 +1,8 @@
-"""How long a plan will take: by the records of work of the same scale, else by stated rules. Imports no torch.
+"""How long a plan will take: by records of the same scale, else by rules, else by benchmarks/. Imports no torch.
 
-The scale is the model, the benchmark, its sampling and the kind of attention; rates of one say nothing of another. Only
-of the tiny model there are rules of thumb: everything else without a record of its scale is not known.
+The scale is the model, the benchmark, its sampling and the kind of attention; rates of one say nothing of another. Of
+the tiny model there are rules of thumb, of questions to Qwen2.5-VL-7B's shape what was recorded on other machines
+(recorded.py); everything else without a record of its scale is not known, and is said to be left out.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ablations import recorded
 from ablations.cell import Cell, Probe
 from ablations.plan import DONE, Job, State, Sweep
 from ablations.sizes import SIZES
@@ -23,7 +25,18 @@ TINY = "tiny"
 # Of the tiny model: an optimizer step on two CPU cores, a question and a probed video on one.
 RULES = {"step": 0.08, "question": 0.03, "video": 2.0}
 
+MEASURED, RULE = ("from earlier records",), ("rule of thumb of the tiny profile, 2 cores",)
+ELSEWHERE = "recorded elsewhere, not measured here"
+FULL = "each video fills its frames and each answer its tokens, reading videos not counted"
+
 Scale = tuple[Any, ...]  # its first entry is the model
+
+
+class Rate(NamedTuple):
+    """Seconds a unit, and where they come from."""
+
+    seconds: float
+    basis: tuple[str, ...]
 
 
 @dataclass
@@ -32,9 +45,23 @@ class Rates:
 
     seconds: dict[tuple[str, Scale], float] = field(default_factory=dict)  # by unit: step, question, video
 
-    def of(self, unit: str, scale: Scale) -> float | None:
+    def here(self, unit: str, scale: Scale) -> Rate | None:
         """Measured, or by the rule of thumb of the tiny model; None where neither is known."""
-        return self.seconds.get((unit, scale)) or (RULES[unit] if scale[0] == TINY else None)
+        if measured := self.seconds.get((unit, scale)):
+            return Rate(measured, MEASURED)
+        return Rate(RULES[unit], RULE) if scale[0] == TINY else None
+
+    def of(self, unit: str, scale: Scale) -> Rate | None:
+        """The same, or as it was recorded elsewhere, which says so."""
+        return self.here(unit, scale) or (_recorded(scale) if unit == "question" else None)
+
+
+def _recorded(scale: Scale) -> Rate | None:
+    model, _, frames, _, tokens_per_frame, answer, kind = scale
+    if model != recorded.MODEL or frames is None:
+        return None
+    found = recorded.question_seconds(frames, tokens_per_frame, answer, kind)
+    return None if found is None else Rate(found.seconds, (ELSEWHERE, *found.where, FULL))
 
 
 def model_of(train: Mapping[str, Any]) -> str:
@@ -99,21 +126,21 @@ def _looks(settings: Mapping[str, Any]) -> int:
 
 @dataclass
 class Work:
-    """What jobs have to do: seconds, units whose number or whose rate is not known."""
+    """What jobs have to do: seconds, where these come from, and what they leave out."""
 
     seconds: float = 0.0
-    endless: bool = False
-    strange: str | None = None  # the first unit without a rate
-    by_rule: bool = False  # some rate is a rule of thumb
+    endless: bool = False  # some number of units is not known
+    bases: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)  # units without a rate
 
-    def add(self, rates: Rates, unit: str, scale: Scale, count: int | None, what: str) -> None:
-        """So many units of this scale."""
-        rate = rates.of(unit, scale)
+    def add(self, rate: Rate | None, count: int | None, what: str) -> None:
+        """So many units, None: nobody knows how many."""
         if rate is None:
-            self.strange = self.strange or what
+            self.strange.append(what)
+            return
+        self.bases += rate.basis
         self.endless |= count is None
-        self.by_rule |= (unit, scale) not in rates.seconds
-        self.seconds += (count or 0) * (rate or 0.0)
+        self.seconds += (count or 0) * rate.seconds
 
 
 def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> str:
@@ -121,40 +148,52 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
     jobs = list(jobs)
     if not jobs:
         return "nothing to run"
-    rates = measured_rates(sweep.out)
+    training, spread = _work(jobs, measured_rates(sweep.out))
+    bases, strange = (
+        list(dict.fromkeys(getattr(training, name) + getattr(spread, name))) for name in ("bases", "strange")
+    )
+    if not bases:
+        return f"not known: no earlier records at this scale ({strange[0]})"
+    if training.endless or spread.endless:
+        bases.append("without what has no known length (limit or steps not set)")
+    if strange:
+        bases.append(f"without what has no record at its scale: {', '.join(strange[:3])}{', ...' * (len(strange) > 3)}")
+    seconds = training.seconds + spread.seconds / max(1, workers)
+    gpus = f"{(training.seconds + spread.seconds) / 3600:.3g} GPU hours, " if _on_gpus(sweep, bases) else ""
+    where = f"{workers} worker{'s' if workers != 1 else ''}"
+    return f"about {gpus}{duration(seconds)} on {where} ({'; '.join(bases)})"
+
+
+def _on_gpus(sweep: Sweep, bases: Iterable[str]) -> bool:
+    return sweep.facts.device == "cuda" or ELSEWHERE in bases
+
+
+def _work(jobs: Iterable[Job], rates: Rates) -> tuple[Work, Work]:
+    """What trains, and what is spread over the workers."""
     training, spread = Work(), Work()
     for job in jobs:
         work = training if job.kind == "train" else spread
         work.seconds += START_SECONDS
         if job.kind == "train" and job.training.settings:
-            steps, scale = job.training.settings.steps, step_scale(job.training.record_settings)
-            work.add(rates, "step", scale, steps, f"training {scale[0]}")
+            scale = step_scale(job.training.record_settings)
+            work.add(rates.of("step", scale), job.training.settings.steps, f"training {scale[0]}")
         elif job.kind == "train":  # mean gates of given weights
-            work.strange = work.strange or f"mean gates of {job.training.checkpoint}"
+            work.strange.append(f"mean gates of {job.training.checkpoint}")
         for cell in job.cells if job.kind == "evaluate" else ():
-            work.add(rates, "question", question_scale(cell.settings), _questions(cell), _asked(cell))
+            work.add(rates.of("question", question_scale(cell.settings)), _questions(cell), _asked(cell))
         if job.probe:
-            settings, videos = job.probe.settings, job.probe.videos
-            work.add(
-                rates, "video", question_scale(settings), videos * _looks(settings), f"probing {_asked(job.probe)}"
-            )
-    if strange := training.strange or spread.strange:
-        return f"not known: no earlier records at this scale ({strange})"
-    seconds = training.seconds + spread.seconds / max(1, workers)
-    by_rule = training.by_rule or spread.by_rule
-    basis = "rule of thumb of the tiny profile, 2 cores" if by_rule else "from earlier records"
-    endless = training.endless or spread.endless
-    more = ", without what has no known length (limit or steps not set)" if endless else ""
-    return f"about {duration(seconds)} on {workers} worker{'s' if workers != 1 else ''} ({basis}{more})"
+            rate, looks = rates.of("video", question_scale(job.probe.settings)), _looks(job.probe.settings)
+            work.add(rate, job.probe.videos * looks, f"probing {_asked(job.probe)}")
+    return training, spread
 
 
 def seconds_a_cell(out: Path, cells: Iterable[Cell]) -> float | None:
     """What a cell should take, before one is done; None where nothing is known."""
     rates, known = measured_rates(out), []
     for cell in cells:
-        rate, count = rates.of("question", question_scale(cell.settings)), _questions(cell)
+        rate, count = rates.here("question", question_scale(cell.settings)), _questions(cell)
         if rate is not None and count is not None:
-            known.append(rate * count)
+            known.append(rate.seconds * count)
     return sum(known) / len(known) if known else None
 
 

@@ -1,4 +1,4 @@
-"""Times come from records of the same scale, or from the tiny model's stated rules, or are not known."""
+"""Times come from records of the same scale, from the tiny model's rules, from records elsewhere, or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ablations import recorded
 from ablations.cell import Cell
 from ablations.estimate import estimate, seconds_a_cell
 from ablations.grid import load_grid
@@ -44,8 +45,74 @@ def test_the_tiny_model_has_rules_of_thumb(tmp_path: Path):
 def test_rates_of_the_tiny_model_say_nothing_of_another(tmp_path: Path):
     for cell in planned("smoke", "tiny", tmp_path).cells:
         done(cell, tmp_path, 6.0)
-    said = time_of(planned("branches", "paper", tmp_path, suite__limit=100))
+    said = time_of(planned("branches", "paper", tmp_path, suite__limit=100, checkpoint="some/other"))
     assert said.startswith("not known: no earlier records at this scale (")
+
+
+HEAD = "gpu,attention,tokens,patch_rows,patch_columns,tower_s,first_token_s,decode_ms,peak_gib\n"
+ROWS = "G1,nsa,1000,16,16,1,2,10,9\nG1,nsa,1000,12,20,2,3,10,9\nG1,nsa,4000,16,16,4,12,20,9\n"
+DENSE = "G1,dense,1000,16,16,1,5,10,9\nG2,dense,1000,16,16,1,50,10,9\n"
+
+
+@pytest.fixture
+def benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of recorded times: questions of 1,000 and 4,000 tokens, and two other ways to attend."""
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    (folder / "question.csv").write_text(HEAD + ROWS + DENSE)
+    layers = "provider,semantics,stage,mode,length,ms_p50\ntriton,paper,all,fwd,1000,10\ntriton,paper,all,bwd,1000,99\n"
+    (folder / "h200.csv").write_text(layers)
+    (folder / "release_h200.csv").write_text(layers.replace("paper", "release").replace("1000,10", "1000,20"))
+    (folder / "methods.csv").write_text("method,data,length,total_ms,dense_ms\ntri_shape,lifelike,1000,40,140\n")
+    monkeypatch.setattr(recorded, "FOLDER", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("tokens", "answer", "kind", "seconds"),
+    [
+        (1000, 0, "paper", 3.0),  # the slower shape of frames
+        (1000, 100, "paper", 3 + 100 * 0.01),
+        (2000, 0, "paper", 6.0),  # 3 to 12 from 1,000 to 4,000: as the length
+        (8000, 0, "paper", 24.0),
+        (500, 0, "paper", 1.5),
+        (1000, 0, "release", 3 + 28 * 0.01),
+        (1000, 0, "dense", 5.0),  # of one GPU
+        (1000, 0, "tri_shape", 5 - 28 * 0.1),
+        (1000, 0, "fastv", 5.0),
+    ],
+)
+def test_what_a_question_took_elsewhere(benchmarks: Path, tokens: int, answer: int, kind: str, seconds: float):
+    found = recorded.question_seconds(2 * tokens, 1, answer, kind)
+    assert found is not None
+    assert found.seconds == pytest.approx(max(0, seconds))
+    assert found.where[0] == "G1, question.csv"
+    assert ("without a record" in " ".join(found.where)) == (kind == "fastv")
+
+
+def test_prefills_stand_in_for_questions_and_say_so(benchmarks: Path):
+    (benchmarks / "question.csv").unlink()
+    assert recorded.question_seconds(2000, 1, 16, "paper") is None
+    rows = "provider,mode,length,seconds,gpu\nvideonsa,prefill,1000,7,G3\nvideonsa,train,1000,9,G3\n"
+    (benchmarks / "model_h200.csv").write_text(rows)
+    found = recorded.question_seconds(2000, 1, 16, "paper")
+    assert found is not None
+    assert (found.seconds, "no vision tower, no decoding" in found.where[0]) == (7.0, True)
+
+
+def test_a_paper_grid_is_estimated_in_gpu_hours(benchmarks: Path, tmp_path: Path):
+    sampling = {"suite__frames": 2000, "suite__tokens_per_frame": 1, "suite__max_new_tokens": 100, "suite__limit": 3600}
+    sweep = planned("budget", "paper", tmp_path, suites=["timescope"], nsa__semantics="paper", **sampling)
+    cells = len(sweep.cells)
+    said = time_of(sweep)
+    assert said.startswith(f"about {4 * cells:.3g} GPU hours, ")
+    assert "recorded elsewhere, not measured here; G1, question.csv; each video fills its frames" in said
+    assert "without what has no record at its scale: probing timescope" in said
+    assert seconds_a_cell(tmp_path, sweep.cells) is None, "only what was measured here is expected of a running cell"
+    done(sweep.cells[0], tmp_path, 10.0)
+    said = time_of(sweep)
+    assert said.startswith(f"about {cells - 1} h"), "what was measured here goes before"
+    assert "recorded elsewhere" not in said
 
 
 @pytest.mark.parametrize(
@@ -72,4 +139,4 @@ def test_a_whole_benchmark_counts_all_of_its_questions(tmp_path: Path):
     done(sweep.cells[0], tmp_path, 100.0)
     assert seconds_a_cell(tmp_path, sweep.cells) == pytest.approx(10 * 1500)
     said = time_of(sweep)
-    assert "probing timescope, 2048 frames of 64 tokens" in said  # a probe is no question
+    assert "without what has no record at its scale: probing timescope, 2048 frames of 64 tokens" in said

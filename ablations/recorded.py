@@ -1,0 +1,113 @@
+"""What a question takes on the GPUs of benchmarks/, for where none was measured yet. Imports no torch.
+
+Recorded is Qwen2.5-VL-7B's shape: whole questions under NSA (the paper's budget) and densely; of other ways to attend
+one layer's attention, which then stands in every layer in the place of NSA's, or of dense attention. Between recorded
+lengths times follow a power of the length, beyond the longest that of the last two; below the shortest they are in
+proportion.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+MODEL, LAYERS = "Qwen/Qwen2.5-VL-7B-Instruct", 28
+PATCH = 2  # frames that make one temporal patch
+OF_NSA = ("paper", "release")  # the others replace dense attention
+
+Curve = Mapping[int, float]  # tokens -> seconds
+Row = dict[str, str]
+
+
+class Recorded(NamedTuple):
+    """Seconds of one question on one GPU, reading the video aside."""
+
+    seconds: float
+    where: tuple[str, ...]  # GPUs and files, and what they leave out
+
+
+class Question(NamedTuple):
+    """Seconds to the first token, and of each further one, by tokens."""
+
+    first: Curve
+    decode: Curve
+    where: str
+
+
+def question_seconds(frames: int, tokens_per_frame: int, answer: int, kind: str) -> Recorded | None:
+    """A question whose video fills its frames and whose answer its tokens; None where nothing is recorded.
+
+    `kind`: paper, release or dense, or another method's name; a method that is not recorded counts as dense attention.
+    """
+    tokens = max(1, frames * tokens_per_frame // PATCH)
+    question = _question("nsa" if kind in OF_NSA else "dense")
+    if question is None:
+        return None
+    own, instead_of, where = _attention(kind)
+    layer = at(own, tokens) - at(instead_of, tokens)
+    first = max(0.0, at(question.first, tokens) + LAYERS * layer)
+    return Recorded(first + answer * at(question.decode, tokens), (question.where, *where))
+
+
+def at(curve: Curve, tokens: int) -> float:
+    """The value at a length, as the module says; 0 of an empty curve."""
+    points = sorted(curve.items())
+    if not points:
+        return 0.0
+    if tokens <= points[0][0] or len(points) == 1:
+        return points[0][1] * tokens / points[0][0]
+    after = next((place for place, (length, _) in enumerate(points) if length >= tokens), len(points) - 1)
+    (short, low), (long, high) = points[after - 1 : after + 1]
+    return low * (tokens / short) ** (math.log(high / low) / math.log(long / short))
+
+
+def _question(attention: str) -> Question | None:
+    rows = _rows("question.csv", attention=attention)
+    if rows:
+        of_one = [row for row in rows if row["gpu"] == rows[0]["gpu"]]
+        first, decode = (_slowest(of_one, "tokens", name) for name in ("first_token_s", "decode_ms"))
+        return Question(first, {tokens: ms / 1e3 for tokens, ms in decode.items()}, f"{rows[0]['gpu']}, question.csv")
+    rows = _rows("model_h200.csv", provider={"nsa": "videonsa"}.get(attention, attention), mode="prefill")
+    if not rows:
+        return None
+    where = f"{rows[0]['gpu']}, model_h200.csv: the text model's prefill alone, no vision tower, no decoding"
+    return Question(_slowest(rows, "length", "seconds"), {}, where)
+
+
+def _attention(kind: str) -> tuple[Curve, Curve, tuple[str, ...]]:
+    """Seconds of a layer's attention, of what it replaces, and where; nothing for what questions were recorded of."""
+    if kind in ("paper", "dense"):
+        return {}, {}, ()
+    if kind == "release":
+        own = _rows("release_h200.csv", semantics="release", mode="fwd")
+        theirs = _rows("h200.csv", provider="triton", semantics="paper", stage="all", mode="fwd")
+        return _of_layer(own, "ms_p50"), _of_layer(theirs, "ms_p50"), ("the release's attention by release_h200.csv",)
+    own = _rows("methods.csv", method=kind, data="lifelike")
+    if not own:
+        return {}, {}, ("methods without a record as dense attention",)
+    return _of_layer(own, "total_ms"), _of_layer(own, "dense_ms"), ("sparse prefills' attention by methods.csv",)
+
+
+def _of_layer(rows: Iterable[Row], column: str) -> Curve:
+    return {tokens: ms / 1e3 for tokens, ms in _slowest(rows, "length", column).items()}
+
+
+def _slowest(rows: Iterable[Row], length: str, column: str) -> Curve:
+    """By length; of several (shapes of frames, layers) the largest counts."""
+    found: dict[int, float] = {}
+    for row in rows:
+        found[int(row[length])] = max(float(row[column]), found.get(int(row[length]), 0.0))
+    return found
+
+
+def _rows(name: str, **wanted: str) -> list[Row]:
+    """The rows of a file that have these values; none where the file is not there."""
+    path = FOLDER / name
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if all(row[key] == value for key, value in wanted.items())]
