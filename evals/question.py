@@ -20,9 +20,9 @@ from transformers import BatchFeature, Qwen2_5_VLProcessor
 from evals.fewer import shrink, tokens_of
 from evals.video import TEMPORAL_PATCH, VideoError, choose_frames, read_video
 from videonsa.disk import check_readable
+from videonsa.video import fingerprint
 
 KEPT_BYTES = 3 << 28  # 768 MiB: the three synthetic suites, 192 videos of 32 frames each
-SAMPLE = 1 << 16  # bytes of a video file that tell it from another, at its begin, middle and end
 SMALLEST = 1  # vision tokens that a frame patch has at least
 
 
@@ -171,16 +171,7 @@ def _fingerprint(source: Any) -> bytes:
         return hashlib.sha256(source).digest()
     if not isinstance(source, str | Path):
         return hashlib.sha256(_pixels(source)).digest()
-    path = _path(source)
-    if not path.is_file():
-        return b"absent"
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as stream:
-        for start in (0, size // 2, max(0, size - SAMPLE)):
-            stream.seek(start)
-            digest.update(stream.read(SAMPLE))
-    return digest.digest()
+    return fingerprint(_path(source)).encode()
 
 
 def _pixels(image: Any) -> bytes:

@@ -31,6 +31,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.disk": (),
     "videonsa.process": (),
     "videonsa.lock": ("videonsa.disk", "videonsa.process"),
+    "videonsa.video": ("videonsa.disk",),
     "videonsa.places": ("videonsa.values",),
     "videonsa.record": ("videonsa.disk", "videonsa.git"),
     "videonsa.bootstrap": ("videonsa.disk",),
@@ -75,6 +76,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         ),
         *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops", "videonsa.tracking"),
         *("videonsa.surroundings", "videonsa.bootstrap", "videonsa.options", "videonsa.values"),
+        "videonsa.video",
     ),
     "evals": (
         *(
@@ -88,7 +90,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub", "videonsa.values", "videonsa.limits"),
         *("videonsa.methods", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
-        *("videonsa.surroundings", "videonsa.places", "videonsa.lock"),
+        *("videonsa.surroundings", "videonsa.places", "videonsa.lock", "videonsa.video"),
         *("videonsa.bootstrap", "videonsa.options"),  # head_patterns.py is a command
     ),
     "ablations": PACKAGES,
@@ -115,7 +117,7 @@ LIGHT = (
     *("videonsa.methods.entries", "videonsa.methods.settings", "videonsa.methods.registry"),
     "videonsa.methods.outside",
     *("videonsa.awq", "videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
-    *("videonsa.synth", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
+    *("videonsa.synth", "videonsa.video", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs", "evals.answers"),
 )
 

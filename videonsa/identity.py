@@ -64,6 +64,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "dropping": ("videonsa/methods/compression.py", "videonsa/methods/tokens.py", "videonsa/methods/tower.py"),
     "synth": ("videonsa/synth",),
     "tiny": ("videonsa/tiny.py",),
+    "reading": ("videonsa/video",),
     "training": ("videonsa/training",),
     "evals": ("evals",),
     "questions": ("evals/data/synthetic.py", "evals/tasks"),  # ours; their YAML files count by content, each for itself
@@ -81,6 +82,7 @@ NOT_COUNTED = (
     *("videonsa/methods/__init__.py", "videonsa/methods/entries.py", "videonsa/methods/settings.py"),
     *("videonsa/methods/registry.py", "videonsa/methods/meter.py", "videonsa/methods/head_table.py"),
     "videonsa/methods/outside.py",
+    *("videonsa/video/__init__.py", "videonsa/video/readers.py"),  # who reads, and when
 )
 # Of these files functions count, and declarations do not: the values that they declare are inputs.
 DECLARATIONS = ("videonsa/config.py", "videonsa/modeling/configuration.py", "evals/suites.py", "evals/aggregates.py")
@@ -161,14 +163,14 @@ def attention_parts(attention: str, semantics: str) -> tuple[str, ...]:
 
 def training_parts(attention: str, semantics: str, model: str, data: str) -> tuple[str, ...]:
     """The parts of CODE that make the weights of a training."""
-    more = (("tiny", model == "tiny"), ("synth", data == "synth"))
+    more = (("tiny", model == "tiny"), ("synth", data == "synth"), ("reading", data != "synth"))
     return (*attention_parts(attention, semantics), "training", *(name for name, used in more if used))
 
 
 def evaluation_parts(attention: str, semantics: str, synthetic: bool) -> tuple[str, ...]:
     """The parts of CODE that make the answers and scores of a cell."""
     more = ("synth", "questions") if synthetic else ()
-    return (*attention_parts(attention, semantics), "evals", *more)
+    return (*attention_parts(attention, semantics), "reading", "evals", *more)
 
 
 def probe_parts(attention: str, semantics: str, synthetic: bool) -> tuple[str, ...]:

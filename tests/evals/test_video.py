@@ -94,7 +94,7 @@ def test_a_disk_that_does_not_give_the_bytes_is_no_fault_of_the_video(
     def broken(path: Path, *_: object) -> None:
         raise OSError(errno.EIO, "Input/output error", str(path))
 
-    monkeypatch.setattr("evals.video.av.open", broken)
+    monkeypatch.setattr("videonsa.video.reading.av.open", broken)
     with pytest.raises(VideoError, match=r"video grey.mp4: Input/output error"):
         read_video(video, frames=4, fps=None)
     monkeypatch.setattr("builtins.open", broken)

@@ -1,0 +1,26 @@
+"""Reading videos, for training and evaluation alike: which frames of a file, how large, and these as arrays.
+
+- clip.py: what is asked of a file (Clip, Fit), and which frames these are.
+- reading.py: read(path, clip) -> Video; key(path, clip) names it before it is read.
+- readers.py: the same in worker processes, ahead of whoever needs the frames, with a time limit.
+"""
+
+from videonsa.video.clip import TEMPORAL_PATCH, Clip, Fit, choose_frames
+from videonsa.video.readers import Readers, Waits, ahead
+from videonsa.video.reading import Video, VideoError, Work, fingerprint, key, read
+
+__all__ = [
+    "TEMPORAL_PATCH",
+    "Clip",
+    "Fit",
+    "Readers",
+    "Video",
+    "VideoError",
+    "Waits",
+    "Work",
+    "ahead",
+    "choose_frames",
+    "fingerprint",
+    "key",
+    "read",
+]
