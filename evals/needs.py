@@ -20,8 +20,8 @@ def missing(suite: SuiteSettings) -> str | None:
     kind = get_suite(suite.name)
     if kind.family is not None:
         return None
-    lack = _task(suite.task) or (_judge() if kind.judged else None)
-    lack = lack or (None if content.local_file(suite.task) else _hub(suite.task))
+    lack = _task(suite.task) or judge_lack(suite.name)
+    lack = lack or (None if content.local_file(suite.task) else _hub(suite))
     return None if lack is None else f"suite {suite.name}: {lack}"
 
 
@@ -32,7 +32,10 @@ def _task(name: str) -> str | None:
     return f"lmms-eval has no task {name!r}, nor has the folder that {where} names"
 
 
-def _judge() -> str | None:
+def judge_lack(name: str) -> str | None:
+    """What a judged suite lacks to be scored; None where nothing is known to lack."""
+    if not get_suite(name).judged:
+        return None
     settings = {**_dotenv(), **os.environ}
     kind = settings.get("API_TYPE", "openai")
     if kind not in JUDGES:
@@ -50,19 +53,19 @@ def _dotenv() -> dict[str, str]:
     return {name: value for name, value in dotenv_values(".env").items() if value} if Path(".env").is_file() else {}
 
 
-def _hub(task: str) -> str | None:
+def _hub(suite: SuiteSettings) -> str | None:
     """Whether the data set is on this machine, or can be fetched for all that is known here."""
     from huggingface_hub import constants, get_token
 
-    data = content.task_config(task).get("dataset_path")
+    data = content.task_config(suite.task).get("dataset_path")
     prepared = Path(os.path.expanduser(os.environ.get("HF_DATASETS_CACHE") or f"{constants.HF_HOME}/datasets"))
     if not data or _is_in(Path(constants.HF_HUB_CACHE), f"datasets--{data}") or _is_in(prepared, data):
         return None
+    absent, fetch = f"its data set {data} is not on this machine", f"python -m evals.data prepare {suite.name}"
     if any(os.environ.get(name, "").lower() in YES for name in OFFLINE):
-        fetch = f"run `hf download --repo-type dataset {data}` where there is internet"
-        return f"its data set {data} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it: {fetch}"
+        return f"{absent}, and HF_HUB_OFFLINE forbids to fetch it: {fetch} --local DIR"
     if get_token() is None:
-        return f"its data set {data} is not on this machine, and to fetch it takes a login: hf auth login, or HF_TOKEN"
+        return f"{absent}, and to fetch it takes a login: hf auth login, or HF_TOKEN; without one: {fetch}"
     return None
 
 

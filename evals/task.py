@@ -37,12 +37,18 @@ def load_task(suite: SuiteSettings, data: Path | str | None = None) -> Any:
     lack = missing(suite)
     if lack is not None:
         raise SettingsError(lack)
-    task = _other_task(suite.task, content.local_folder(), content.task_content(suite))
+    task = bare_task(suite)
     metric = get_suite(suite.name).metric
     if metric not in task.aggregation():
         known = ", ".join(task.aggregation())
         raise SettingsError(f"suite {suite.name} reports {metric}; task {suite.task!r} has only {known}")
     return task
+
+
+def bare_task(suite: SuiteSettings) -> Any:
+    """A local or shipped task as lmms-eval loads it, whatever the suite lacks to be asked."""
+    shipped.make_loadable()
+    return _other_task(suite.task, content.local_folder(), content.task_content(suite))
 
 
 def synthetic_data(suite: SuiteSettings) -> SyntheticData | None:
@@ -60,7 +66,7 @@ def require_videos(suite: SuiteSettings, task: Any, total: int) -> None:
     """Raise SettingsError when not one of the questions' videos is on this machine."""
     first = None
     for number in range(total):
-        for path in _videos(task, task.eval_docs[number]):
+        for path in videos_of(task, task.eval_docs[number]):
             if path.is_file():
                 return
             first = first or path.name
@@ -68,11 +74,11 @@ def require_videos(suite: SuiteSettings, task: Any, total: int) -> None:
     raise SettingsError(
         f"suite {suite.name}: none of the {total} questions' videos is there"
         + (f" (the first: {first})" if first else "")
-        + f"; the task looks for them below $HF_HOME/{place}"
+        + f"; the task looks for them below $HF_HOME/{place}: python -m evals.data prepare {suite.name}"
     )
 
 
-def _videos(task: Any, doc: Any) -> Iterator[Path]:
+def videos_of(task: Any, doc: Any) -> Iterator[Path]:
     """Files that the question shows; none where the task itself finds none."""
     try:
         messages = task.doc_to_messages(doc)
@@ -101,12 +107,12 @@ def _other_task(name: str, folder: Path | None, made_of: str | None) -> Any:
     except SettingsError:
         raise
     except Exception as error:
-        raise SettingsError(f"task {name!r}: {_why(error, content.task_config(name))}") from error
+        reason = why(error, str(content.task_config(name).get("dataset_path")))
+        raise SettingsError(f"task {name!r}: {reason}") from error
 
 
-def _why(error: BaseException, config: dict[str, Any]) -> str:
-    """What went wrong, and what to do, in one line."""
-    data = config.get("dataset_path")
+def why(error: BaseException, data: str) -> str:
+    """What went wrong with a task or its data set, and what to do, in one line."""
     names: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(names) < 20:
@@ -122,8 +128,8 @@ def _why(error: BaseException, config: dict[str, Any]) -> str:
 
 LOGIN = "hf auth login, or HF_TOKEN"
 AWAY = (
-    "is not on this machine and the hub cannot be reached: run `hf download --repo-type dataset {data}` where it can,"
-    " or give a local task"
+    "is not on this machine and the hub cannot be reached: run `python -m evals.data prepare SUITE` where it can,"
+    " or here with --local DIR"
 )
 REMEDIES = {  # by the names of exceptions of huggingface_hub and of the clients below it
     "GatedRepoError": f"is gated: accept its terms on https://huggingface.co/datasets/{{data}}, then log in ({LOGIN})",

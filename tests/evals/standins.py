@@ -1,8 +1,18 @@
-"""Local stand-ins for the eight benchmarks: documents of the real schema, several kinds, uneven counts."""
+"""Local stand-ins for the eight benchmarks: documents of the real schema, several kinds, uneven counts.
+
+`write_repository` lays them out as their repositories on the hub are, by the listings that evals/data/catalog.py names
+and by public scripts that unpack them (open-compass/VLMEvalKit for VideoEval-Pro). MLVU's test set is laid out as
+sy1998/MLVU_dev, LongTimeScope2 as LongTimeScope; of TimeScope no listing of videos was found: a zip file stands for
+whatever it has.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,10 +20,14 @@ from typing import Any
 
 import lmms_eval
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 
 from evals.data import write_video
 
 Doc = dict[str, Any]
+Files = Mapping[str, bytes]  # videos, by where they lie in the benchmark
+Pack = Callable[[Files, Path], None]  # writes them as the repository has them
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,9 @@ class StandIn:
     file: str  # of the shipped task, below lmms_eval/tasks
     docs: list[Doc]
     videos: str  # where the shipped task looks for them, below $HF_HOME
+    repo: str  # name of the repository on the hub
+    questions: str  # file of questions in it
+    pack: Pack
     says: tuple[str, ...] = ("A", "B.", "The answer is A", "(C)", "a", "nothing")
     split: str = "test"
 
@@ -81,7 +98,7 @@ def _tomato() -> list[Doc]:
             "options": ["left", "right", "not at all"],
             "answer": (0, 0, 1, 2)[n % 4],
         }
-        | {"video_path": f"videos/v{n % 3}.mp4", "reason_type": ("direction", "count", "direction")[n % 3]}
+        | {"video_path": f"videos/human/v{n % 3}.mp4", "reason_type": ("direction", "count", "direction")[n % 3]}
         | {"demonstration_type": ("human", "object")[n % 2]}
         for n in range(7)
     ]
@@ -105,22 +122,98 @@ def _videoevalpro() -> list[Doc]:
     ]
 
 
-LVB_VIDEOS = "datasets/longvideobench/videos"
+def _zips(*names: str) -> Pack:
+    """Each archive has every so many-th video."""
+
+    def pack(files: Files, folder: Path) -> None:
+        for number, name in enumerate(names):
+            with zipfile.ZipFile(folder / name, "w") as archive:
+                for path in sorted(files)[number :: len(names)]:
+                    archive.writestr(path, files[path])
+
+    return pack
+
+
+def _cut_tar(names: str, gzipped: bool = False, inside: str = "") -> Pack:
+    """One tar file, cut into three pieces; `names`: with a place for the piece's letter or number."""
+
+    def pack(files: Files, folder: Path) -> None:
+        whole = io.BytesIO()
+        with tarfile.open(fileobj=whole, mode="w:gz" if gzipped else "w") as archive:
+            for path in sorted(files):
+                member = tarfile.TarInfo(inside + path)
+                member.size = len(files[path])
+                archive.addfile(member, io.BytesIO(files[path]))
+        content, size = whole.getvalue(), -(-len(whole.getvalue()) // 3)
+        for number in range(3):
+            letter, count = "abc"[number], number + (9 if gzipped else 0)  # 9, 10, 11: not in the order of letters
+            file = folder / names.format(letter=letter, number=count)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content[number * size : (number + 1) * size])
+
+    return pack
+
+
+def _plain(inside: str) -> Pack:
+    def pack(files: Files, folder: Path) -> None:
+        for path, content in files.items():
+            (folder / inside / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / inside / path).write_bytes(content)
+
+    return pack
+
+
+def _by_source(files: Files, folder: Path) -> None:
+    """VSI-Bench: a zip file for each data set that its videos come from, and the card that names its configuration."""
+    (folder / "README.md").write_text(
+        "---\nlicense: mit\nconfigs:\n- config_name: full\n  data_files:\n  - {split: test, path: test.jsonl}\n---\n"
+    )
+    for source in {path.partition("/")[0] for path in files}:
+        with zipfile.ZipFile(folder / f"{source}.zip", "w") as archive:
+            for path in files:
+                if path.startswith(f"{source}/"):
+                    archive.writestr(path, files[path])
+
+
+TEST = "data/test-00000-of-00001.parquet"
 STANDINS = {
     "longvideobench_val_v": StandIn(
-        "longvideobench/longvideobench_val_v.yaml",
-        _longvideobench(),
-        "datasets/longvideobench/videos",
+        *("longvideobench/longvideobench_val_v.yaml", _longvideobench(), "datasets/longvideobench/videos"),
+        *("longvideobench/LongVideoBench", "validation-00000-of-00001.parquet"),
+        _cut_tar("videos.tar.part.a{letter}", inside="videos/"),
         split="validation",
     ),
-    "longtimescope": StandIn("longtimescope/longtimescope.yaml", _timescope(), "longtimescope"),
-    "timescope": StandIn("timescope/timescope.yaml", _timescope(), "timescope"),
-    "mlvu_test": StandIn("mlvu/mlvu_test.yaml", _mlvu(), "mlvu_test"),
-    "tomato": StandIn("tomato/tomato.yaml", _tomato(), "TOMATO"),
-    "vsibench": StandIn("vsibench/vsibench.yaml", _vsibench(), "vsibench", ("A", "A 3", "3", "five things", "B.")),
-    "lsdbench": StandIn("lsdbench/lsdbench.yaml", _lsdbench(), "lsdbench"),
-    "videoevalpro": StandIn("videoevalpro/videoevalpro.yaml", _videoevalpro(), "videoevalpro/videos_filtered"),
+    "longtimescope": StandIn(
+        *("longtimescope/longtimescope.yaml", _timescope(), "longtimescope", "Apollo-LMMs/LongTimeScope2", TEST),
+        _cut_tar("compressed_archive.tar.part0{number}"),
+    ),
+    "timescope": StandIn(
+        *("timescope/timescope.yaml", _timescope(), "timescope", "Apollo-LMMs/TimeScope", TEST), _zips("videos.zip")
+    ),
+    "mlvu_test": StandIn(
+        *("mlvu/mlvu_test.yaml", _mlvu(), "mlvu_test", "sy1998/MLVU_Test", "mlvu/test-00000-of-00001.parquet"),
+        _zips("video_part_1.zip", "video_part_2.zip"),
+    ),
+    "tomato": StandIn(
+        *("tomato/tomato.yaml", _tomato(), "TOMATO", "lmms-eval/TOMATO", TEST), _zips("part_001.zip", "part_002.zip")
+    ),
+    "vsibench": StandIn(
+        *("vsibench/vsibench.yaml", _vsibench(), "vsibench", "nyu-visionx/VSI-Bench", "test.jsonl", _by_source),
+        ("A", "A 3", "3", "five things", "B."),
+    ),
+    "lsdbench": StandIn(
+        *("lsdbench/lsdbench.yaml", _lsdbench(), "lsdbench", "TainU/LSDBench", "mc_qa_annotations_1300.json"),
+        _plain("downsampled_videos"),
+    ),
+    "videoevalpro": StandIn(
+        *("videoevalpro/videoevalpro.yaml", _videoevalpro(), "videoevalpro/videos_filtered"),
+        *("TIGER-Lab/VideoEval-Pro", TEST),
+        _cut_tar("videos/videos_part_{number}.tar.gz", gzipped=True, inside="videos_filtered/"),
+    ),
 }
+
+
+FRAMES = np.random.default_rng(0).integers(0, 255, (4, 56, 56, 3), dtype=np.uint8)
 
 
 def write_task(name: str, folder: Path, task: str | None = None, more: str = "") -> str:
@@ -139,12 +232,28 @@ def write_task(name: str, folder: Path, task: str | None = None, more: str = "")
 
 def write_videos(home: Path, *names: str) -> None:
     """Short videos of these benchmarks, or of all, where the shipped tasks look for them below $HF_HOME."""
-    frames = np.random.default_rng(0).integers(0, 255, (4, 56, 56, 3), dtype=np.uint8)
     for stand_in in [STANDINS[name] for name in names or STANDINS]:
         for name in {_video(doc) for doc in stand_in.docs}:
             path = home / stand_in.videos / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_video(path, frames, Fraction(1))
+            write_video(path, FRAMES, Fraction(1))
+
+
+def write_repository(name: str, folder: Path) -> Path:
+    """The stand-in as its repository on the hub is laid out, in a folder of the repository's name; returns that."""
+    stand_in, place = STANDINS[name], folder / STANDINS[name].repo.rpartition("/")[2]
+    questions = place / stand_in.questions
+    questions.parent.mkdir(parents=True, exist_ok=True)
+    if questions.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(stand_in.docs), questions)
+    elif questions.suffix == ".jsonl":
+        questions.write_text("".join(json.dumps(doc) + "\n" for doc in stand_in.docs))
+    else:
+        questions.write_text(json.dumps(stand_in.docs))
+    write_video(folder / "one.mp4", FRAMES, Fraction(1))
+    content = (folder / "one.mp4").read_bytes()
+    stand_in.pack({_video(doc): content for doc in stand_in.docs}, place)
+    return place
 
 
 def _video(doc: Doc) -> str:

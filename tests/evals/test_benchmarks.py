@@ -1,4 +1,4 @@
-"""The eight benchmarks, asked on local stand-ins of the real schema: by our command and by lmms-eval's."""
+"""The eight benchmarks, asked on stand-ins of the real schema and layout: by our command and by lmms-eval's."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from evals.checkpoint import load
+from evals.data.__main__ import main as data_command
 from evals.run import evaluate
 from evals.suites import SUITES, suite_settings
 from tests.evals.judge_server import compare, serving
-from tests.evals.standins import STANDINS, write_task, write_videos
+from tests.evals.standins import STANDINS, write_repository, write_task
 
 ROOT = Path(__file__).parent.parent.parent
 SHORT = "generation_kwargs: {max_new_tokens: 3, do_sample: false}\n"
@@ -26,16 +27,16 @@ NAMES = sorted(STANDINS)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Tasks and videos of all stand-ins, and a judge that compares words."""
+    """All stand-ins, prepared from copies of their repositories, and a judge that compares words."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    write_videos(folder / "hub")
     for name in NAMES:
-        write_task(name, folder / "tasks", more=SHORT)
+        write_repository(name, folder / "copies")
     with serving(compare) as judge, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(folder / "hub"))
         patch.setenv("VIDEONSA_TASKS", str(folder / "tasks"))
         for name, value in judge.items():
             patch.setenv(name, value)
+        assert data_command(["prepare", "all", "--local", str(folder / "copies")]) == 0
         yield folder
 
 
@@ -48,9 +49,7 @@ def checkpoint(says: Callable[..., Path]) -> Path:
 def results(place: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     loaded = load(checkpoint, device="cpu")
     out = tmp_path_factory.mktemp("cells")
-    return {
-        name: evaluate(loaded, {}, suite_settings(name, task=f"{name}_local", **SAMPLING), out / name) for name in NAMES
-    }
+    return {name: evaluate(loaded, {}, suite_settings(name, **SAMPLING), out / name) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,7 +103,7 @@ def test_the_parts_are_kept(results: dict) -> None:
 
 @pytest.mark.parametrize("name", ["vsibench", "mlvu_test"])
 def test_the_first_questions_only(place: Path, checkpoint: Path, tmp_path: Path, name: str) -> None:
-    suite = suite_settings(name, task=f"{name}_local", limit=2, **SAMPLING)
+    suite = suite_settings(name, limit=2, **SAMPLING)
     scores = evaluate(load(checkpoint, device="cpu"), {}, suite, tmp_path)["scores"]
     assert (scores["questions"], sum(scores["shares"].values())) == (2, 1)
     assert "no answer of" in " ".join(scores["notes"])
@@ -120,6 +119,8 @@ def test_lmms_evals_command_gives_the_same(results: dict, place: Path, checkpoin
         "--model_args",
         f"pretrained={checkpoint},max_frames=2,tokens_per_frame=1,device=cpu",
     ]
+    for name in NAMES:
+        write_task(name, place / "tasks", more=SHORT)
     tasks = ",".join(f"{name}_local" for name in NAMES)
     typed += ["--include_path", str(place / "tasks"), "--tasks", tasks, "--output_path", str(place / "out")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
