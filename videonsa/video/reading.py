@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,28 +12,19 @@ from typing import TYPE_CHECKING
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from videonsa.disk import check_readable
 from videonsa.video.clip import Clip
+from videonsa.video.decode import Damaged, Lost, all_frames, chosen_frames, decodable
+from videonsa.video.index import WHOLE, Index, VideoError, Work, scan, timed
+from videonsa.video.picture import Pictures
 
 if TYPE_CHECKING:
     from transformers.video_utils import VideoMetadata
 
-ENOUGH = 0.9  # of the wanted frames: headers often promise a frame or two more than there are
 SAMPLE = 1 << 16  # bytes of a video file that tell it from another, at its begin, middle and end
-
-
-class VideoError(ValueError):
-    """A file that holds no video that can be decoded. The message names the file without its folder."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What reading a clip took."""
-
-    decoded: int = 0  # frames
-    skipped: int = 0  # frames that were passed over undecoded, as no other refers to them
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,25 +64,25 @@ class Video:
         )
 
 
-def read(path: str | Path, clip: Clip) -> Video:
-    """The clip's frames.
+def read(path: str | Path, clip: Clip, work: Work | None = None, threads: int = 0) -> Video:
+    """The clip's frames: those that are chosen of all that decoding the whole file gives.
 
+    Args:
+        work: is counted up meanwhile, so that another thread sees that it goes on.
+        threads: of the decoder; 0: as it likes.
     Raises:
         VideoError: the file is missing, empty, damaged, or has no such part.
         DiskError: the disk does not give the file's bytes.
     """
-    with opened(Path(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        rate = float(stream.average_rate or 0)
-        total = stream.frames or round(rate * (container.duration or 0) / av.time_base)
-        if rate <= 0 or total <= 0:
-            raise VideoError("it says neither how many frames it has nor how long it is")
-        first = min(round((clip.start or 0) * rate), total - 1)
-        last = total - 1 if clip.end is None else max(first, min(round(clip.end * rate), total) - 1)
-        chosen = clip.choose(first, last, rate, stream.height, stream.width)
-        frames = _decode(container, chosen)
-        return Video(frames, chosen[: len(frames)], last - first + 1, rate, stream.height, stream.width)
+    path, work, began = Path(path), work or Work(), time.perf_counter()
+    with _named(path):
+        try:
+            video = _by_seeking(path, clip, work, threads)
+        except Damaged:
+            video = _by_seeking(path, clip, work, 1)
+        video = video or _by_decoding_all(path, clip, work)
+    work.seconds = time.perf_counter() - began
+    return video
 
 
 def key(path: str | Path, clip: Clip) -> tuple[str, Clip]:
@@ -112,30 +104,101 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _decode(container: av.container.InputContainer, chosen: np.ndarray) -> np.ndarray:
-    wanted = set(chosen.tolist())
-    taken = []
-    for index, frame in enumerate(container.decode(video=0)):
-        if index in wanted:
-            taken.append(frame.to_ndarray(format="rgb24"))
-        if index >= chosen[-1]:
-            break
-    if len(taken) < ENOUGH * len(chosen):
-        raise VideoError(f"{len(taken)} of {len(chosen)} frames could be decoded")
-    return np.stack(taken)
+class _Taken:
+    """The chosen frames, as they come."""
+
+    def __init__(self, stream: VideoStream, clip: Clip, index: Index, work: Work) -> None:
+        self.first, self.last, self.rate = index.part(clip.start, clip.end)
+        height, width = stream.codec_context.height, stream.codec_context.width
+        self.chosen = clip.choose(self.first, self.last, self.rate, height, width)
+        self.pictures = Pictures(stream.sample_aspect_ratio, clip.fit.size if clip.fit else None)
+        self.missing = np.ones(len(self.chosen), bool)
+        self.frames = np.empty(0)
+        self.work = work
+
+    def put(self, place: int, frame: av.VideoFrame) -> None:
+        """Keep a frame, small."""
+        picture = self.pictures.of(frame)
+        if not len(self.frames):
+            self.frames = np.empty((len(self.chosen), *picture.shape), np.uint8)
+        self.frames[place], self.missing[place] = picture, False
+
+    def video(self) -> Video:
+        """When none is missing."""
+        assert self.pictures.shown is not None
+        total = self.last - self.first + 1
+        return Video(self.frames, self.chosen, total, self.rate, *self.pictures.shown, self.work)
+
+
+def _by_seeking(path: Path, clip: Clip, work: Work, threads: int) -> Video | None:
+    """None when only decoding all frames tells which they are. Raises Damaged, with several threads."""
+    with _opened(path, threads) as (container, stream):
+        index = scan(container, stream, work)
+        there = len(index)
+        while index.packets is not None:
+            taken = _Taken(stream, clip, index, work)
+            try:
+                for place, frame in chosen_frames(container, stream, index.packets, taken.chosen, work):
+                    taken.put(place, frame)
+                if not taken.missing.any():
+                    return taken.video()
+                since = int(taken.chosen[taken.missing.argmax()])
+                fine = decodable(container, stream, index.packets, since, work)
+            except Lost:
+                return None
+            end = int(fine.argmin())
+            if fine[end:].any():
+                return None  # not the end alone is damaged
+            _check_enough(since + end, there)
+            index = index.upto(since + end)
+    return None
+
+
+def _by_decoding_all(path: Path, clip: Clip, work: Work) -> Video:
+    """As many frames come as packets promise; or else once more, when their number is known."""
+    with _opened(path, 1) as (container, stream):
+        index = scan(container, stream, work)
+    there = len(index)
+    while True:
+        with _opened(path, 1) as (container, stream):
+            taken = _Taken(stream, clip, index, work)
+            places = {number: place for place, number in enumerate(taken.chosen.tolist())}
+            times = []
+            for number, frame in enumerate(all_frames(container, stream, work)):
+                times.append(frame.pts)
+                if number in places:
+                    taken.put(places[number], frame)
+            _check_enough(len(times), there)
+            if len(times) == len(index):
+                return taken.video()
+            index = timed(container, stream, times)
+
+
+def _check_enough(count: int, there: int) -> None:
+    if count < max(1, WHOLE * there):
+        raise VideoError(f"{count} of {there} frames can be decoded")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """The file's container; what goes wrong with it in the block becomes a VideoError, or a DiskError."""
+def _opened(path: Path, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream):
+            raise VideoError("there is no video in it")
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        yield container, stream
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What goes wrong with the file in the block becomes a VideoError that names it, or a DiskError."""
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise VideoError("there is no video in it")
-            yield container
-    except (VideoError, av.error.FFmpegError, OSError) as error:
+        if path.exists() and not path.is_file():
+            raise VideoError("it is no file")  # a pipe would be waited for
+        yield
+    except VideoError as error:
+        raise VideoError(f"video {path.name}: {error}") from None
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         check_readable(path)
-        reason = (
-            str(error) if isinstance(error, VideoError) else getattr(error, "strerror", None) or type(error).__name__
-        )
-        raise VideoError(f"video {path.name}: {reason}") from None
+        raise VideoError(f"video {path.name}: {getattr(error, 'strerror', None) or error}") from None
