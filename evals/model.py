@@ -20,7 +20,6 @@ from evals.arguments import read_arguments
 from evals.checkpoint import Checkpoint, load
 from evals.question import Sampling, content_of, prepare
 from evals.scoring import draw_by_question, one_line
-from evals.video import VideoError
 from videonsa import values
 from videonsa.config import NSASettings, SettingsError, require
 from videonsa.disk import DiskError
@@ -30,6 +29,7 @@ from videonsa.methods.asked import asked_attention
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.meter import MethodDidNotRun
 from videonsa.surroundings import full_products, settings_decide
+from videonsa.video import VideoError
 
 NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
 MAX_FRAMES = 32  # when neither max_frames nor fps is given

@@ -14,12 +14,12 @@ from evals.question import Question, Sampling, prepare
 from evals.recall import Recall
 from evals.run import load_task
 from evals.sinks import Keys, branch_keys
-from evals.video import VideoError
 from videonsa.config import BRANCHES, NSASettings, SettingsError, SuiteSettings
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.registry import described
 from videonsa.modeling import AttentionInputs, capture_attention, looking
 from videonsa.surroundings import full_products, settings_decide
+from videonsa.video import VideoError
 
 BINS = 4096  # of a gate's histogram: quartiles are right to half a bin
 POINTS = 64  # keys of each layer and branch that are kept one by one, for scatter plots; sinks first

@@ -6,7 +6,8 @@ import base64
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,9 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from transformers import BatchFeature, Qwen2_5_VLProcessor
 
-from evals.fewer import shrink, tokens_of
-from evals.video import TEMPORAL_PATCH, VideoError, choose_frames, read_video
 from videonsa.disk import check_readable
-from videonsa.video import fingerprint
+from videonsa.video import TEMPORAL_PATCH, Clip, Fit, Video, VideoError, choose_frames, fingerprint, read
+from videonsa.video.picture import resized
 
 KEPT_BYTES = 3 << 28  # 768 MiB: the three synthetic suites, 192 videos of 32 frames each
 SMALLEST = 1  # vision tokens that a frame patch has at least
@@ -95,26 +95,53 @@ class QuestionStore:
             self.bytes -= self.kept.pop(other).size
 
 
-def prepare(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]], sampling: Sampling) -> Question:
-    """Tensors of a question in lmms-eval's chat form. Raises VideoError for a video or image that cannot be read."""
-    text, media = _prompt(processor, messages)
-    images = [_image(part.url) for part in media if part.type == "image"]
-    read = [_read(part, sampling) for part in media if part.type == "video"]
-    videos, metadata = [frames for frames, _ in read], [about for _, about in read]
-    token = processor.video_processor.patch_size * processor.video_processor.merge_size
-    size = {"shortest_edge": SMALLEST * token**2, "longest_edge": sampling.tokens_per_frame * token**2}
-    whole = _whole(images, read, sampling, token, size)
-    if sampling.pixel_share < 1:
-        images, videos = (
-            [shrink(each, sampling.pixel_share, token, size) for each in kind] for kind in (images, videos)
+def clips(
+    processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]], sampling: Sampling
+) -> list[tuple[Path, Clip]]:
+    """The clips that `prepare` needs of a question, in order: what can be read ahead, and once for many settings.
+
+    Raises VideoError for a video that is given in another way than as a file.
+    """
+    media = [part for part in _prompt(processor, messages)[1] if part.type == "video"]
+    fit = _fit(processor, sampling)
+    return [
+        (
+            _file(part.url),
+            Clip(sampling.frames, sampling.fps, part.start_time, part.end_time, sampling.frame_share, fit),
         )
-    videos_kwargs: dict[str, Any] = {"size": size, "video_metadata": metadata or None}
+        for part in media
+    ]
+
+
+def prepare(
+    processor: Qwen2_5_VLProcessor,
+    messages: list[dict[str, Any]],
+    sampling: Sampling,
+    videos: Sequence[Video] | None = None,
+) -> Question:
+    """Tensors of a question in lmms-eval's chat form.
+
+    Args:
+        videos: what was read of its `clips`; None: they are read here.
+    Raises:
+        VideoError: a video or image cannot be read.
+    """
+    text, media = _prompt(processor, messages)
+    fit = _fit(processor, sampling)
+    images = [_image(part.url) for part in media if part.type == "image"]
+    if videos is None:
+        videos = [read(*clip) for clip in clips(processor, messages, sampling)]
+    whole = _whole(images, videos, sampling, fit)
+    if sampling.pixel_share < 1:
+        images = [_shrunk(image, fit) for image in images]
+    size = {"shortest_edge": fit.least, "longest_edge": fit.most}
+    videos_kwargs: dict[str, Any] = {"size": size, "video_metadata": [video.metadata() for video in videos] or None}
     if hasattr(processor.video_processor, "cap_pixels_per_frame"):  # since transformers 5.22: a second cap, off
         videos_kwargs["cap_pixels_per_frame"] = False
     inputs = processor(
         text=[text],
         images=images or None,
-        videos=videos or None,
+        videos=[video.frames for video in videos] or None,
         images_kwargs={"size": size},
         videos_kwargs=videos_kwargs,
         return_tensors="pt",
@@ -123,20 +150,29 @@ def prepare(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]], samp
     return question if whole is None else dataclasses.replace(question, left_out=whole - question.vision_tokens)
 
 
-def _whole(images: list[Any], read: list[Any], sampling: Sampling, token: int, size: dict[str, int]) -> int | None:
+def _fit(processor: Qwen2_5_VLProcessor, sampling: Sampling) -> Fit:
+    token = processor.video_processor.patch_size * processor.video_processor.merge_size
+    return Fit(token, SMALLEST * token**2, sampling.tokens_per_frame * token**2, sampling.pixel_share)
+
+
+def _whole(images: list[Any], videos: Sequence[Video], sampling: Sampling, fit: Fit) -> int | None:
     """Vision tokens that the question would have without the shares; None where there are no shares."""
     if sampling.frame_share == sampling.pixel_share == 1:
         return None
+    fit = dataclasses.replace(fit, share=1.0)
     tokens = 0
     for image in images:
-        height, width = np.asarray(image).shape[:2]
-        rows, columns = tokens_of(height, width, token, size)
-        tokens += rows * columns
-    for frames, about in read:
-        wanted = choose_frames(0, about.total_num_frames - 1, about.fps, sampling.frames, sampling.fps)
-        rows, columns = tokens_of(frames.shape[1], frames.shape[2], token, size)
-        tokens += -(-len(wanted) // TEMPORAL_PATCH) * rows * columns
+        tokens += math.prod(fit.tokens(*np.asarray(image).shape[:2]))
+    for video in videos:
+        wanted = choose_frames(0, video.total - 1, video.rate, sampling.frames, sampling.fps)
+        tokens += -(-len(wanted) // TEMPORAL_PATCH) * math.prod(fit.tokens(video.height, video.width))
     return tokens
+
+
+def _shrunk(image: Any, fit: Fit) -> Any:
+    """An image of that share of the tokens: whole ones, which the processor leaves as they are."""
+    pixels = np.array(image.convert("RGB")) if isinstance(image, Image.Image) else np.asarray(image)
+    return Image.fromarray(resized(pixels, fit.size(*pixels.shape[:2])))
 
 
 def content_of(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]]) -> str:
@@ -226,9 +262,8 @@ def _path(source: str | Path) -> Path:
     return Path(str(source).removeprefix("file://"))
 
 
-def _read(part: Any, sampling: Sampling) -> tuple[Any, Any]:
-    source = _given(part.url)
+def _file(source: Any) -> Path:
+    source = _given(source)
     if not isinstance(source, str | Path):
         raise VideoError(f"a video given as {type(source).__name__}: only files are read")
-    span = {"start": part.start_time, "end": part.end_time}
-    return read_video(_path(source), frames=sampling.frames, fps=sampling.fps, share=sampling.frame_share, **span)
+    return _path(source)

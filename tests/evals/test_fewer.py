@@ -1,64 +1,20 @@
-"""Fewer frames and pixels, at a share of the tokens; and every method that drops tokens, through an evaluation."""
+"""Questions at a share of their tokens; and every method that drops tokens, through an evaluation."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from evals.checkpoint import Checkpoint
-from evals.fewer import shrink, tokens_left, tokens_of
 from evals.model import VideoNSA
 from evals.question import Sampling, prepare
 from evals.run import _content, evaluate, load_task
 from evals.suites import suite_settings
-from evals.video import choose_frames
 from videonsa.methods.registry import make
 
 NEEDLE = suite_settings("synth_needle", limit=3, frames=16)
-
-
-@pytest.mark.parametrize(
-    ("size", "share", "expected"),
-    [
-        pytest.param((2, 2), 0.25, (1, 1), id="a-quarter"),
-        pytest.param((2, 2), 0.5, (1, 2), id="the-number-before-the-shape"),
-        pytest.param((16, 32), 0.25, (8, 16), id="half-each-side"),
-        pytest.param((10, 10), 0.5, (7, 7), id="49-of-50-as-square-as-before"),
-        pytest.param((3, 5), 1.0, (3, 5), id="all"),
-        pytest.param((1, 1), 0.1, (1, 1), id="at-least-one"),
-    ],
-)
-def test_the_nearest_rectangle(size, share, expected) -> None:
-    assert tokens_left(*size, share) == expected
-
-
-@pytest.mark.parametrize(
-    ("available", "frames", "share", "expected"),
-    [
-        pytest.param(20, 8, 0.5, [0, 6, 13, 19], id="half"),
-        pytest.param(20, 8, 0.1, [0, 19], id="at-least-a-patch"),
-        pytest.param(20, 8, 1.0, [0, 3, 5, 8, 11, 14, 16, 19], id="all"),
-        pytest.param(6, 64, 0.5, [0, 2, 3, 5], id="of-what-there-is"),  # 3 patches: 1.5 are rounded to 2
-        pytest.param(1, 8, 0.5, [0], id="one-frame"),
-    ],
-)
-def test_a_share_of_the_frames(available, frames, share, expected) -> None:
-    assert choose_frames(0, available - 1, 2.0, frames, None, share).tolist() == expected
-
-
-def test_frames_and_images_are_made_smaller() -> None:
-    size = {"shortest_edge": 28**2, "longest_edge": 16 * 28**2}
-    video = np.repeat(np.arange(0, 224, dtype=np.uint8)[None, None, :, None], 2, axis=0)
-    video = np.broadcast_to(video, (2, 112, 224, 3)).copy()
-    assert tokens_of(112, 224, 28, size) == (2, 5)
-    shrunk = shrink(video, 0.5, 28, size)
-    assert (shrunk.shape, shrunk.dtype) == ((2, 28, 140, 3), np.uint8)
-    assert abs(int(shrunk[0, 14, 70, 0]) - 112) < 4
-    image = shrink(Image.fromarray(video[0]), 0.5, 28, size)
-    assert np.array_equal(np.asarray(image), shrunk[0])
 
 
 def test_a_question_at_a_share_of_its_tokens(data: Path, loaded: Checkpoint) -> None:

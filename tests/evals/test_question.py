@@ -16,11 +16,11 @@ from evals.checkpoint import Checkpoint
 from evals.question import Question, QuestionStore, Sampling, content_of, prepare
 from evals.run import load_task
 from evals.suites import suite_settings
-from evals.video import VideoError
 from videonsa.identity import identity
 from videonsa.synth import SECONDS, make_sample
 from videonsa.training.batch import encode
 from videonsa.training.sources import Conversation
+from videonsa.video import Video, VideoError
 
 PINNED = Path(__file__).parent / "prompts.json"
 FAMILIES = ("needle", "order", "layout")
@@ -62,7 +62,7 @@ def test_a_question_is_asked_as_in_training(tasks: dict, loaded: Checkpoint) -> 
     doc = tasks["order"].eval_docs[1]
     sample = make_sample("order", split="test", seed=0, index=1, frames=32)
     turns = (("user", doc["prompt"]), ("assistant", doc["answer"]))
-    conversation = Conversation(turns, sample.frames, 32 / SECONDS)
+    conversation = Conversation(turns, Video.of(sample.frames, 32 / SECONDS))
     trained = encode(loaded.processor, [conversation], pixels_per_frame=56 * 56)
     asked = prepare(loaded.processor, messages(tasks["order"], 1), Sampling(32, None, 4)).inputs
     length = asked["input_ids"].shape[1]

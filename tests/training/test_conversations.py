@@ -145,6 +145,6 @@ def test_a_video_that_ends_too_early_is_not_shown_as_if_it_were_whole(video_data
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     (tmp_path / "data.jsonl").write_bytes(lines(GOOD | {"video": "cut.avi"}, GOOD | {"video": "whole.avi"}))
     settings = quick(data=str(tmp_path / "data.jsonl"), video_folder=str(tmp_path), batch_size=1, micro_batch_size=1)
-    shown = [VideoSource(settings, processor)[index].frames for index in range(4)]
-    assert {len(frames) for frames in shown if frames is not None} == {8}
+    shown = [VideoSource(settings, processor)[index].video for index in range(4)]
+    assert {len(video.frames) for video in shown if video is not None} == {8}
     assert "video cut.avi: " in caplog.text

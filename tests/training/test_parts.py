@@ -21,10 +21,10 @@ from videonsa.training.sources import Conversation, SyntheticSource, VideoSource
 
 def test_samples_come_by_number_shortest_first():
     source = SyntheticSource(quick(steps=10, families=("needle", "order", "layout")))
-    lengths = [len(source[index].frames) for index in range(40)]
+    lengths = [len(source[index].video.frames) for index in range(40)]
     assert lengths == [4] * 20 + [8] * 20
     again = SyntheticSource(quick(steps=10))
-    assert (again[33].frames == source[33].frames).all()
+    assert (again[33].video.frames == source[33].video.frames).all()
     assert again[33].turns == source[33].turns
 
 
@@ -34,12 +34,12 @@ def test_a_family_named_twice_has_two_parts_and_all_its_kinds():
     asked = Counter(source[index].turns[0][1].rsplit("?", 1)[0].split(" ", 2)[1] for index in range(180))
     assert asked["often"] == 24  # a third of two fifths of 180
     assert asked["many"] == 24
-    assert len({source[index].turns[0][1] + str(source[index].frames.sum()) for index in range(180)}) == 180
+    assert len({source[index].turns[0][1] + str(source[index].video.frames.sum()) for index in range(180)}) == 180
 
 
 def test_a_synthetic_video_lasts_as_long_however_many_frames_show_it():
     source = SyntheticSource(quick(steps=10))
-    assert {len(source[index].frames) / source[index].fps for index in (0, 39)} == {8.0}
+    assert {source[index].video.seconds for index in (0, 39)} == {8.0}
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def test_real_videos_are_sampled_by_rate_and_cut_by_tokens(video_data, processor
     source = VideoSource(settings, processor)
     assert source.steps == 3
     shown = [source[index] for index in range(6)]
-    assert {each.frames.shape for each in shown} == {(8, 56, 56, 3)}  # 24 frames at 12 fps last 2 s
-    assert {each.fps for each in shown} == {4.0}
+    assert {each.video.frames.shape for each in shown} == {(8, 56, 56, 3)}  # 24 frames at 12 fps last 2 s
+    assert {each.video.fps for each in shown} == {4.0}
     assert "<image>" not in shown[0].turns[0][1]
     assert [role for role, _ in shown[0].turns] == ["user", "assistant"] * 2
     few = VideoSource(quick(data=settings.data, video_folder=str(video_data), max_tokens=1024 + 8), processor)
-    assert len(few[0].frames) == 4  # 8 tokens are two patches of two frames
+    assert len(few[0].video.frames) == 4  # 8 tokens are two patches of two frames
 
 
 def test_a_broken_video_is_replaced_by_the_next(video_data, processor, caplog):
@@ -89,7 +89,7 @@ def test_a_broken_video_is_replaced_by_the_next(video_data, processor, caplog):
 def test_labels_are_the_answers_and_nothing_else(processor):
     turns = (("user", "where is the red"), ("assistant", "left"), ("user", "how many"), ("assistant", "two three"))
     sample = SyntheticSource(quick())[0]
-    batch = encode(processor, [Conversation(turns, sample.frames, 1.0), sample], FRAME**2)
+    batch = encode(processor, [Conversation(turns, sample.video), sample], FRAME**2)
     texts = [processor.tokenizer.decode(row[row != IGNORED]) for row in batch["labels"]]
     assert texts == ["left<|im_end|>two three<|im_end|>", f"{sample.turns[1][1]}<|im_end|>"]
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
@@ -101,7 +101,7 @@ def test_labels_are_the_answers_and_nothing_else(processor):
 def test_the_loss_is_that_of_all_logits(processor, shown):
     model, _ = build_tiny(NSA, seed=0)
     source = SyntheticSource(quick())
-    samples = [source[0], Conversation((("user", "how"), ("assistant", "red")), source[1].frames if shown else None)]
+    samples = [source[0], Conversation((("user", "how"), ("assistant", "red")), source[1].video if shown else None)]
     batch = encode(processor, samples if shown else samples[1:], FRAME**2)
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     with torch.no_grad():

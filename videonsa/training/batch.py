@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers.video_utils import VideoMetadata
 
 from videonsa.training.sources import Conversation, Source, video_size
 
@@ -19,12 +18,12 @@ IGNORED = -100  # label of a token that is no answer
 
 def encode(processor: Any, conversations: Sequence[Conversation], pixels_per_frame: int) -> dict[str, Tensor]:
     """Inputs of the model, padded on the right, and `labels` [B, L]: the answers' tokens, IGNORED elsewhere."""
-    shown = [each for each in conversations if each.frames is not None]
+    shown = [each.video for each in conversations if each.video is not None]
     videos: dict[str, Any] = {}
     if shown:
         videos["videos"] = [each.frames for each in shown]
         videos["videos_kwargs"] = {
-            "video_metadata": [_metadata(each) for each in shown],
+            "video_metadata": [each.metadata() for each in shown],
             "size": video_size(processor, pixels_per_frame),
             "do_sample_frames": False,
         }
@@ -60,7 +59,7 @@ def messages(conversation: Conversation) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = [
         {"role": role, "content": [{"type": "text", "text": text}]} for role, text in conversation.turns
     ]
-    if conversation.frames is not None:
+    if conversation.video is not None:
         turns[0]["content"].insert(0, {"type": "video"})
     return turns
 
@@ -91,14 +90,3 @@ def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     targets = targets[:, places]
     losses = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
     return losses.view_as(targets).sum(dim=1) / (targets != IGNORED).sum(dim=1).clamp(min=1)
-
-
-def _metadata(conversation: Conversation) -> VideoMetadata:
-    assert conversation.frames is not None
-    count = len(conversation.frames)
-    return VideoMetadata(
-        total_num_frames=count,
-        fps=conversation.fps,
-        duration=count / conversation.fps,
-        frames_indices=list(range(count)),
-    )

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-from transformers.video_utils import load_video
 
 from videonsa.config import SettingsError, TrainSettings, require
 from videonsa.synth import FAMILIES, SECONDS, check_asked, make_sample, prompt_text
 from videonsa.training.conversations import ROLES, read_conversations
+from videonsa.video import Clip, Fit, Video, VideoError, read
 
 log = logging.getLogger(__name__)
 
 TEXT_TOKENS = 1024  # of max_tokens, kept free for the conversation
 SUBSTITUTES = 20  # samples that are tried in place of one whose video cannot be read
-ENOUGH = 0.9  # of the wanted frames: headers often promise a frame or two more than there are
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,7 @@ class Conversation:
     """Questions and answers about at most one video."""
 
     turns: tuple[tuple[str, str], ...]  # (role, text), role user or assistant; the video belongs to the first turn
-    frames: np.ndarray | None = None  # uint8 [T, H, W, 3]
-    fps: float = 2.0  # of `frames`
+    video: Video | None = None
 
 
 class Source(Protocol):
@@ -62,7 +59,7 @@ class SyntheticSource:
         number = turn * families.count(families[place]) + families[:place].count(families[place])
         sample = make_sample(families[place], split="train", seed=self.settings.seed, index=number, frames=frames)
         turns = (("user", prompt_text(sample)), ("assistant", sample.answer))
-        return Conversation(turns, sample.frames, frames / SECONDS)
+        return Conversation(turns, Video.of(sample.frames, frames / SECONDS))
 
 
 class VideoSource:
@@ -74,9 +71,13 @@ class VideoSource:
     readers = 4  # decoding runs outside of Python's lock
 
     def __init__(self, settings: TrainSettings, processor: Any) -> None:
-        self.settings, self.processor = settings, processor
+        self.settings = settings
         self.entries = read_conversations(Path(settings.data))
         self.steps = settings.steps or max(1, len(self.entries) // settings.batch_size)
+        limits, video = video_size(processor, settings.pixels_per_frame), processor.video_processor
+        fit = Fit(video.patch_size * video.merge_size, limits["shortest_edge"], limits["longest_edge"])
+        tokens = max(1, settings.max_tokens - TEXT_TOKENS)
+        self.clip = Clip(fps=settings.fps, fit=fit, tokens=tokens)  # evenly fewer frames where there were more tokens
         self.folder = Path(settings.video_folder or "")
         require(self.folder.is_dir(), "video_folder", str(self.folder), "an existing folder")
 
@@ -86,8 +87,8 @@ class VideoSource:
             entry = self.entries[self._place(index + attempt)]
             try:
                 return self._load(entry)
-            except Exception as error:  # decoders raise whatever they like
-                problem = f"video {entry.get('video')}: {' '.join(str(error).split())[:200] or type(error).__name__}"
+            except VideoError as error:
+                problem = f"{str(error)[:200]} ({entry['video']})"
                 log.warning("sample %s skipped: %s", entry.get("id"), problem)
         raise SettingsError(
             f"video_folder={str(self.folder)!r}: {SUBSTITUTES} samples in a row cannot be read; the last: {problem}"
@@ -101,29 +102,7 @@ class VideoSource:
         turns = tuple(_turn(part) for part in entry["conversations"])
         if not entry.get("video"):
             return Conversation(turns)
-        path = self.folder / entry["video"]
-        if not path.is_file():
-            raise FileNotFoundError("there is no such file")
-        frames, metadata = load_video(str(path), backend="pyav", sample_indices_fn=self._choose_frames)
-        video, wanted = np.asarray(frames), len(set(metadata.frames_indices))
-        if len(video) < max(1, ENOUGH * wanted):
-            raise ValueError(f"{len(video)} of {wanted} frames could be decoded")
-        seconds = (metadata.total_num_frames or wanted) / (metadata.fps or self.settings.fps)
-        return Conversation(turns, video, wanted / seconds)
-
-    def _choose_frames(self, metadata: Any, **_: Any) -> np.ndarray:
-        """Indices at the wanted rate, evenly fewer where the sample would have too many tokens; an even number."""
-        total, rate = metadata.total_num_frames, metadata.fps or self.settings.fps
-        video = self.processor.video_processor
-        factor = video.patch_size * video.merge_size
-        limits = video_size(self.processor, self.settings.pixels_per_frame)
-        height, width = smart_resize(
-            metadata.height, metadata.width, factor, limits["shortest_edge"], limits["longest_edge"]
-        )
-        tokens = height * width // factor**2  # of a patch of two frames
-        affordable = 2 * max(1, (self.settings.max_tokens - TEXT_TOKENS) // tokens)
-        wanted = min(round(total / rate * self.settings.fps), affordable, total)
-        return np.linspace(0, total - 1, max(2, wanted - wanted % 2)).round().astype(int)
+        return Conversation(turns, read(self.folder / entry["video"], self.clip))
 
 
 @lru_cache(maxsize=2)

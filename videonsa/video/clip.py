@@ -22,14 +22,13 @@ class Fit:
     most: int
     share: float = 1.0  # of the tokens of a frame that these make
 
-    def tokens(self, height: int, width: int, share: float | None = None) -> Size:
-        """Vision tokens (rows, columns) of a frame that is shown in so many pixels; `share`: in place of its own.
+    def tokens(self, height: int, width: int) -> Size:
+        """Vision tokens (rows, columns) of a frame that is shown in so many pixels.
 
         Raises ValueError for a frame more than 200 times as long as wide, as the processor does.
         """
         rows, columns = (side // self.token for side in smart_size(height, width, self.token, self.least, self.most))
-        share = self.share if share is None else share
-        return (rows, columns) if share == 1 else tokens_left(rows, columns, share)
+        return (rows, columns) if self.share == 1 else tokens_left(rows, columns, self.share)
 
     def size(self, height: int, width: int) -> Size:
         """Pixels (height, width) of such a frame."""

@@ -50,10 +50,14 @@ def chosen_frames(
 
 
 def decodable(container: InputContainer, stream: VideoStream, packets: Packets, since: int, work: Work) -> np.ndarray:
-    """Which of the frames from number `since` to the last can be decoded: bool. Raises Lost."""
+    """Which of the frames from number `since` to the last can be decoded: bool. Raises Lost.
+
+    From the key frame before the last one: where pictures are refreshed bit by bit, one alone may not be enough.
+    """
     stream.codec_context.skip_frame = "DEFAULT"
     tape, came = _Tape(container, stream, packets, work), set()
-    for packet in tape.play(packets.key_before(since), len(packets.pts) - 1):
+    first = packets.keys[packets.keys < max(1, packets.key_before(since))][-1]
+    for packet in tape.play(int(first), len(packets.pts) - 1):
         came |= {frame.pts for frame in _decoded(stream, packet, work)}
     came |= {frame.pts for frame in _decoded(stream, None, work)}
     return np.isin(packets.pts[packets.holds[since:]], list(came))

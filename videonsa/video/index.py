@@ -28,7 +28,6 @@ ONE_EACH = (
 NOT_CODED = 8  # bytes at most of an MPEG-4 packet that says: no frame here
 UNKNOWN = -(1 << 63)  # in place of a time
 ROUNDED = 0.002  # seconds by which a time may be off: Matroska keeps whole milliseconds
-AGREES = 1.5  # frames by which a rate and a length may differ and yet mean the same
 WHOLE = 0.9  # of the length that a file promises: headers often promise a frame or two more than there are
 
 
@@ -83,17 +82,14 @@ class Index:
             raise VideoError(f"there is no part from {start or 0:g} s to {until}: it lasts {self.end:.4g} s")
         first = max(0, int(np.searchsorted(self.times, begins + ROUNDED, side="right")) - 1)
         last = max(first, int(np.searchsorted(self.times, ends - ROUNDED)) - 1)
-        return first, last, rate_of(last - first + 1, ends - begins, self.rate)
+        stays = np.diff([*self.times[first : last + 2], self.end][: last - first + 2])  # seconds, each frame
+        even = self.rate is not None and np.abs(stays - 1 / self.rate).max() <= ROUNDED
+        return first, last, self.rate if even and self.rate else (last - first + 1) / (ends - begins)
 
     def upto(self, count: int) -> Index:
         """The first `count` frames, when those behind turn out to be none."""
         held = self.packets and Packets(self.packets.pts, self.packets.keys, self.packets.holds[:count])
         return Index(self.times[:count], float(self.times[count]), self.rate, held)
-
-
-def rate_of(count: int, seconds: float, said: float | None) -> float:
-    """Frames a second of `count` in `seconds`: what the file says, where that means the same."""
-    return said if said and abs(count / said - seconds) <= AGREES / said else count / seconds
 
 
 def scan(container: InputContainer, stream: VideoStream, work: Work) -> Index:
@@ -176,5 +172,5 @@ def _check_whole(container: InputContainer, stream: VideoStream, index: Index) -
         promised = float(stream.duration * stream.time_base)
     elif len(container.streams) == 1 and container.duration is not None:  # sound may last longer
         promised = container.duration / av.time_base - (container.start_time or 0) / av.time_base
-    if seconds < WHOLE * promised - AGREES * seconds / len(index):
+    if seconds < WHOLE * promised - 1.5 * seconds / len(index):
         raise VideoError(f"it ends after {seconds:.4g} of {promised:.4g} s")

@@ -76,4 +76,4 @@ def resized(picture: np.ndarray, size: Size) -> np.ndarray:
 
 def _matrix(frame: av.VideoFrame) -> np.ndarray | None:
     data = frame.side_data.get("DISPLAYMATRIX")
-    return np.frombuffer(data, np.int32).reshape(3, 3) if isinstance(data, SideData) else None
+    return np.frombuffer(bytes(data), np.int32).reshape(3, 3) if isinstance(data, SideData) else None

@@ -39,6 +39,11 @@ class Video:
     width: int
     work: Work = field(default_factory=Work)
 
+    @classmethod
+    def of(cls, frames: np.ndarray, fps: float) -> Video:
+        """All frames of a video that is no file."""
+        return cls(frames, np.arange(len(frames)), len(frames), fps, *frames.shape[1:3])
+
     @property
     def seconds(self) -> float:
         """How long the part lasts."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evals.data import video_rate, write_video
-from evals.video import VideoError, choose_frames, read_video
+from evals.video import VideoError, read_video
 from videonsa.disk import DiskError
 from videonsa.synth import FAMILIES, SECONDS, make_sample
 
@@ -57,10 +57,6 @@ def test_part_of_a_video(video: Path) -> None:
     read, metadata = read_video(video, frames=2, fps=None, start=1.0, end=3.0)
     assert (read[:, 0, 0, 0].astype(float) / 10).round().tolist() == [4, 11]
     assert (metadata.duration, metadata.sampled_fps) == (2.0, 1.0), "times of the part, not of the whole"
-
-
-def test_one_frame_is_read_once() -> None:
-    assert choose_frames(0, 0, 2.0, 8, None).tolist() == [0]
 
 
 def test_synthetic_videos_last_as_long_as_in_training(tmp_path: Path) -> None:
