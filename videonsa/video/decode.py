@@ -43,7 +43,10 @@ def chosen_frames(
     places = {int(packets.pts[packets.holds[number]]): place for place, number in enumerate(chosen.tolist())}
     tape = _Tape(container, stream, packets, work)
     for first, last in _spans(packets, chosen):
-        for packet in tape.play(first, last):
+        for number, packet in tape.play(first, last):
+            if packets.unreferred[number] and packet.pts not in places:
+                work.skipped += 1
+                continue
             stream.codec_context.skip_frame = "DEFAULT" if packet.pts in places else "NONREF"
             yield from ((places[frame.pts], frame) for frame in _decoded(stream, packet, work) if frame.pts in places)
         yield from ((places[frame.pts], frame) for frame in _decoded(stream, None, work) if frame.pts in places)
@@ -57,7 +60,7 @@ def decodable(container: InputContainer, stream: VideoStream, packets: Packets, 
     stream.codec_context.skip_frame = "DEFAULT"
     tape, came = _Tape(container, stream, packets, work), set()
     first = packets.keys[packets.keys < max(1, packets.key_before(since))][-1]
-    for packet in tape.play(int(first), len(packets.pts) - 1):
+    for _, packet in tape.play(int(first), len(packets.pts) - 1):
         came |= {frame.pts for frame in _decoded(stream, packet, work)}
     came |= {frame.pts for frame in _decoded(stream, None, work)}
     return np.isin(packets.pts[packets.holds[since:]], list(came))
@@ -99,9 +102,13 @@ class _Tape:
         self.place: int | None = None  # of the packet that comes next
         self.coming: Iterator[Packet] = iter(())
         self.by_time = np.argsort(packets.pts)
+        self.aims = [packets.pts[packets.keys], packets.dts]  # containers seek by the one or the other
 
-    def play(self, first: int, last: int) -> Iterator[Packet]:
-        """From a key frame on; without those shown before it, which refer to frames before it, too. Raises Lost."""
+    def play(self, first: int, last: int) -> Iterator[tuple[int, Packet]]:
+        """(number, packet) from a key frame on, without those shown before it: they refer to what is before it, too.
+
+        Raises Lost.
+        """
         if self.place is None or not 0 <= first - self.place <= NEAR:
             self._seek(first)
         assert self.place is not None
@@ -111,24 +118,27 @@ class _Tape:
                 raise Lost
             self.place = number + 1
             if number >= first and packet.pts >= self.packets.pts[first]:
-                yield packet
+                yield number, packet
 
     def _seek(self, first: int) -> None:
         """Stand at the packet, or before it."""
-        keys = self.packets.keys[self.packets.keys <= first]
-        for back in [0, *(1 << step for step in range(TRIES))]:
-            aim = int(self.packets.pts[keys[max(0, len(keys) - 1 - back)]])
-            self.container.seek(aim, stream=self.stream)
-            self.coming = packets_of(self.container, self.stream, self.work)
-            for packet in self.coming:
-                number = self._number(packet)
-                if number is None:
-                    continue  # a piece of one, where the seek fell into the midst of it
-                if number <= first:
-                    self.place, self.coming = number, chain([packet], self.coming)
+        behind = int(np.searchsorted(self.packets.keys, first, side="right"))  # key frames up to it
+        for back in [1, *(1 + (1 << step) for step in range(TRIES))]:
+            for aims in self.aims:
+                self.container.seek(int(aims[max(0, behind - back)]), stream=self.stream)
+                if self._stand_before(first):
+                    self.aims = [aims, *(other for other in self.aims if other is not aims)]  # it is so in this file
                     return
-                break
         raise Lost
+
+    def _stand_before(self, first: int) -> bool:
+        coming = packets_of(self.container, self.stream, self.work)
+        for packet in coming:
+            number = self._number(packet)
+            if number is not None:  # else a piece of one, where the seek fell into the midst of it
+                self.place, self.coming = number, chain([packet], coming)
+                return number <= first
+        return False
 
     def _number(self, packet: Packet) -> int | None:
         if packet.pts is None:

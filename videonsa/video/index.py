@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -19,6 +19,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from videonsa.disk import check_readable
+from videonsa.video.references import References
 
 # Codecs whose packets hold one frame each, as PyAV names their decoders.
 ONE_EACH = (
@@ -50,8 +51,10 @@ class Packets:
     """P packets in the order of decoding, by number, with the N frames that are shown of them."""
 
     pts: np.ndarray  # int [P]: when each one's frame is shown, in the stream's unit
-    keys: np.ndarray  # int, ascending: those that decoding can start from
+    keys: np.ndarray  # int [K], ascending: those that decoding can start from
+    dts: np.ndarray  # int [K]: when each of these is decoded, in the same unit
     holds: np.ndarray  # int [N]: the packet of each frame, in the order of showing
+    unreferred: np.ndarray  # bool [P]: frames that may be left out unseen, as no other refers to them
 
     def key_before(self, frame: int) -> int:
         """The packet to start from for this frame: the last key frame that is shown no later."""
@@ -88,7 +91,7 @@ class Index:
 
     def upto(self, count: int) -> Index:
         """The first `count` frames, when those behind turn out to be none."""
-        held = self.packets and Packets(self.packets.pts, self.packets.keys, self.packets.holds[:count])
+        held = self.packets and replace(self.packets, holds=self.packets.holds[:count])
         return Index(self.times[:count], float(self.times[count]), self.rate, held)
 
 
@@ -97,13 +100,16 @@ def scan(container: InputContainer, stream: VideoStream, work: Work) -> Index:
 
     Raises VideoError when there is no frame in it, or far fewer than it promises.
     """
-    pts, durations, keys, hidden, sizes = array("q"), array("q"), array("q"), array("q"), array("q")
+    pts, durations, keys, dts, hidden, sizes = (array("q") for _ in range(6))
+    references = References(stream)
     for number, packet in enumerate(packets_of(container, stream, work)):
+        references.see(packet)
         pts.append(UNKNOWN if packet.pts is None else packet.pts)
         durations.append(packet.duration or 0)
         sizes.append(packet.size)
         if packet.is_keyframe:
             keys.append(number)
+            dts.append(pts[-1] if packet.dts is None else packet.dts)
         if packet.is_discard or _invisible(stream, packet):
             hidden.append(number)
     shown = np.setdiff1d(np.arange(len(pts)), hidden)
@@ -115,7 +121,7 @@ def scan(container: InputContainer, stream: VideoStream, work: Work) -> Index:
     order = shown[np.argsort(when[shown], kind="stable")]
     index = timed(container, stream, when[order].tolist(), durations[order[-1]])
     _check_whole(container, stream, index)
-    held = Packets(when, np.array(keys), order)
+    held = Packets(when, np.array(keys), np.array(dts), order, references.unreferred())
     return Index(index.times, index.end, index.rate, held if _can_seek(container, stream, held, sizes) else None)
 
 
