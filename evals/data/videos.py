@@ -12,7 +12,7 @@ from evals.data.catalog import video_of
 from evals.suites import MEDIA, Doc
 from evals.task import videos_of
 from videonsa.disk import writing
-from videonsa.video.reading import VideoError, opened
+from videonsa.video import VideoError, check
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ def _state(task: Any, doc: Doc) -> str | None:
         return ""
     try:
         for path in paths:
-            with opened(path):
-                pass
+            check(path)
     except VideoError as error:
         return str(error)
     return None

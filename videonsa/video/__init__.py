@@ -10,7 +10,7 @@
 from videonsa.video.clip import TEMPORAL_PATCH, Clip, Fit, choose_frames
 from videonsa.video.index import VideoError, Work
 from videonsa.video.readers import Readers, Waits, ahead
-from videonsa.video.reading import Video, fingerprint, key, read
+from videonsa.video.reading import Video, check, fingerprint, key, read
 
 __all__ = [
     "TEMPORAL_PATCH",
@@ -22,6 +22,7 @@ __all__ = [
     "Waits",
     "Work",
     "ahead",
+    "check",
     "choose_frames",
     "fingerprint",
     "key",

@@ -90,6 +90,12 @@ def read(path: str | Path, clip: Clip, work: Work | None = None, threads: int = 
     return video
 
 
+def check(path: str | Path) -> None:
+    """Raise VideoError, or DiskError, when the file cannot be opened as a video. Nothing is decoded."""
+    with _named(Path(path)), _opened(Path(path), 1):
+        pass
+
+
 def key(path: str | Path, clip: Clip) -> tuple[str, Clip]:
     """What decides the clip's frames: equal keys, equal videos. Nothing is decoded."""
     return fingerprint(path), clip
