@@ -27,6 +27,7 @@ RULES = {"step": 0.08, "question": 0.03, "video": 2.0}
 
 MEASURED, RULE = ("from earlier records",), ("rule of thumb of the tiny profile, 2 cores",)
 ELSEWHERE = "recorded elsewhere, not measured here"
+NODE = 8  # GPUs: the time on as many is told where this machine has none
 FULL = "each video fills its frames and each answer its tokens, reading videos not counted"
 
 Scale = tuple[Any, ...]  # its first entry is the model
@@ -158,14 +159,12 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
         bases.append("without what has no known length (limit or steps not set)")
     if strange:
         bases.append(f"without what has no record at its scale: {', '.join(strange[:3])}{', ...' * (len(strange) > 3)}")
-    seconds = training.seconds + spread.seconds / max(1, workers)
-    gpus = f"{(training.seconds + spread.seconds) / 3600:.3g} GPU hours, " if _on_gpus(sweep, bases) else ""
-    where = f"{workers} worker{'s' if workers != 1 else ''}"
-    return f"about {gpus}{duration(seconds)} on {where} ({'; '.join(bases)})"
-
-
-def _on_gpus(sweep: Sweep, bases: Iterable[str]) -> bool:
-    return sweep.facts.device == "cuda" or ELSEWHERE in bases
+    here = sweep.facts.device == "cuda"
+    gpus = (training.seconds + spread.seconds) / 3600 if here or ELSEWHERE in bases else None
+    count, what = (NODE, "GPUs") if gpus and not here else (workers, "worker" + "s" * (workers != 1))
+    seconds = training.seconds + spread.seconds / max(1, count)
+    amount = f"{gpus:.3g} GPU hours, " if gpus else ""
+    return f"about {amount}{duration(seconds)} on {count} {what} ({'; '.join(bases)})"
 
 
 def _work(jobs: Iterable[Job], rates: Rates) -> tuple[Work, Work]:

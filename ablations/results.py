@@ -51,7 +51,7 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, agai
         label = padded(labels[cell.label], columns)
         row = f"  {label}  {cell.suite.name:<{suite_width}}  seed {cell.seed}  training {cell.training.id}"
         lines.append(f"{row}  cell {cell.id}  {state.cells[cell.id]}")
-    trainings = [f"{key} ({state.trainings[key]})" for key in sweep.trainings]
+    trainings = [f"{key} ({_standing(training, state.trainings[key])})" for key, training in sweep.trainings.items()]
     lines += [
         "",
         f"{len(sweep.cells)} cells share {len(trainings)} training{'s' * (len(trainings) > 1)}: {', '.join(trainings)}",
@@ -68,14 +68,19 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, agai
     return "\n".join(lines)
 
 
+def _standing(training: Training, status: str) -> str:
+    """'waiting', or which weights are given."""
+    return f"{training.checkpoint}, given" if training.exists else status
+
+
 def needs_lines(cells: Iterable[Cell]) -> list[str]:
     """What benchmarks and trainings of these cells lack on this machine; without it nothing is asked, or trained."""
-    from evals.needs import missing
+    from evals.needs import missing_of
 
     cells = list(cells)
     suites = {cell.suite.name: cell.suite for cell in cells}
     trainings = {cell.training.id: cell.training for cell in cells}
-    lines = [line for suite in suites.values() if (line := missing(suite))]
+    lines = missing_of(suites.values())
     lines += [line for training in trainings.values() if (line := _absent_data(training))]
     return [f"Missing: {line}" for line in dict.fromkeys(lines)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from evals import content
@@ -17,12 +18,27 @@ YES = ("1", "true", "yes", "on")
 
 def missing(suite: SuiteSettings) -> str | None:
     """One line on what the suite lacks here and what to do; None when nothing is known to lack. Asks no server."""
-    kind = get_suite(suite.name)
-    if kind.family is not None:
-        return None
-    lack = _task(suite.task) or judge_lack(suite.name)
-    lack = lack or (None if content.local_file(suite.task) else _hub(suite))
+    lack = asking_lack(suite) or data_lack(suite)
     return None if lack is None else f"suite {suite.name}: {lack}"
+
+
+def missing_of(suites: Iterable[SuiteSettings]) -> list[str]:
+    """The same of several, all that each lacks; those whose data can be fetched by one command share a line."""
+    suites = list(suites)
+    lines = [f"suite {suite.name}: {lack}" for suite in suites if (lack := asking_lack(suite))]
+    absent = {suite.name: (suite, lack) for suite in suites if (lack := data_lack(suite))}
+    names = [name for name, (suite, _) in absent.items() if _is_prepared(suite)]
+    lines += [f"suite {name}: {lack}" for name, (_, lack) in absent.items() if name not in names]
+    if names:
+        lines.append(f"on this machine the data of {', '.join(names)}: python -m evals.data prepare {' '.join(names)}")
+    return lines
+
+
+def asking_lack(suite: SuiteSettings) -> str | None:
+    """A task that is nowhere, or a judge without a key."""
+    if get_suite(suite.name).family is not None:
+        return None
+    return _task(suite.task) or judge_lack(suite.name)
 
 
 def _task(name: str) -> str | None:
@@ -53,17 +69,26 @@ def _dotenv() -> dict[str, str]:
     return {name: value for name, value in dotenv_values(".env").items() if value} if Path(".env").is_file() else {}
 
 
-def _hub(suite: SuiteSettings) -> str | None:
-    """Whether the data set is on this machine, or can be fetched for all that is known here."""
+def _is_prepared(suite: SuiteSettings) -> bool:
+    """Whether it asks the task whose data evals/data knows."""
+    return suite.task == get_suite(suite.name).settings.task
+
+
+def data_lack(suite: SuiteSettings) -> str | None:
+    """A data set of the hub that is not on this machine, and that cannot be fetched for all that is known here."""
     from huggingface_hub import constants, get_token
 
+    if get_suite(suite.name).family is not None or content.local_file(suite.task):
+        return None
     data = content.task_config(suite.task).get("dataset_path")
     prepared = Path(os.path.expanduser(os.environ.get("HF_DATASETS_CACHE") or f"{constants.HF_HOME}/datasets"))
     if not data or _is_in(Path(constants.HF_HUB_CACHE), f"datasets--{data}") or _is_in(prepared, data):
         return None
     absent, fetch = f"its data set {data} is not on this machine", f"python -m evals.data prepare {suite.name}"
+    if not _is_prepared(suite):
+        fetch = f"hf download --repo-type dataset {data}, and a local task"
     if any(os.environ.get(name, "").lower() in YES for name in OFFLINE):
-        return f"{absent}, and HF_HUB_OFFLINE forbids to fetch it: {fetch} --local DIR"
+        return f"{absent}, and HF_HUB_OFFLINE forbids to fetch it: where there is internet, {fetch}"
     if get_token() is None:
         return f"{absent}, and to fetch it takes a login: hf auth login, or HF_TOKEN; without one: {fetch}"
     return None

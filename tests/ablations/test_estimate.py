@@ -105,7 +105,8 @@ def test_a_paper_grid_is_estimated_in_gpu_hours(benchmarks: Path, tmp_path: Path
     sweep = planned("budget", "paper", tmp_path, suites=["timescope"], nsa__semantics="paper", **sampling)
     cells = len(sweep.cells)
     said = time_of(sweep)
-    assert said.startswith(f"about {4 * cells:.3g} GPU hours, ")
+    assert said.startswith(f"about {4 * cells:.3g} GPU hours, 7 h 0")
+    assert " on 8 GPUs (" in said, "this machine has none"
     assert "recorded elsewhere, not measured here; G1, question.csv; each video fills its frames" in said
     assert "without what has no record at its scale: probing timescope" in said
     assert seconds_a_cell(tmp_path, sweep.cells) is None, "only what was measured here is expected of a running cell"
