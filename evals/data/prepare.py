@@ -51,6 +51,8 @@ def prepare(name: str, local: Path | None = None) -> tuple[Found, list[str]]:
     DiskError: no room; LockHeld: another process is at it.
     """
     task = shipped_task(name)
+    if local is None and (found := _is_ready(name, task)):
+        return found, ["  nothing to do"]
     task.folder.parent.mkdir(parents=True, exist_ok=True)
     with Lock(task.folder.with_name(f".{task.folder.name}.lock")):
         source, done = _source(name, task, local)
@@ -87,6 +89,17 @@ def _asked(task: Task) -> tuple[hub.Listing | None, str | None]:
         return hub.listing(task.repo), None
     except Exception as error:
         return None, type(error).__name__
+
+
+def _is_ready(name: str, task: Task) -> Found | None:
+    """What is found where nothing is missing, so that nothing is written: such a folder may be others' to keep."""
+    if not task.folder.is_dir():
+        return None
+    try:
+        found = find_videos(name, bare_task(suite_settings(name)))
+    except SettingsError:
+        return None
+    return None if found.without else found
 
 
 def _source(name: str, task: Task, local: Path | None) -> tuple[Path, list[str]]:

@@ -1,7 +1,7 @@
 """Archives of videos, unpacked so that being killed costs nothing: what is there is whole, and the next run goes on.
 
-Zip files, tar files (also gzipped), and tar files that were cut into pieces, under any names that hold ".tar" or end in
-".tgz": a piece that does not begin as an archive continues the one before it. Pieces are read where they lie; lmms-eval
+Zip files, tar files (also gzipped), and tar files in pieces, "x.tar.part00" ... or "x_1.tar.gz", "x_2.tar.gz" ...:
+a piece that does not begin as an archive continues the one before it. Pieces are read where they lie; lmms-eval
 writes them into one file first, and takes a folder that was begun for one that is complete.
 """
 
@@ -20,11 +20,13 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from evals.suites import MEDIA
 from videonsa.config import SettingsError
 from videonsa.disk import require_room, writing
 
 NOTE = ".unpacked.json"  # in the folder: the archives that were unpacked, and the files that came out of them
 BEGUN = ".unpacking"  # ends the name of a folder that is not whole yet
+PACKED = re.compile(r".*\.(zip|tgz|tar|tar\.[^.]+(\.[^.]+)?)", re.IGNORECASE)
 
 
 def archives(folder: Path) -> list[list[Path]]:
@@ -142,8 +144,8 @@ class _Joined(io.RawIOBase):
 
 
 def _is_packed(path: Path) -> bool:
-    name = path.name.lower()
-    return path.is_file() and (name.endswith((".zip", ".tgz")) or ".tar" in name) and not name.startswith(".")
+    is_named_so = PACKED.fullmatch(path.name) is not None and not path.name.startswith(".")
+    return is_named_so and path.suffix.lower() not in MEDIA and path.is_file()
 
 
 def _begins(path: Path) -> bool:

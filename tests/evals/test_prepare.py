@@ -109,6 +109,21 @@ def test_without_hub_or_copy_it_is_said(home: Path, tmp_path: Path, capsys: pyte
     assert f"no file of questions in {tmp_path}/empty (test-*.parquet, " in capsys.readouterr().err
 
 
+def test_archives_are_known_by_their_names_and_begins(tmp_path: Path):
+    """Two whole archives in a row are two, also where their names are those of pieces; a video is none."""
+    write_repository("videoevalpro", tmp_path / "a")
+    pieces = sorted((tmp_path / "a").rglob("*.tar.gz"), key=lambda path: len(path.name))
+    whole = b"".join(piece.read_bytes() for piece in pieces)
+    for name in ("x_9.tar.gz", "x_10.tar.gz"):
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / "x_11.tar.gz").write_bytes(b"more")
+    for other in ("y.target.mp4", "z.tar.mp4", ".hidden.tar", "table.parquet"):
+        (tmp_path / other).write_bytes(b"")
+    found = [[path.name for path in pieces] for pieces in archives(tmp_path)]
+    assert [names for names in found if names[0][0] == "x"] == [["x_9.tar.gz"], ["x_10.tar.gz", "x_11.tar.gz"]]
+    assert len(found) == 3
+
+
 @pytest.mark.parametrize("name", ["longvideobench_val_v", "videoevalpro"])
 def test_an_unpacking_that_was_stopped_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     copy, folder = write_repository(name, tmp_path / "copies"), tmp_path / "videos"
@@ -170,7 +185,9 @@ def test_the_hub_says_what_is_needed_and_is_asked_once(repository: Hub, capsys: 
     fetched = [name for method, name, _ in repository.asked if method == "GET"]
     assert sorted(fetched) == ["README.md", "arkitscenes.zip", "test.jsonl"]
     assert main(["prepare", "vsibench"]) == 0
-    assert "0 B of them here" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0 B of them here" not in said
+    assert "nothing to do" in said
     assert [name for method, name, _ in repository.asked if method == "GET"] == fetched, "nothing is fetched twice"
 
 
