@@ -13,7 +13,7 @@ import numpy as np
 from videonsa.config import SettingsError, TrainSettings, require
 from videonsa.synth import FAMILIES, SECONDS, check_asked, make_sample, prompt_text
 from videonsa.training.conversations import ROLES, read_conversations
-from videonsa.video import Clip, Fit, Video, VideoError, read
+from videonsa.video import Clip, Fit, Readers, Video, VideoError
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,6 @@ class VideoSource:
     Raises SettingsError when the file cannot be used.
     """
 
-    readers = 4  # decoding runs outside of Python's lock
-
     def __init__(self, settings: TrainSettings, processor: Any) -> None:
         self.settings = settings
         self.entries = read_conversations(Path(settings.data))
@@ -78,6 +76,8 @@ class VideoSource:
         fit = Fit(video.patch_size * video.merge_size, limits["shortest_edge"], limits["longest_edge"])
         tokens = max(1, settings.max_tokens - TEXT_TOKENS)
         self.clip = Clip(fps=settings.fps, fit=fit, tokens=tokens)  # evenly fewer frames where there were more tokens
+        self.workers = Readers()
+        self.readers = self.workers.count  # each thread waits for one of them
         self.folder = Path(settings.video_folder or "")
         require(self.folder.is_dir(), "video_folder", str(self.folder), "an existing folder")
 
@@ -102,7 +102,7 @@ class VideoSource:
         turns = tuple(_turn(part) for part in entry["conversations"])
         if not entry.get("video"):
             return Conversation(turns)
-        return Conversation(turns, read(self.folder / entry["video"], self.clip))
+        return Conversation(turns, self.workers.read(self.folder / entry["video"], self.clip).result())
 
 
 @lru_cache(maxsize=2)

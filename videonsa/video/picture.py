@@ -65,13 +65,16 @@ def turned(picture: np.ndarray, matrix: np.ndarray | None) -> tuple[np.ndarray, 
 
 
 def resized(picture: np.ndarray, size: Size) -> np.ndarray:
-    """As the model's video processor resizes, to the last bit: it finds nothing more to do."""
-    import torch
-    from torchvision.transforms.v2 import InterpolationMode, functional
+    """As the model's video processor resizes (torchvision, bicubic), to the last bit: it finds nothing more to do.
 
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)
-    made = functional.resize(pixels, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return made.permute(1, 2, 0).numpy()
+    What torchvision calls is called here: to import torchvision takes 3 s of each process that reads.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    made = interpolate(pixels, list(size), mode="bicubic", align_corners=False, antialias=True)
+    return made[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def _matrix(frame: av.VideoFrame) -> np.ndarray | None:
