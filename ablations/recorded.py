@@ -27,13 +27,15 @@ class Recorded(NamedTuple):
     """Seconds of one question on one GPU, reading the video aside."""
 
     seconds: float
+    tower: float  # of these the vision tower's, which variants of one checkpoint share
     where: tuple[str, ...]  # GPUs and files, and what they leave out
 
 
 class Question(NamedTuple):
-    """Seconds to the first token, and of each further one, by tokens."""
+    """Seconds to the first token, of these the tower's, and of each further token, by tokens."""
 
     first: Curve
+    tower: Curve
     decode: Curve
     where: str
 
@@ -49,8 +51,9 @@ def question_seconds(frames: int, tokens_per_frame: int, answer: int, kind: str)
         return None
     own, instead_of, where = _attention(kind)
     layer = at(own, tokens) - at(instead_of, tokens)
-    first = max(0.0, at(question.first, tokens) + LAYERS * layer)
-    return Recorded(first + answer * at(question.decode, tokens), (question.where, *where))
+    tower = at(question.tower, tokens)
+    first = max(tower, at(question.first, tokens) + LAYERS * layer)
+    return Recorded(first + answer * at(question.decode, tokens), tower, (question.where, *where))
 
 
 def at(curve: Curve, tokens: int) -> float:
@@ -66,16 +69,17 @@ def at(curve: Curve, tokens: int) -> float:
 
 
 def _question(attention: str) -> Question | None:
-    rows = _rows("question.csv", attention=attention)
+    rows = [row for row in _rows("question.csv", attention=attention) if row["first_token_s"]]
     if rows:
         of_one = [row for row in rows if row["gpu"] == rows[0]["gpu"]]
-        first, decode = (_slowest(of_one, "tokens", name) for name in ("first_token_s", "decode_ms"))
-        return Question(first, {tokens: ms / 1e3 for tokens, ms in decode.items()}, f"{rows[0]['gpu']}, question.csv")
+        first, tower, decode = (_slowest(of_one, "tokens", name) for name in ("first_token_s", "tower_s", "decode_ms"))
+        by_length = {tokens: ms / 1e3 for tokens, ms in decode.items()}
+        return Question(first, tower, by_length, f"{rows[0]['gpu']}, question.csv")
     rows = _rows("model_h200.csv", provider={"nsa": "videonsa"}.get(attention, attention), mode="prefill")
     if not rows:
         return None
     where = f"{rows[0]['gpu']}, model_h200.csv: the text model's prefill alone, no vision tower, no decoding"
-    return Question(_slowest(rows, "length", "seconds"), {}, where)
+    return Question(_slowest(rows, "length", "seconds"), {}, {}, where)
 
 
 def _attention(kind: str) -> tuple[Curve, Curve, tuple[str, ...]]:
