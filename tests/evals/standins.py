@@ -3,7 +3,7 @@
 `write_repository` lays them out as their repositories on the hub are, by the listings that evals/data/catalog.py names
 and by public scripts that unpack them (open-compass/VLMEvalKit for VideoEval-Pro). MLVU's test set is laid out as
 sy1998/MLVU_dev, LongTimeScope2 as LongTimeScope; of TimeScope no listing of videos was found: a zip file stands for
-whatever it has.
+whatever it has. Fields are those that the cards and public code that reads them name.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def _mlvu() -> list[Doc]:
     kinds = [kind for kind, count in counts.items() for _ in range(count)]
     return [
         {"video_name": f"v{n % 4}.mp4", "question": f"Question {n}?", "task_type": kind, "answer": "AABC"[n % 4]}
+        | {"duration": 4.0, "candidates": ["x", "y", "z"], "question_id": f"Q{n}"}
         for n, kind in enumerate(kinds)
     ]
 
@@ -77,6 +78,8 @@ def _longvideobench() -> list[Doc]:
         doc = {"id": f"v{n % 2}_{n}", "video_id": f"v{n % 2}", "video_path": f"v{n % 2}.mp4", "question": "What?"}
         doc |= {"duration_group": (15, 60, 600)[n % 3], "question_category": kind, "correct_choice": n % 2}
         more = {"subtitle_path": "v.json", "starting_timestamp_for_subtitles": 0.0, "duration": 4.0}
+        more |= {"question_wo_referring_query": "What?", "position": [1, 2], "topic_category": "NP-News-Programs"}
+        more |= {"level": "L1-Perception", "view_count": 1}
         docs.append({**doc, **options, **more})
     return docs
 
@@ -85,7 +88,7 @@ def _timescope() -> list[Doc]:
     kinds = ["QA", "QA", "QA", "OCR", "temporal", "temporal"]
     return [
         {"id": n, "video": f"v{n % 2}.mp4", "length": (60, 300)[n % 2], "type": kind, "answer": "AaBC"[n % 4]}
-        | {"input": "What is seen?\nA. x\nB. y\nC. z\nD. w\nE. v\nF. u"}
+        | {"input": "What is seen?\nA. x\nB. y\nC. z\nD. w\nE. v\nF. u", "replace_time": 1.5}
         for n, kind in enumerate(kinds)
     ]
 
@@ -99,7 +102,8 @@ def _tomato() -> list[Doc]:
             "answer": (0, 0, 1, 2)[n % 4],
         }
         | {"video_path": f"videos/human/v{n % 3}.mp4", "reason_type": ("direction", "count", "direction")[n % 3]}
-        | {"demonstration_type": ("human", "object")[n % 2]}
+        | {"demonstration_type": ("human", "object")[n % 2], "motion_type": "translational", "note": None}
+        | {"variation": {"composite": 0, "counterfactual": n % 2, "first_person": 0, "zoom": 0}, "key": f"000{n}-00"}
         for n in range(7)
     ]
 
@@ -107,8 +111,8 @@ def _tomato() -> list[Doc]:
 def _lsdbench() -> list[Doc]:
     options = {"A": "one", "B": "two", "C": "three", "D": "four"}
     return [
-        {"question_id": n, "video_id": f"v{n % 2}", "question": "How many?", "options": options}
-        | {"correct_answer": "ABCA"[n % 4]}
+        {"video_id": f"v{n % 2}", "question": f"How many, {n}?", "options": options, "correct_answer": "ABCA"[n % 4]}
+        | {"original_answer": "Three.", "time_range": "[00:01, 00:03]"}
         for n in range(6)
     ]
 
