@@ -161,9 +161,29 @@ def test_text_queries_attend_to_everything_before_them():
     query, key, value = (torch.randn(n, h, 16, generator=generator) for n, h in ((9, 4), (150, 2), (150, 2)))
     positions = torch.tensor([0, 1, 2, 77, 3, 146, 147, 148, 149])
     results = []
-    for compute in (text._on_device, text._plain):
+    whole = (text.Span(0, 9, 0, 150),)
+    for compute in (lambda *given: text._on_device(*given, whole), text._plain):
         leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
         output = compute(*leaves, positions, 0.25)
+        results.append([output.detach(), *torch.autograd.grad(output, leaves, torch.ones_like(output).cumsum(0))])
+    assert max(relative_error(a, b) for a, b in zip(*results, strict=True)) < TOLERANCE[torch.float32]
+
+
+def test_text_of_several_samples_in_one_call(monkeypatch):
+    """Padding before, between and after them; one without text, one with more of it than a tile holds."""
+    from videonsa.kernels import text
+
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(n, h, 16, generator=generator) for n, h in ((150, 2), (260, 1), (260, 1)))
+    spans = (text.Span(0, 3, 5, 75), text.Span(3, 3, 75, 80), text.Span(3, 150, 85, 250))
+    positions = torch.cat([torch.tensor([0, 68, 69]), torch.arange(147) + 18])
+    results = []
+    for on_device in (True, False):
+        leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
+        if on_device:
+            output = poisoned(lambda leaves=leaves: [text._on_device(*leaves, positions, 0.25, spans)], monkeypatch)[0]
+        else:
+            output = text.text_attention(*leaves, positions, 0.25, "reference", spans)
         results.append([output.detach(), *torch.autograd.grad(output, leaves, torch.ones_like(output).cumsum(0))])
     assert max(relative_error(a, b) for a, b in zip(*results, strict=True)) < TOLERANCE[torch.float32]
 

@@ -20,6 +20,7 @@ from tests.helpers import TOLERANCE, relative_error
 from videonsa.methods import tower as tower_module
 from videonsa.methods.tokens import last_token_scores
 from videonsa.methods.tower import attention_received, reading, window_order
+from videonsa.modeling import vision as vision_module
 from videonsa.modeling.vision import speed_up_vision
 
 # Two videos and an image; windows of 4 x 4 tokens leave rests on every side.
@@ -78,8 +79,9 @@ def test_readings_equal_the_weights_of_each_temporal_patch(vision, fast, monkeyp
     if fast:
         speed_up_vision(used)
     expected = slow_readings(vision, GRIDS)
-    plain = used(pixels(GRIDS), grid_thw=torch.tensor(GRIDS)).pooler_output
     monkeypatch.setattr(tower_module, "CHUNK", 500)  # pieces of rows, and of segments
+    monkeypatch.setattr(vision_module, "PATCHES", 100)  # pieces of temporal patches
+    plain = used(pixels(GRIDS), grid_thw=torch.tensor(GRIDS)).pooler_output
     with reading(used, {"local": 1, "last": 2}) as found:
         read = used(pixels(GRIDS), grid_thw=torch.tensor(GRIDS)).pooler_output
     assert torch.equal(read, plain)

@@ -54,19 +54,25 @@ def as_on_a_gpu(monkeypatch):
         monkeypatch.delattr(kernels, path.stem, raising=False)
 
 
+@pytest.fixture
+def attention_alone(as_on_a_gpu, monkeypatch):
+    """Of the model's parts only attention reaches for kernels."""
+    monkeypatch.setattr("videonsa.modeling.layers.fuses", lambda *tensors: False)
+
+
 @pytest.mark.parametrize("semantics", ["paper", "release"])
 def test_the_reference_runs_no_triton_forward_and_backward(model, as_on_a_gpu, semantics):
     assert all(tensor.isfinite().all() for tensor in run(model, INPUTS, backend="reference", semantics=semantics))
 
 
 @pytest.mark.parametrize("backend", ["auto", "triton"])
-def test_what_would_run_triton_is_caught(model, as_on_a_gpu, backend):
+def test_what_would_run_triton_is_caught(model, attention_alone, backend):
     with pytest.raises(ImportError):
         run(model, INPUTS, backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["auto", "triton"])
-def test_release_semantics_run_triton_and_their_gradients_only_by_name(model, as_on_a_gpu, backend):
+def test_release_semantics_run_triton_and_their_gradients_only_by_name(model, attention_alone, backend):
     model.set_nsa(semantics="release", backend=backend)
     with torch.no_grad(), pytest.raises(ImportError):
         model(**INPUTS)
@@ -77,8 +83,14 @@ def test_release_semantics_run_triton_and_their_gradients_only_by_name(model, as
             run(model, INPUTS, backend=backend, semantics="release")
 
 
-def test_text_alone_would_be_caught(model, as_on_a_gpu, monkeypatch):
+def test_text_alone_would_be_caught(model, attention_alone, monkeypatch):
     """Text attention is a path of its own: with the vision tokens' on the reference it still reaches for a kernel."""
     monkeypatch.setattr("videonsa.kernels.api.tiling.serves", lambda *sizes: False)
     with pytest.raises(ImportError):
         run(model, INPUTS, backend="auto")
+
+
+def test_the_parts_around_attention_would_be_caught(model, as_on_a_gpu):
+    """Dense attention is torch's: what reaches for a kernel are norms, rotation and activation."""
+    with pytest.raises(ImportError):
+        run(model, INPUTS, attention="dense")

@@ -1,4 +1,4 @@
-"""The path that text queries take on a GPU, sample by sample, against the masked one; both run here on the CPU."""
+"""The path that text queries take on a GPU, by spans, against the masked one; both run here on the CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.helpers import TOLERANCE, relative_error
 from videonsa.config import NSASettings
 from videonsa.methods.contract import make_batch
 from videonsa.methods.layout import token_layout
-from videonsa.methods.mixed import text_by_mask, text_by_sample
+from videonsa.methods.mixed import text_by_mask, text_by_spans
 from videonsa.methods.samples import find_samples
 
 VISION = torch.tensor([[0, 0, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1, 1, 0]]).bool()
@@ -26,13 +26,13 @@ PACKED = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 0, 1], [0, 1, 2, 3, 4, 0, 1, 0, 1]]
 
 @pytest.mark.parametrize("positions", [ONE_A_ROW, PACKED], ids=["one a row", "packed"])
 @pytest.mark.parametrize("padding", PADDING)
-def test_sample_by_sample_equals_the_mask(padding, positions):
+def test_spans_equal_the_mask(padding, positions):
     mask = PADDING[padding]
     layout = token_layout(make_batch(VISION, mask, positions), NSASettings(), None)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 9, heads, 8, generator=generator) for heads in (4, 2, 2))
     results = []
-    for attend in (text_by_mask, text_by_sample):
+    for attend in (text_by_mask, text_by_spans):
         leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
         text = attend(layout.pack_text(leaves[0]), *leaves[1:], layout, 0.3)
         is_text = (~VISION & mask.bool()).flatten()

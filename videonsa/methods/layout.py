@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from videonsa.config import NSASettings
+from videonsa.kernels.text import Span
 from videonsa.methods.contract import Batch
 from videonsa.methods.samples import Samples
-
-
-class TextSpan(NamedTuple):
-    """The text of one sample: which queries are its own, and the keys that they may see."""
-
-    row: int
-    queries: slice  # among the row's text tokens
-    keys: slice  # positions in the row, from the sample's first token on
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,8 @@ class TokenLayout:
     cu_seqlens: Tensor | None  # int32 [N + 1], bounds of the N samples with vision tokens in [1, Nv]
     text_index: Tensor  # [B, T] flat indices of each row's text tokens, filled up to the most that a row has
     text_mask: Tensor | None  # bool [B, 1, T, L], the keys that each of them sees; None where the spans say it all
-    text_spans: tuple[TextSpan, ...]  # of each sample, in order
+    text_spans: tuple[Span, ...]  # of each sample, in order, on the axes [B*T] and [B*L]
+    text_positions: Tensor  # [B*T] the place of each text token in its sample
     order: Tensor  # [B*L] row of each token in (Nv vision rows, B*T text rows, one row of zeros for padding)
     vision_run: slice | None  # the vision tokens' flat indices where they are one run, as with one video; else None
     in_order: bool  # text before the run, the run, text after it: nothing is padding, nothing changes places
@@ -89,6 +82,9 @@ def token_layout(tokens: Batch, nsa: NSASettings, gates: Tensor | None) -> Token
     zeros_row = len(vision_index) + text_index.numel()
     order = torch.where(is_vision, vision_row, torch.where(is_text, text_row, zeros_row))
 
+    spans = _text_spans(samples, samples.count(is_text).tolist(), text_index.shape[1], length)
+    starts = torch.tensor([span.first_key for span in spans], device=slot.device)
+    queries = torch.tensor([span.end_query - span.first_query for span in spans], device=slot.device)
     by_mask = not is_vision.is_cuda or samples.have_holes
     vision_run = _run(vision_index)
     return TokenLayout(
@@ -100,7 +96,8 @@ def token_layout(tokens: Batch, nsa: NSASettings, gates: Tensor | None) -> Token
         cu_seqlens=None if uniform else bounds,
         text_index=text_index,
         text_mask=_text_mask(text_index, is_token, samples) if by_mask else None,
-        text_spans=_text_spans(samples, samples.count(is_text).tolist(), text_index.shape[1], length),
+        text_spans=spans,
+        text_positions=text_index.flatten() - starts.repeat_interleave(queries, output_size=text_index.numel()),
         order=order.flatten(),
         vision_run=vision_run,
         in_order=vision_run is not None and bool(is_token.all()) and (batch == 1 or not is_text.any()),
@@ -116,14 +113,14 @@ def _text_mask(text_index: Tensor, is_token: Tensor, samples: Samples) -> Tensor
     return sees[:, None]
 
 
-def _text_spans(samples: Samples, counts: list[int], most: int, length: int) -> tuple[TextSpan, ...]:
+def _text_spans(samples: Samples, counts: list[int], most: int, length: int) -> tuple[Span, ...]:
     """Each sample's text, `counts` tokens. The last one of a row takes the row's unused places, too."""
-    spans: list[TextSpan] = []
+    spans: list[Span] = []
     for i, (row, start) in enumerate(zip(samples.rows, samples.starts, strict=True)):
         last = i + 1 == len(samples) or samples.rows[i + 1] != row
-        first_query = spans[-1].queries.stop if spans and spans[-1].row == row else 0
-        queries = slice(first_query, most if last else first_query + counts[i])
-        spans.append(TextSpan(row, queries, slice(start, length if last else samples.starts[i + 1])))
+        first_query = spans[-1].end_query if spans else 0
+        end_query, end = ((row + 1) * most, length) if last else (first_query + counts[i], samples.starts[i + 1])
+        spans.append(Span(first_query, end_query, row * length + start, row * length + end))
     return tuple(spans)
 
 

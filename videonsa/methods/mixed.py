@@ -34,7 +34,7 @@ def mixed_attention(
         scale=scale,
         backend=layout.nsa.backend,
     )
-    attend = text_by_sample if layout.text_mask is None else text_by_mask
+    attend = text_by_spans if layout.text_mask is None else text_by_mask
     text = attend(text_query, key, value, layout, scale)
     return layout.unpack(vision.flatten(0, 1), text).view(query.shape)
 
@@ -62,11 +62,7 @@ def text_by_mask(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout,
     return output.flatten(0, 1)
 
 
-def text_by_sample(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout, scale: float) -> Tensor:
-    """As `text_by_mask`, sample by sample, with no mask and no copied heads: for few queries of a long video."""
-    outputs = []
-    for row, queries, keys in layout.text_spans:
-        positions = layout.text_index[row, queries] % key.shape[1] - keys.start
-        tensors = query[row, queries], key[row, keys], value[row, keys]
-        outputs.append(text_attention(*tensors, positions, scale, layout.nsa.backend))
-    return torch.cat(outputs)
+def text_by_spans(query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout, scale: float) -> Tensor:
+    """As `text_by_mask`, with no mask and no copied heads: for few queries of long videos, all samples in one call."""
+    query, key, value = (tensor.flatten(0, 1) for tensor in (query, key, value))
+    return text_attention(query, key, value, layout.text_positions, scale, layout.nsa.backend, layout.text_spans)

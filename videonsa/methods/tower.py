@@ -1,7 +1,8 @@
 """What a vision tower's attention says of its tokens, read while it runs: no layer is changed, none runs twice.
 
 Qwen2.5-VL's tower works on patches, `merge`^2 of them a token, and orders tokens by window. Its blocks of full
-attention see one temporal patch of one video at a time. Readings are in the order of the tokens that it returns.
+attention see one temporal patch of one video at a time. It may take the temporal patches in several pieces, one after
+the other. Readings are in the order of the tokens that it returns.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def reading(tower: Any, blocks: Mapping[str, int]) -> Iterator[Readings]:
     """
     found = Readings(tower.device)
     order: list[Tensor] = []  # of the present call
+    parts: dict[str, list[Tensor]] = {}  # what was read in the present call, piece by piece
     merge, thread = tower.spatial_merge_size, get_ident()  # another thread's call is none of ours
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -46,6 +48,7 @@ def reading(tower: Any, blocks: Mapping[str, int]) -> Iterator[Readings]:
         pixels, grids = (*args, *(kwargs[name] for name in ("hidden_states", "grid_thw") if name in kwargs))
         found["pixels"] = pixels[:: merge**2, 0].float()
         order[:] = [window_order(grids.tolist(), merge, tower.window_size // merge // tower.patch_size)]
+        parts.update({each: [] for name in blocks for each in (name, f"{name}.keys")})
 
     def read(name: str) -> Any:
         def hook(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -56,14 +59,20 @@ def reading(tower: Any, blocks: Mapping[str, int]) -> Iterator[Readings]:
             with found.clock.running():
                 query, key = _query_and_key(attention, hidden, *kwargs["position_embeddings"])
                 received = attention_received(query, key, bounds.diff().tolist(), query.shape[-1] ** -0.5)
-                places = order[0].argsort().to(received.device)
-                found[name] = received.unflatten(0, (-1, merge**2)).mean(dim=1)[places]
-                found[f"{name}.keys"] = key.float().mean(dim=1).unflatten(0, (-1, merge**2)).mean(dim=1)[places]
+                begun, tokens = sum(map(len, parts[name])), len(received) // merge**2
+                places = order[0][begun : begun + tokens].argsort().to(received.device)  # a piece is whole frames
+                parts[name].append(received.unflatten(0, (-1, merge**2)).mean(dim=1)[places])
+                parts[f"{name}.keys"].append(key.float().mean(dim=1).unflatten(0, (-1, merge**2)).mean(dim=1)[places])
 
         return hook
 
+    def end(*_: Any) -> None:
+        if get_ident() == thread:
+            found.update({name: torch.cat(pieces) for name, pieces in parts.items()})
+
     with ExitStack() as stack:
         stack.callback(tower.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        stack.callback(tower.register_forward_hook(end).remove)
         for name, block in blocks.items():
             attention = tower.blocks[block].attn
             stack.callback(attention.register_forward_pre_hook(read(name), with_kwargs=True).remove)

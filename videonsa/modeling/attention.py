@@ -10,11 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention, apply_rotary_pos_emb
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VLAttention,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
 
 from videonsa.methods.contract import LayerCall, Method
 from videonsa.methods.paper import AttentionInputs
+from videonsa.modeling.layers import rotate
 
 Look = Callable[[Method, LayerCall], None]
 
@@ -41,24 +47,31 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
         past_key_values: Cache | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         method: Method | None = None,
+        fuse: bool = True,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """[B, L, hidden] -> ([B, L, hidden], None); with a method, padding gives o_proj of zeros."""
-        if method is None:
-            return super().forward(
-                hidden_states, attention_mask, position_ids, past_key_values, position_embeddings, **kwargs
-            )
+        """[B, L, hidden] -> ([B, L, hidden], weights or None); with a method, padding gives o_proj of zeros."""
         batch, length, _ = hidden_states.shape
         query, key, value = (
             projection(hidden_states).view(batch, length, -1, self.head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         assert position_embeddings is not None
-        query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=2)
+        query, key = rotate(query, key, *position_embeddings, stock=_rotate, fuse=fuse)
         if torch.is_autocast_enabled(query.device.type):  # it has lowered value; the rotation has raised query and key
             query, key = query.to(value.dtype), key.to(value.dtype)
-        if past_key_values is not None:  # a prefill: the cache was empty, so the call's own keys are all keys
-            past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
+        keys, values = key.transpose(1, 2), value.transpose(1, 2)
+        if past_key_values is not None:
+            keys, values = past_key_values.update(keys, values, self.layer_idx)
+        if method is None:
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+            output, weights = attend(
+                self, query.transpose(1, 2), keys, values, attention_mask,
+                dropout=self.attention_dropout if self.training else 0.0, scaling=self.scaling,
+                sliding_window=self.sliding_window, position_ids=position_ids, **kwargs,
+            )  # fmt: skip
+            return self.o_proj(output.reshape(batch, length, -1)), weights
+        # A prefill: the cache was empty, so the call's own keys are all keys.
         call = LayerCall(self.layer_idx, query, key, value, hidden_states, self.scaling, self)
         if self.look is not None:
             self.look(method, call)
@@ -69,6 +82,10 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
         """Gates [..., heads, 3] of hidden states [..., hidden]: sigmoid(W2 gelu(W1 x) / temperature)."""
         logits = self.g_proj_2(gelu(self.g_proj_1(hidden_states)))
         return torch.sigmoid(logits / temperature).unflatten(-1, (self.num_heads, 3))
+
+
+def _rotate(query: Tensor, key: Tensor, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor]:
+    return apply_rotary_pos_emb(query, key, cosines, sines, unsqueeze_dim=2)
 
 
 @contextmanager

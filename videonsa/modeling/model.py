@@ -32,11 +32,13 @@ from videonsa.methods.meter import Meter
 from videonsa.methods.samples import text_positions
 from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
+from videonsa.modeling.layers import FeedForward
 from videonsa.modeling.modality import KINDS, count_features, find_kinds, items_of, keep_items, types_of_call
 from videonsa.modeling.packed import pack_layers
 from videonsa.modeling.passage import Decoding, Prefill, VideoNSADecoderLayer, dropped_of, forget_dropped
 from videonsa.modeling.positions import GenerationPositions, ModelPositions
 from videonsa.modeling.release_checkpoint import as_text, has_all_gates, hub_arguments, is_release
+from videonsa.modeling.vision import PiecewiseTower
 from videonsa.weights import release_settings
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class VideoNSATextModel(Qwen2_5_VLTextModel):
         for index, layer in enumerate(self.layers):
             layer.__class__ = VideoNSADecoderLayer
             layer.self_attn = VideoNSAAttention(config, index)
+            layer.mlp.__class__ = FeedForward
         self.post_init()
 
     def forward(
@@ -160,8 +163,14 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            fuse=self._fuses,
             **kwargs,
         )
+
+    @property
+    def _fuses(self) -> bool:
+        """Whether layers may use fused kernels, where there are such (layers.py)."""
+        return self.config.backend != "reference"
 
     # A method watches the vision tower, which knows of none. `wraps` keeps the signature, which generate() reads.
     @functools.wraps(Qwen2_5_VLModel.get_image_features)
@@ -182,6 +191,9 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         """The tower's output for the images or videos of a prompt, watched by what will spend the attention of it."""
         settings = self.config.spends
         kind_of_method: type[Method] = registry.load(registry.entry_of(settings))
+        kwargs.pop("fuse", None)
+        if isinstance(self.visual, PiecewiseTower):
+            kwargs = {"keep_states": False, **kwargs, "fuse": self._fuses}
         with kind_of_method.watch(settings, self.visual) as seen:
             encoded = encode(*given, **kwargs)
         if hasattr(encoded, "pooler_output"):

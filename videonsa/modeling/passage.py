@@ -17,21 +17,25 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
 
 from videonsa.methods.contract import Method
+from videonsa.modeling.layers import add_norm
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, [B, L, D] each
 
 
 class VideoNSADecoderLayer(Qwen2_5_VLDecoderLayer):
-    """The stock layer, on the tokens that a passage lets in."""
+    """The stock layer, in fewer passes over its hidden states (layers.py), on the tokens that a passage lets in."""
 
     def forward(
-        self, hidden_states: Tensor, *args: Any, passage: Prefill | Decoding | None = None, **kwargs: Any
+        self, hidden_states: Tensor, passage: Prefill | Decoding | None = None, fuse: bool = True, **kwargs: Any
     ) -> Tensor:
         """[B, L, hidden] -> [B, n, hidden], n <= L."""
         if passage is not None:
             hidden_states, changed = passage.enter(self, hidden_states, kwargs["position_embeddings"])
             kwargs |= changed
-        return super().forward(hidden_states, *args, **kwargs)
+        normed, _ = add_norm(self.input_layernorm, hidden_states, None, fuse)
+        attended, _ = self.self_attn(hidden_states=normed, fuse=fuse, **kwargs)
+        normed, hidden_states = add_norm(self.post_attention_layernorm, hidden_states, attended, fuse)
+        return hidden_states + self.mlp(normed, fuse)
 
 
 @dataclass(frozen=True)

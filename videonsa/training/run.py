@@ -80,8 +80,7 @@ def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | N
 
 def _train(settings: TrainSettings, folder: Path, on_progress: Progress | None) -> None:
     model, processor = start_model(settings)
-    if not torch.cuda.is_available():  # with a GPU, the stock layers have their own fast kernels
-        speed_up_vision(model)
+    speed_up_vision(model)
     trainer = Trainer(settings, model, processor, make_source(settings, processor))
     main = trainer.accelerator.is_main_process
     first = trainer.resume(folder)
