@@ -32,6 +32,7 @@ from videonsa.methods.meter import Meter
 from videonsa.methods.samples import text_positions
 from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
+from videonsa.modeling.decoding import GreedyDecoding
 from videonsa.modeling.layers import FeedForward
 from videonsa.modeling.modality import KINDS, count_features, find_kinds, items_of, keep_items, types_of_call
 from videonsa.modeling.packed import pack_layers
@@ -303,7 +304,7 @@ def _check_no_cache(past_key_values: Cache | None, use_cache: bool | None) -> No
         )
 
 
-class VideoNSAForConditionalGeneration(GenerationPositions, Qwen2_5_VLForConditionalGeneration):
+class VideoNSAForConditionalGeneration(GenerationPositions, GreedyDecoding, Qwen2_5_VLForConditionalGeneration):
     """VideoNSA with its language-model head.
 
     `generate` prefills sparsely and decodes densely over the cache. Its greedy output equals that of recomputing the
