@@ -1,4 +1,4 @@
-"""The benchmark of a whole question, without a card: what it compares are the same weights, and it says what it needs."""
+"""The benchmark of a whole question, without a card: what it compares are the same weights; it says what it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fused parts, text of several samples and a decoded token's attention on a card, in half precision, against float32."""
+"""Fused parts, text of several samples and a decoded token's attention on a card: half precision against float32."""
 
 from __future__ import annotations
 

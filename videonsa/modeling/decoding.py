@@ -48,7 +48,7 @@ class Decoder:
             self.pad = torch.zeros(1, dtype=torch.long, **place)
             self.recent = torch.zeros(layers, 2, batch, heads, room, size, dtype=model.dtype, **place)
             self.prompts = Prompts(layers, model.device)
-        self.room, self.graph = room, None
+        self.graph: torch.cuda.CUDAGraph | None = None
 
     def begin(self, prompts: list[Prompt], token: Tensor, positions: Tensor, ends: list[int], pad: int) -> None:
         """token [B], the first of the answer, at `positions` [3, B, 1]; prompts: of each layer (kernels/decode.py)."""
@@ -118,7 +118,7 @@ class Decoder:
             projection(normed).unflatten(1, (-1, attention.head_dim))
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        query, key = rotate(query, key, *rotary, stock=apply_rotary_pos_emb, fuse=True)
+        query, key = rotate(query, key, rotary[0], rotary[1], apply_rotary_pos_emb, fuse=True)
         for kept, new in zip(recent, (key, value), strict=True):
             kept.index_copy_(2, self.step, new[:, :, None].to(kept.dtype))
         attended = self.prompts.attend(number, query, recent, self.step, attention.scaling)
