@@ -61,7 +61,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "videonsa.modeling": (
         *("videonsa.methods", "videonsa.config", "videonsa.weights", "videonsa.awq", "videonsa.hub"),
-        *("videonsa.kernels", "videonsa.torchvision_ops"),
+        *("videonsa.kernels", "videonsa.limits", "videonsa.torchvision_ops"),
     ),
     "videonsa.tiny": ("videonsa.config", "videonsa.modeling", "videonsa.torchvision_ops", "videonsa.synth"),
     "videonsa.training": (

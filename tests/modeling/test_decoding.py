@@ -96,6 +96,7 @@ def test_a_decoder_of_before_answers_the_next_prompt(model, ways):
         expected = ways(False, inputs)
         assert ways(True, inputs) == expected
         decoder = decoding.decoder_of(model, 1, decoding.ROOM)
+        assert not decoder.prompts.held  # a cache of gigabytes, beside that of the next question
         assert decoder.said[0, :7].tolist() == expected[0][-7:]
 
 

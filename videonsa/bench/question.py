@@ -176,7 +176,6 @@ def fastest_attention(decoder: nn.Module) -> Iterator[None]:
 @torch.inference_mode()
 def ask(model: Any, inputs: dict[str, Tensor], answer: int) -> dict[str, float]:
     """One question of `answer` tokens: its times, and the peak of memory."""
-    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     greedy = GenerationConfig(do_sample=False, max_new_tokens=answer, pad_token_id=0)
     with fastest_attention(model.model.language_model), clocked(model) as times:
@@ -224,6 +223,7 @@ def hold(what: str, found: Tensor, expected: Tensor) -> None:
 def row(model: Any, kind: str, tokens: int, size: tuple[int, int], options: argparse.Namespace, warm: bool) -> dict:
     """The row of one prompt; warm: a call before has compiled what this one runs."""
     frames = Frames(max(1, 4 * tokens // (size[0] * size[1])), *size)
+    torch.cuda.empty_cache()
     inputs = prompt(frames)
     if not warm:
         ask(model, inputs, 4)

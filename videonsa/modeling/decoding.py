@@ -94,6 +94,7 @@ class Decoder:
                     done[number - 1].synchronize()
         if done[-1] is not None:
             done[-1].synchronize()
+        self.prompts.forget()
         last = int(flags.int().argmax()) + 1 if flags.any() else count
         return self.said[:, :last].clone()
 
@@ -150,6 +151,10 @@ class Prompts:
         self.held = prompts
         if self.table is not None:
             self.table.copy_(make_table(prompts))
+
+    def forget(self) -> None:
+        """Let go of the caches, which the next question's would else come on top of."""
+        self.held = []
 
     def attend(self, number: int, query: Tensor, recent: Tensor, step: Tensor, scale: float) -> Tensor:
         """query [B, Hq, D], recent [2, B, Hkv, room, D] -> [B, Hq, D]."""
