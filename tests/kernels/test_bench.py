@@ -17,8 +17,8 @@ from videonsa.kernels.reference import attention_probabilities
 ROOT = Path(__file__).parents[2]
 CASE = Case(200, 6, 2, 16, 16, 3, 20, "float32", "random")
 COLUMNS_ASKED = (
-    "provider, semantics, stage, mode, length, heads, kv_heads, head_dim, block_size, block_count, window, dtype, "
-    "data, ms_p20, ms_p50, ms_p80, peak_gib, tflops, gpu, torch, triton, commit"
+    "provider, semantics, stage, mode, timing, length, heads, kv_heads, head_dim, block_size, block_count, window, "
+    "dtype, data, ms_p20, ms_p50, ms_p80, peak_gib, tflops, gpu, torch, triton, commit"
 )
 
 

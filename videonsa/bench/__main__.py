@@ -4,15 +4,18 @@
 
 A provider whose check fails on a shape gets no row for it, and the command exits with status 1. Rows are appended to an
 existing file with the same columns and of the same GPU. A stage is what the backend's own steps of that name take in
-turn. Needs a CUDA device.
+turn; on short sequences one step does the work of several, and goes by the name of slc. Timing `graph`: all kernels of
+a call replayed as one CUDA graph, without the host's part; `eager`: as Python calls them. Needs a CUDA device.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,14 +24,17 @@ from videonsa.bench import case as cases
 from videonsa.bench import providers, public, rows
 from videonsa.bench.case import Case, Inputs
 from videonsa.bench.check import CheckFailed, check
-from videonsa.bench.measure import measure
+from videonsa.bench.measure import measure, replay
 from videonsa.git import git
 from videonsa.options import Parser, folder
 
 COLUMNS = (
-    "provider", "semantics", "stage", "mode", "length", "heads", "kv_heads", "head_dim", "block_size", "block_count",
-    "window", "dtype", "data", "ms_p20", "ms_p50", "ms_p80", "peak_gib", "tflops", "gpu", "torch", "triton", "commit",
+    "provider", "semantics", "stage", "mode", "timing", "length", "heads", "kv_heads", "head_dim", "block_size",
+    "block_count", "window", "dtype", "data", "ms_p20", "ms_p50", "ms_p80", "peak_gib", "tflops", "gpu", "torch",
+    "triton", "commit",
 )  # fmt: skip
+
+TIMINGS = ("eager", "graph")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -39,6 +45,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--providers", nargs="+", choices=providers.PROVIDERS, default=["triton", "sdpa_cudnn"])
     parser.add_argument("--stages", nargs="+", choices=providers.STAGES, default=["all"])
     parser.add_argument("--mode", choices=("fwd", "bwd", "both"), default="both")
+    parser.add_argument("--timing", nargs="+", choices=TIMINGS, default=["eager"])
     parser.add_argument("--data", nargs="+", choices=cases.DATA, default=["random"])
     parser.add_argument("--heads", type=int, default=28)
     parser.add_argument("--kv-heads", type=int, default=4)
@@ -71,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         inputs = cases.make_inputs(case, torch.device("cuda"))
         for provider in options.providers:
             try:
-                timed = list(time_provider(provider, inputs, case, options.stages, modes))
+                timed = list(time_provider(provider, inputs, case, options.stages, modes, options.timing))
             except (CheckFailed, torch.OutOfMemoryError) as error:
                 failures += 1
                 print(f"no row: {provider} at {case.length}: {error}", file=sys.stderr)
@@ -92,37 +99,48 @@ def listed_cases(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def time_provider(
-    provider: str, inputs: Inputs, case: Case, stages: list[str], modes: tuple[str, ...]
+    provider: str, inputs: Inputs, case: Case, stages: list[str], modes: tuple[str, ...], timings: Sequence[str]
 ) -> Iterator[dict[str, object]]:
     """Check first, then time: rows without the software's columns."""
     attention = providers.attention(provider, case)
     check(provider, providers.checked(provider, case), inputs, case, dense=providers.is_dense(provider))
-    if "all" in stages:
-        tensors = inputs[:4]
-        wanted = list(tensors[:3] if providers.is_dense(provider) else tensors)
-        if "fwd" in modes:
-            yield _row(provider, "all", "fwd", case, lambda: attention(*tensors))
-        if "bwd" in modes:
-            out = attention(*tensors)
-            yield _row(
-                provider, "all", "bwd", case,
-                lambda: torch.autograd.grad(out, wanted, inputs.grad, retain_graph=True),
-            )  # fmt: skip
-            del out
+    tensors = inputs[:4]
+    wanted = list(tensors[:3] if providers.is_dense(provider) else tensors)
+
+    def forward() -> Callable[[], object]:
+        return lambda: attention(*tensors)
+
+    def backward() -> Callable[[], object]:
+        out = attention(*tensors)
+        return lambda: torch.autograd.grad(out, wanted, inputs.grad, retain_graph=True)
+
+    for timing, (mode, make) in itertools.product(timings, {"fwd": forward, "bwd": backward}.items()):
+        if "all" in stages and mode in modes:
+            yield _row(provider, "all", mode, timing, case, make)
     if provider == "triton" and set(stages) - {"all"}:
         with providers.stages(inputs, case) as calls:
-            for (stage, mode), call in calls.items():
+            for timing, ((stage, mode), call) in itertools.product(timings, calls.items()):
                 if stage in stages and mode in modes:
-                    yield _row(provider, stage, mode, case, call)
+                    yield _row(provider, stage, mode, timing, case, partial(_itself, call))
 
 
-def _row(provider: str, stage: str, mode: str, case: Case, call) -> dict[str, object]:
+def _itself(call: Callable[[], object]) -> Callable[[], object]:
+    return call
+
+
+def _row(
+    provider: str, stage: str, mode: str, timing: str, case: Case, make: Callable[[], Callable[[], object]]
+) -> dict[str, object]:
+    call = replay(make) if timing == "graph" else make()
     call()
-    timing = measure(call)
+    measured = measure(call)
     counted = "dense" if providers.is_dense(provider) else stage
-    rate = cases.flops(case, counted, mode) / timing.ms_p50 / 1e9
-    numbers = {name: round(value, 4) for name, value in dataclasses.asdict(timing).items()}
-    named = {"provider": provider, "semantics": providers.semantics(provider), "stage": stage, "mode": mode}
+    rate = cases.flops(case, counted, mode) / measured.ms_p50 / 1e9
+    numbers = {name: round(value, 4) for name, value in dataclasses.asdict(measured).items()}
+    named = {
+        "provider": provider, "semantics": providers.semantics(provider), "stage": stage, "mode": mode,
+        "timing": timing,
+    }  # fmt: skip
     return {**named, **dataclasses.asdict(case), **numbers, "tflops": round(rate, 1)}
 
 
@@ -144,8 +162,8 @@ def write(measured: list[dict[str, object]], path: Path | None) -> None:
     """Append to the CSV file (made with its header when missing) and print a short line for each row."""
     for row in measured:
         print(
-            f"{row['provider']:>11} {row['stage']:>7} {row['mode']} {row['length']:>7} {row['data']:>6}"
-            f" {row['ms_p50']:>9.3f} ms {row['tflops']:>6.1f} TFLOP/s {row['peak_gib']:>6.2f} GiB",
+            f"{row['provider']:>11} {row['stage']:>7} {row['mode']} {row['timing']:>5} {row['length']:>7}"
+            f" {row['data']:>6} {row['ms_p50']:>9.3f} ms {row['tflops']:>6.1f} TFLOP/s {row['peak_gib']:>6.2f} GiB",
             flush=True,
         )
     if path is not None:

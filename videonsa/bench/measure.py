@@ -31,6 +31,22 @@ def measure(call: Callable[[], object]) -> Timing:
     return Timing(low, middle, high, peak)
 
 
+def replay(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+    """The kernels of a call as a CUDA graph: replaying it launches them all at once, without the host's part.
+
+    make: yields the call; what autograd needs of a forward pass must be made by it, on the stream that is captured.
+    """
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call = make()
+        call()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        call()
+    return graph.replay
+
+
 def _times(call: Callable[[], object], repeats: int) -> list[float]:
     """Milliseconds of each call. The flush also gives the host time to queue the next call's launches."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")

@@ -56,14 +56,14 @@ def _shares(cmp, slc, swa, grad, shares, rows, HQ: tl.constexpr, SLOTS: tl.const
 @triton.jit
 def _spread(token_sum, block_sum, out, whole_block, rows, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
             TOKEN: tl.constexpr, COMPRESSED: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    """out = token_sum + the token's share of its block's sum; the rows are (token, head) pairs."""
+    """out = TOKEN sums by token + the token's share of its block's sum; the rows are (token, head) pairs."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = row < rows
     size = tl.arange(0, D)
     place = row[:, None] * D + size[None, :]
     sum_ = tl.zeros([ROWS, D], tl.float32)
-    if TOKEN:
-        sum_ += tl.load(token_sum + place, mask=live[:, None], other=0.0)
+    for i in tl.static_range(TOKEN):
+        sum_ += tl.load(token_sum + tl.cast(rows, tl.int64) * i * D + place, mask=live[:, None], other=0.0)
     if COMPRESSED:
         block = tl.load(whole_block + row // HK, mask=live, other=-1)
         source = (block.to(tl.int64) * HK + row % HK)[:, None] * D + size[None, :]
@@ -113,12 +113,14 @@ def shares(outputs: dict[str, Tensor], grad: Tensor) -> Tensor:
 
 
 def spread(token_sum: Tensor | None, block_sum: Tensor | None, like: Tensor, plan: Plan) -> Tensor:
-    """Gradient of key or value: that of its token [T, HK, D] plus that of its block's mean [blocks, HK, D]."""
+    """Gradient of key or value: that of its token [T, HK, D], or several to be summed [n, T, HK, D], plus that of its
+    block's mean [blocks, HK, D]."""
     out = torch.empty_like(like)
     rows = like.shape[0] * like.shape[1]
+    sums = 0 if token_sum is None else token_sum.numel() // like.numel()
     _spread[(triton.cdiv(rows, ROWS),)](
         out if token_sum is None else token_sum, out if block_sum is None else block_sum, out, plan.whole_block(), rows,
-        HK=like.shape[1], D=like.shape[2], BLOCK=plan.block_size, TOKEN=token_sum is not None,
+        HK=like.shape[1], D=like.shape[2], BLOCK=plan.block_size, TOKEN=sums,
         COMPRESSED=block_sum is not None, ROWS=ROWS,
     )  # fmt: skip
     return out

@@ -52,7 +52,7 @@ def mean_blocks(key: Tensor, value: Tensor, plan: Plan) -> tuple[Tensor, Tensor,
 
 # Whether choices are weighed by an lse of both parts of the mean keys where rounding moves it (benchmarks/notes.md).
 # Right in the interpreter; off until a card has run it: pytest -m gpu tests/kernels/test_triton.py -k large_scores.
-SHARP = False
+SHARP = True
 
 
 def forward(
@@ -106,10 +106,17 @@ def backward(
         add=add,
         stride=plan.block_size,
     )
+    return key_gradient(*shared, plan, scale)
+
+
+def key_gradient(
+    query: Tensor, key_mean: Tensor, value_mean: Tensor, grad: Tensor, statistics: Tensor, plan: Plan, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the mean keys and values, [blocks, HK, D] float32."""
     split_rows = tiling.rows_per_split(plan.longest)
     columns = tiling.flash_key_gradient().columns
     grad_key, grad_value = flash.key_gradient(
-        *shared, plan.key_tiles(columns, True), scale,
+        query, key_mean, value_mean, grad, statistics, plan.key_tiles(columns, True), scale,
         splits=-(-plan.longest // split_rows), split_rows=split_rows, stride=plan.block_size,
     )  # fmt: skip
     return grad_key.sum(0), grad_value.sum(0)

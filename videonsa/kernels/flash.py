@@ -145,7 +145,7 @@ def _statistics(statistics, rows, live, slot, queries, SLOTS: tl.constexpr, ROWS
 
 
 @triton.jit
-def _query_gradient_step(query, grad, key, value, first_key, head, scale, position, lse, share, j, masked, sum_,
+def query_gradient_step(query, grad, key, value, first_key, head, scale, position, lse, share, j, masked, sum_,
                          D: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr,
                          COLUMNS: tl.constexpr):  # fmt: skip
     key_tile = load_tile(key, first_key + j, head, D)
@@ -185,15 +185,15 @@ def _query_gradient(query, key, value, grad, statistics, grad_query, position, t
     if WINDOW > 0:
         for j in range(tl.maximum(seen_by_all - WINDOW, 0), end, COLUMNS):
             masked = (j + COLUMNS > seen_by_all) | (j < end - WINDOW)
-            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse, share, j,
+            sum_ = query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse, share, j,
                                         masked, sum_, D, STRIDE, WINDOW, COLUMNS)  # fmt: skip
     else:
         edge = seen_by_all // COLUMNS * COLUMNS
         for j in range(0, edge, COLUMNS):
-            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse, share, j,
+            sum_ = query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse, share, j,
                                         False, sum_, D, STRIDE, WINDOW, COLUMNS)  # fmt: skip
         for j in range(edge, end, COLUMNS):
-            sum_ = _query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse, share, j,
+            sum_ = query_gradient_step(query_tile, grad_tile, key, value, first_key, kv_head, scale, at, lse, share, j,
                                         True, sum_, D, STRIDE, WINDOW, COLUMNS)  # fmt: skip
     sum_ = sum_ * (gate * natural_scale)[:, None]
     if ADD:

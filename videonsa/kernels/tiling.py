@@ -52,6 +52,39 @@ def importance() -> Tile:
     return Tile(64, 128, 4, 3)
 
 
+SELECTION = "measured"  # or "masked" or "listed" for every length, as the tests and the fuzz set it
+MASK_RATE = 2.5  # a pair of a query and a chosen key costs so much, by lists, as one of the masked kernels scores
+
+
+def masks(longest: int, chosen: int) -> bool:
+    """Whether queries score every key and mask what they did not choose (masked.py), or go by lists (selected.py).
+
+    longest: tokens of the longest sequence; chosen: that a query chooses, where there are so many. Up to 1,024 tokens
+    launches cost more than arithmetic.
+    """
+    if SELECTION != "measured":
+        return SELECTION == "masked"
+    by_lists = chosen * longest - chosen * chosen / 2
+    return longest <= max(chosen, 1024) or longest * longest / 2 <= MASK_RATE * by_lists
+
+
+def masked_forward(head_size: int) -> Tile:
+    return Tile(64, 64, 4, 2)
+
+
+def masked_query_gradient() -> Tile:
+    return Tile(64, 64, 4, 2)
+
+
+def masked_key_gradient() -> Tile:
+    return Tile(32, 64, 4, 2)
+
+
+def heads_per_split(programs: int, group: int) -> int:
+    """Query heads of a group that one program of the keys' gradient sums: all, or so few that the machine is full."""
+    return max(1, min(group, programs * group // 512))
+
+
 LIST_RUN = 512  # entries of a block's list that one program takes at most
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton import knobs
 
-from videonsa.kernels import combine, compress, prefix, rowstats, select, selected, tiling, window
+from videonsa.kernels import combine, compress, masked, prefix, rowstats, select, selected, tiling, window
 from videonsa.kernels.empty import empty_output
 from videonsa.kernels.plan import Chunk, Plan, make_plan
 from videonsa.limits import next_power_of_two
@@ -42,6 +42,16 @@ class Settings:
     def chooses_from(self) -> int:
         """The position from which on a query sees more blocks than it may choose."""
         return self.block_count * self.plan.block_size
+
+    @property
+    def chooses(self) -> bool:
+        """Whether some query chooses among blocks."""
+        return "slc" in self.branches and self.plan.most_blocks > self.block_count
+
+    @property
+    def masked(self) -> bool:
+        """Whether selection, window and gated sum are one kernel (masked.py)."""
+        return "slc" in self.branches and tiling.masks(self.plan.longest, self.chooses_from)
 
 
 @torch.compiler.disable
@@ -108,7 +118,7 @@ class _Attention(torch.autograd.Function):
         outputs, lses = call.outputs, call.lses
         ctx.settings, ctx.names = settings, tuple(outputs)
         ctx.save_for_backward(
-            query, key, value, gates, call.index, *outputs.values(), *(lses[name] for name in outputs)
+            query, key, value, gates, call.index, call.bits, *outputs.values(), *(lses[name] for name in outputs)
         )
         assert call.out is not None
         return call.out
@@ -116,10 +126,12 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, gates, index, *rest = ctx.saved_tensors
-        outputs = dict(zip(ctx.names, rest, strict=False))
-        lses = dict(zip(ctx.names, rest[len(ctx.names) :], strict=True))
-        return *gradients(query, key, value, gates, grad.contiguous(), outputs, lses, index, ctx.settings), None
+        query, key, value, gates, index, bits, *rest = ctx.saved_tensors
+        call = Pass(query, key, value, ctx.settings, gates)
+        call.index, call.bits = index, bits
+        call.outputs = dict(zip(ctx.names, rest, strict=False))
+        call.lses = dict(zip(ctx.names, rest[len(ctx.names) :], strict=True))
+        return *gradients(call, grad.contiguous()), None
 
 
 class Step(NamedTuple):
@@ -139,6 +151,7 @@ class Pass:
         self.outputs: dict[str, Tensor] = {}  # of each branch, [T, HQ, D]
         self.lses: dict[str, Tensor] = {}  # [T, HQ] for slc, which reads it by query, and [HQ, T] for cmp and swa
         self.index: Tensor | None = None  # chosen blocks, as `attend` returns them
+        self.bits: Tensor | None = None  # the same as bits, where keys are masked by them
         self.out: Tensor | None = None  # the gated sum, where there are gates
 
 
@@ -162,7 +175,7 @@ def forward_steps(call: Pass) -> list[Step]:
     """
     query, key, value, settings = call.query, call.key, call.value, call.settings
     plan, scale, branches, count = settings.plan, settings.scale, settings.branches, settings.block_count
-    choosing = "slc" in branches and plan.most_blocks > count
+    choosing = settings.chooses
     weighed: list[tuple[Tensor, Tensor, Tensor]] = []  # high and low part of the mean keys, the lse to choose by
 
     def compressed() -> None:
@@ -190,7 +203,19 @@ def forward_steps(call: Pass) -> list[Step]:
     def near() -> None:
         call.outputs["swa"], call.lses["swa"] = window.forward(query, key, value, plan, scale, settings.window)
 
+    def together() -> None:
+        call.bits = masked.chosen_bits(_index(call), plan) if choosing else None
+        call.out = masked.forward(
+            query, key, value, call.gates, call.bits, call.outputs, call.lses, plan, branches, settings.window, scale
+        )
+
     steps = [Step("cmp", compressed)] if "cmp" in branches or choosing else []
+    if settings.masked:
+        if choosing:
+            call.index = torch.empty(len(query), key.shape[1], count, dtype=torch.int32, device=query.device)
+            parts = chunks(query, key, settings, tiling.FORWARD_CHUNK)
+            steps += [Step("topk", partial(choose, chunk)) for chunk in parts]
+        return [*steps, Step("slc", together)]
     if "slc" in branches:
         call.index = torch.empty(len(query), key.shape[1], count, dtype=torch.int32, device=query.device)
         call.outputs["slc"] = torch.empty_like(query)
@@ -227,30 +252,61 @@ class Gradients:
         self.value: Tensor | None = None
 
 
-def gradients(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gates: Tensor,
-    grad: Tensor,
-    outputs: dict[str, Tensor],
-    lses: dict[str, Tensor],
-    index: Tensor | None,
-    settings: Settings,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value and gates; each branch adds to the query's, the chosen blocks last."""
-    call = Pass(query, key, value, settings, gates)
-    call.outputs, call.lses, call.index = outputs, lses, index
+def gradients(call: Pass, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and gates of a call whose forward steps have run."""
     found = Gradients(call, grad)
     run(backward_steps(found))
     assert found.key is not None
     assert found.value is not None
     assert found.shares is not None
-    return found.query, found.key, found.value, found.shares.to(gates.dtype)
+    assert call.gates is not None
+    return found.query, found.key, found.value, found.shares.to(call.gates.dtype)
 
 
 def backward_steps(found: Gradients) -> list[Step]:
     """The steps of `gradients` in their order; run again, they take as long, but add to what is there."""
+    return _backward_masked(found) if found.call.settings.masked else _backward_listed(found)
+
+
+def _backward_masked(found: Gradients) -> list[Step]:
+    call, grad, settings = found.call, found.grad, found.call.settings
+    query, key, value, plan, scale = call.query, call.key, call.value, settings.plan, settings.scale
+    statistics: list[Tensor] = []
+    means: list[tuple[Tensor, Tensor] | None] = [None]
+
+    def queries() -> None:
+        if "cmp" in settings.branches:
+            high, _, value_mean = compress.mean_blocks(key, value, plan)
+            means[0] = high, value_mean
+        assert call.gates is not None
+        found.shares, packed = masked.query_gradient(
+            query, key, value, means[0], call.gates, call.bits, grad, call.outputs, call.lses, plan, settings.branches,
+            settings.window, scale, grad_query=found.query,
+        )  # fmt: skip
+        statistics[:] = [packed]
+
+    def compressed() -> None:
+        assert means[0] is not None
+        found.blocks = compress.key_gradient(query, *means[0], grad, statistics[0][0], plan, scale)
+
+    def together() -> None:
+        found.tokens = masked.key_gradient(
+            query, key, value, call.bits, grad, statistics[0], plan, settings.branches, settings.window, scale
+        )
+
+    steps = [Step("slc", queries), Step("slc", together), Step("combine", partial(_spread, found))]
+    return steps[:1] + [Step("cmp", compressed)] * ("cmp" in settings.branches) + steps[1:]
+
+
+def _spread(found: Gradients) -> None:
+    call = found.call
+    token_key, token_value = found.tokens or (None, None)
+    block_key, block_value = found.blocks or (None, None)
+    found.key = combine.spread(token_key, block_key, call.key, call.settings.plan)
+    found.value = combine.spread(token_value, block_value, call.value, call.settings.plan)
+
+
+def _backward_listed(found: Gradients) -> list[Step]:
     call, grad, settings = found.call, found.grad, found.call.settings
     query, key, value, plan, scale = call.query, call.key, call.value, settings.plan, settings.scale
 
@@ -288,15 +344,9 @@ def backward_steps(found: Gradients) -> list[Step]:
         for chunk in chunks(query, key, settings, tiling.backward_chunk(len(query))):
             selected.backward_chunk(*shared, _index(call), plan, chunk, scale, **sums, add=add)
 
-    def spread() -> None:
-        token_key, token_value = found.tokens or (None, None)
-        block_key, block_value = found.blocks or (None, None)
-        found.key = combine.spread(token_key, block_key, key, plan)
-        found.value = combine.spread(token_value, block_value, value, plan)
-
     branches = {"cmp": compressed, "swa": near, "slc": chosen}  # slc last: the others write what it adds to
     steps = [Step(name, step) for name, step in branches.items() if name in settings.branches]
-    return [Step("combine", gates), *steps, Step("combine", spread)]
+    return [Step("combine", gates), *steps, Step("combine", partial(_spread, found))]
 
 
 def _index(call: Pass) -> Tensor:
