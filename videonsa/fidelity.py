@@ -123,9 +123,9 @@ def compare(
 def chosen(query: Tensor, key: Tensor, sizes: Sizes, backend: str) -> Tensor:
     """Blocks chosen by each query for each key/value head, [B, N, H, n]; -1 is none."""
     if backend == "triton":
-        from videonsa.kernels import release_triton  # triton is not installed everywhere
+        from videonsa.kernels import release_branches  # triton is not installed everywhere
 
-        return release_triton.block_choices(query, key, sizes)
+        return release_branches.block_choices(query, key, sizes)
     return block_choices(query, key, sizes)
 
 

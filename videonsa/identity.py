@@ -60,6 +60,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "release": (
         *("videonsa/kernels/release.py", "videonsa/kernels/bitonic.py", "videonsa/methods/release.py"),
         *("videonsa/kernels/release_triton.py", "videonsa/kernels/release_choice.py"),
+        *("videonsa/kernels/release_branches.py", "videonsa/kernels/release_gradients.py"),
     ),
     "dropping": ("videonsa/methods/compression.py", "videonsa/methods/tokens.py", "videonsa/methods/tower.py"),
     "synth": ("videonsa/synth",),

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FILES = [
     ROOT / "videonsa/kernels" / name
-    for name in ("reference.py", "release.py", "bitonic.py", "release_triton.py", "release_choice.py")
+    for name in ("reference.py", "release.py", "bitonic.py", "release_branches.py", "release_choice.py")
 ]
 FILES += [ROOT / "videonsa/modeling" / name for name in ("attention.py", "positions.py")]
 FILES += [ROOT / "videonsa/methods" / name for name in ("layout.py", "mixed.py", "paper.py", "release.py")]

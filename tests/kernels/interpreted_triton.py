@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import TOLERANCE, relative_error
-from tests.kernels.triton_cases import Shape, choices, errors, poisoned, run, tensors
+from tests.kernels.triton_cases import ALL, Shape, choices, errors, poisoned, run, tensors
 
 SHAPES = [
     Shape(40, 7, 1, 16, 16, 2, 7),
@@ -24,14 +24,45 @@ SHAPES = [
 ]
 
 
+@pytest.fixture
+def listed():
+    from videonsa.kernels import tiling
+
+    with tiling.selection("listed"):
+        yield
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_output_and_gradients_equal_the_reference(shape):
+def test_output_and_gradients_equal_the_reference(shape, listed):
     found = errors(shape, torch.float32, "cpu")
     assert found
     assert max(found.values()) < TOLERANCE[torch.float32], found
 
 
-def test_every_element_is_written_whatever_memory_held(monkeypatch):
+MASKED = [
+    Shape(70, 3, 1, 16, 16, 3, 20, ends=(0, 1, 18, 18, 70)),
+    Shape(90, 2, 1, 16, 16, 3, 40),
+    Shape(63, 2, 1, 16, 16, 2, 8, branches=("slc",)),
+    pytest.param(Shape(1, 2, 1, 16, 16, 3, 8), marks=pytest.mark.long),
+    pytest.param(Shape(40, 7, 1, 16, 16, 2, 7), marks=pytest.mark.long),
+    pytest.param(Shape(33, 2, 1, 16, 16, 3, 8, branches=("slc", "swa")), marks=pytest.mark.long),
+    pytest.param(Shape(90, 2, 1, 32, 32, 2, 5, branches=("cmp", "slc"), batch=2), marks=pytest.mark.long),
+    pytest.param(Shape(300, 1, 1, 16, 128, 1, 5), marks=pytest.mark.long),
+    pytest.param(Shape(540, 1, 1, 16, 16, 2, 5), marks=pytest.mark.long),  # more blocks than a word has bits
+]
+
+
+@pytest.mark.parametrize("shape", MASKED, ids=str)
+def test_masked_keys_equal_the_reference(shape):
+    from videonsa.kernels import tiling
+
+    with tiling.selection("masked"):
+        found = errors(shape, torch.float32, "cpu")
+    assert found
+    assert max(found.values()) < TOLERANCE[torch.float32], found
+
+
+def test_every_element_is_written_whatever_memory_held(monkeypatch, listed):
     shape = Shape(49, 2, 1, 16, 16, 2, 7)
     inputs = tensors(shape, torch.float32, "cpu")
     clean = run(shape, "triton", inputs)
@@ -41,8 +72,30 @@ def test_every_element_is_written_whatever_memory_held(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("branches", [ALL, ("slc",)], ids=["all", "slc"])
+def test_masked_kernels_write_every_element(monkeypatch, branches):
+    from videonsa.kernels import tiling
+
+    shape = Shape(49, 2, 1, 16, 16, 2, 7, branches=branches)
+    inputs = tensors(shape, torch.float32, "cpu")
+    with tiling.selection("masked"):
+        clean = run(shape, "triton", inputs)
+        again = poisoned(lambda: run(shape, "triton", inputs), monkeypatch)
+    assert all(torch.equal(a, b) for a, b in zip(again, clean, strict=True))
+
+
+def test_the_windows_output_computed_anew_changes_no_gradient(monkeypatch, listed):
+    from videonsa.kernels import tiling
+
+    shape = Shape(49, 2, 1, 16, 16, 2, 7)
+    inputs = tensors(shape, torch.float32, "cpu")
+    kept = run(shape, "triton", inputs)
+    monkeypatch.setattr(tiling, "LONG", 48)
+    assert all(torch.equal(a, b) for a, b in zip(run(shape, "triton", inputs), kept, strict=True))
+
+
 @pytest.mark.long
-def test_chunks_of_queries_change_nothing(monkeypatch):
+def test_chunks_of_queries_change_nothing(monkeypatch, listed):
     from videonsa.kernels import tiling
 
     shape = Shape(70, 2, 1, 16, 16, 2, 7, branches=("slc",), ends=(0, 41, 70))
@@ -52,7 +105,7 @@ def test_chunks_of_queries_change_nothing(monkeypatch):
 
 
 @pytest.mark.long
-def test_lists_in_several_items_change_nothing(monkeypatch):
+def test_lists_in_several_items_change_nothing(monkeypatch, listed):
     from videonsa.kernels import tiling
 
     shape = Shape(120, 2, 1, 16, 16, 3, 7, branches=("slc",))
@@ -62,7 +115,7 @@ def test_lists_in_several_items_change_nothing(monkeypatch):
 
 
 @pytest.mark.long
-def test_choosing_by_peaks_changes_nothing(monkeypatch):
+def test_choosing_by_peaks_changes_nothing(monkeypatch, listed):
     from videonsa.kernels import tiling
 
     monkeypatch.setattr(tiling, "choose_by_peaks", lambda columns, count: True)
@@ -191,7 +244,7 @@ def test_text_of_several_samples_in_one_call(monkeypatch):
 @pytest.mark.parametrize("spared", [False, True], ids=["by both parts", "by the high part"])
 def test_large_scores_are_weighed_by_both_parts_of_the_mean_keys(monkeypatch, spared):
     """Block 0 draws 0.99 of head 0 and block 1 all of head 1; rounding block 0's mean key makes 1.01 of the 0.99."""
-    from videonsa.kernels import compress, flash, triton_backend
+    from videonsa.kernels import flash, triton_backend
     from videonsa.kernels.plan import make_plan
 
     key = torch.zeros(64, 1, 16)
@@ -201,7 +254,6 @@ def test_large_scores_are_weighed_by_both_parts_of_the_mean_keys(monkeypatch, sp
     key[32:48, :, 0] = 0.8848  # block 2: 0.01 of head 0
     query = torch.zeros(64, 2, 16)
     query[:, 0, 0] = query[:, 1, 1] = 40.0
-    monkeypatch.setattr(compress, "SHARP", True)
     monkeypatch.setattr(flash, "FEW", 0)
     if spared:
         monkeypatch.setattr(flash, "LARGE", 1e30)
@@ -218,7 +270,7 @@ def test_a_shape_of_the_fuzz(capsys):
     assert "1 shapes of seed 0, 0 outside" in capsys.readouterr().out
 
 
-def test_the_stages_that_are_timed_are_the_steps_of_the_whole():
+def test_the_stages_that_are_timed_are_the_steps_of_the_whole(listed):
     from videonsa.bench import case, providers
     from videonsa.kernels import triton_backend
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.helpers import TOLERANCE, relative_error
 from tests.kernels.triton_cases import ALL, Shape, errors, poisoned, run, tensors
 from videonsa.bench import fuzz
-from videonsa.kernels import compress, nsa_attention
+from videonsa.kernels import nsa_attention, tiling
 
 HERE = Path(__file__).parent
 GPU_SHAPES = [
@@ -36,7 +36,9 @@ GPU_SHAPES = [
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed: no interpreter")
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("marked", ["not long", pytest.param("long", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "marked", ["not long", pytest.param("long", marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
 def test_logic_in_the_interpreter(marked):
     files = sorted(map(str, HERE.glob("interpreted_*.py")))  # of all kernels, in one process
     if marked == "long":
@@ -64,16 +66,19 @@ def test_without_a_device_it_says_so():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("way", ["listed", "masked"])
 @pytest.mark.parametrize("shape", GPU_SHAPES, ids=str)
-def test_output_and_gradients_equal_the_reference(shape, dtype):
-    found = errors(shape, dtype, "cuda")
+def test_output_and_gradients_equal_the_reference(shape, way, dtype):
+    with tiling.selection(way):
+        found = errors(shape, dtype, "cuda")
     assert max(found.values()) < TOLERANCE[dtype], found
 
 
 @pytest.mark.gpu
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_drawn_shapes(data):
+@pytest.mark.parametrize("way", ["listed", "masked"])
+def test_drawn_shapes(way, data):
     ends = sorted(data.draw(st.lists(st.integers(1, 900), min_size=1, max_size=4, unique=True)))
     group = data.draw(st.integers(1, 16))
     kv_heads = data.draw(st.integers(1, 4))
@@ -84,15 +89,15 @@ def test_drawn_shapes(data):
         tuple(name for name in ALL if name in branches), (0, *ends),
     )  # fmt: skip
     assume(shape.length > 0)
-    found = errors(shape, torch.bfloat16, "cuda")
+    with tiling.selection(way):
+        found = errors(shape, torch.bfloat16, "cuda")
     assert max(found.values(), default=0) < TOLERANCE[torch.bfloat16], found
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize(("block_size", "block_count"), [(16, 2), (16, 3), (32, 2), (32, 3)])
-def test_large_scores_choose_as_float64_does(size, block_size, block_count, monkeypatch):
-    monkeypatch.setattr(compress, "SHARP", True)  # off until this has passed on a card
+def test_large_scores_choose_as_float64_does(size, block_size, block_count):
     shape = fuzz.Shape(
         900, 14, 2, size, block_size, block_count, 64, "bfloat16", "large", ALL, batch=1, ends=None, given_scale=0.3
     )
@@ -113,23 +118,27 @@ def test_error_is_at_most_twice_that_of_plain_torch_in_the_same_type(monkeypatch
 
 
 @pytest.mark.gpu
-def test_bits_repeat_and_nothing_is_left_unwritten(monkeypatch):
+@pytest.mark.parametrize("way", ["listed", "masked"])
+def test_bits_repeat_and_nothing_is_left_unwritten(way, monkeypatch):
     shape = Shape(3001, 28, 4, 128, 64, 16, 256)
     inputs = tensors(shape, torch.bfloat16, "cuda")
-    first = run(shape, "triton", inputs)
-    again = poisoned(lambda: run(shape, "triton", inputs), monkeypatch)
+    with tiling.selection(way):
+        first = run(shape, "triton", inputs)
+        again = poisoned(lambda: run(shape, "triton", inputs), monkeypatch)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("way", ["listed", "masked"])
 @pytest.mark.parametrize("at", [0, 64, 700, 1999])
-def test_no_output_depends_on_a_later_token(at):
+def test_no_output_depends_on_a_later_token(at, way):
     shape = Shape(2000, 7, 1, 128, 64, 8, 100)
     inputs = tensors(shape, torch.bfloat16, "cuda")
     changed = [tensor.clone() for tensor in inputs]
     for tensor in changed[:3]:
         tensor[:, at:] = torch.randn_like(tensor[:, at:]) * 3
-    before, after = run(shape, "triton", inputs)[0], run(shape, "triton", changed)[0]
+    with tiling.selection(way):
+        before, after = run(shape, "triton", inputs)[0], run(shape, "triton", changed)[0]
     assert torch.equal(before[:, :at], after[:, :at])
     assert not torch.equal(before[:, at:], after[:, at:])
 

@@ -3,7 +3,8 @@
     python -m videonsa.bench.fuzz --count 10000 --minutes 9      # prints what to add to go on: --first N
 
 Shape N of a seed is the same in every run: length or packing, data and its scale, with one of `--sets` drawn sets of
-what the kernels are compiled for (heads, head size, blocks, window, branches, precision). Of each shape, the blocks
+what the kernels are compiled for (heads, head size, blocks, window, branches, precision), and with the selection by
+lists or by masks, whichever would be taken at its length. Of each shape, the blocks
 chosen must be float64's but where they tie (TIE of videonsa.bench.choices); and at the queries that choose the same,
 the output and every gradient must be within TOLERANCE of float64's, or within twice the error of plain attention in the
 same precision under the same choice (`luck`: more, of few rows). Prints each new worst; exits 1 when a shape is
@@ -27,7 +28,7 @@ from torch import Tensor
 from videonsa.bench.case import DTYPES, Case, drift
 from videonsa.bench.check import NAMES, TOLERANCE
 from videonsa.bench.choices import TIE, compare
-from videonsa.kernels import nsa_attention
+from videonsa.kernels import nsa_attention, tiling
 from videonsa.kernels.reference import block_ends, choose_blocks, masked_softmax, mean_blocks, score, weigh
 from videonsa.names import BRANCHES
 from videonsa.options import Parser, positive
@@ -63,6 +64,7 @@ class Shape(Case):
     batch: int
     ends: tuple[int, ...] | None  # of packed sequences, 0 first; they may be empty
     given_scale: float
+    selection: str = "measured"  # tiling.SELECTION
 
     @property
     def scale(self) -> float:
@@ -73,7 +75,7 @@ class Shape(Case):
         return (
             f"L {self.length} x {self.batch}{packed}, heads {self.heads}/{self.kv_heads} of {self.head_dim}, "
             f"s {self.block_size}, b {self.block_count}, w {self.window}, {'+'.join(self.branches)}, {self.dtype}, "
-            f"{self.data} data, scale {self.scale:.3g}"
+            f"{self.data} data, scale {self.scale:.3g}, {self.selection}"
         )
 
 
@@ -105,7 +107,10 @@ def draw_shape(seed: int, number: int, sets: int, limits: Limits) -> Shape:
         batch, length = draw.randint(2, 3), -(-length // 2)
     data = draw.choice(DATA)
     scale = 0.3 if data == "large" else chosen["head_dim"] ** -0.5 * draw.choice((1, 1, 0.5, 2))
-    return Shape(length=length, batch=batch, ends=ends, data=data, given_scale=scale, **chosen)
+    selection = draw.choice(("masked", "listed"))
+    return Shape(
+        length=length, batch=batch, ends=ends, data=data, given_scale=scale, selection=selection, **chosen
+    )  # fmt: skip
 
 
 def _log(draw: random.Random, most: int) -> int:
@@ -164,7 +169,9 @@ def judge(shape: Shape, seed: int, device: str) -> dict[str, float]:
         )  # fmt: skip
 
     exact = _results(attend("reference"), [tensor.double() for tensor in inputs])
-    errors = _errors(_results(attend("triton"), inputs), exact, same)
+    with tiling.selection(shape.selection):
+        ours = _results(attend("triton"), inputs)
+    errors = _errors(ours, exact, same)
     allowed = dict.fromkeys(NAMES, TOLERANCE[shape.dtype])
     if any(not error <= TOLERANCE[shape.dtype] for error in errors.values()):
         plain = _errors(_results(lambda *tensors: plain_attention(tensors, shape), inputs), exact, same)

@@ -1,8 +1,8 @@
-"""Time attention with release semantics, and write one CSV row per semantics and length.
+"""Time attention with release semantics, and write one CSV row per semantics, length and mode.
 
     python -m videonsa.bench.release --lengths 32768 65536 131072 --out benchmarks/release_h200.csv
 
-One layer's attention of one sample, forward: text and vision together, one token in a hundred text, half of it before
+One layer's attention of one sample: text and vision together, one token in a hundred text, half of it before
 the vision tokens and half after. Correct first: choices of blocks and outputs of some slices of queries are compared
 with the torch path's; semantics that are off get no row, and the command exits with status 1. `same_choices` is the
 share of equal choices there, `error` the output's relative error where they are equal. Needs a CUDA device.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -65,14 +66,14 @@ def check(tensors: dict[str, Tensor], is_vision: Tensor, case: Case, names: froz
 
     Of a choice that differs the gap is that of the importances of the best block left out and the worst in its place.
     """
-    from videonsa.kernels import release_triton
+    from videonsa.kernels import release_branches
 
     sizes = release.Sizes(case.block_size, case.block_count, case.window, case.scale, names, tensors["query"].dtype)
     output = attention(tensors, is_vision, case, names, "triton")
     packing = sizes.has("vision_packing")
     query, key, value = (tensors[name] for name in ("query", "key", "value"))
     query_N, key_N, value_N = (release.vision_rows(tensor, is_vision, sizes) for tensor in (query, key, value))
-    ours = release_triton.block_choices(query_N, key_N, sizes)
+    ours = release_branches.block_choices(query_N, key_N, sizes)
     places = torch.arange(case.length, device=is_vision.device) if packing else is_vision.nonzero()[:, 0]
     dense = release.dense_part(query, key, value, is_vision, sizes)
     inputs = release.prepare(query_N, key_N, value_N, sizes)
@@ -129,17 +130,34 @@ def attention(tensors: dict[str, Tensor], is_vision: Tensor, case: Case, names: 
     )  # fmt: skip
 
 
-@torch.no_grad()
-def row(semantics: str, case: Case) -> dict[str, Any]:
-    """A row without the software's columns."""
+def rows(semantics: str, case: Case, modes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows without the software's columns; backward: of a forward pass that ran before."""
     tensors, is_vision = make_inputs(case)
     names = frozenset(differences(semantics))
     found = check(tensors, is_vision, case, names)
-    torch.cuda.empty_cache()
-    timing = measure(lambda: attention(tensors, is_vision, case, names, "triton"))
-    sizes = {name: getattr(case, name) for name in COLUMNS if hasattr(case, name)}
-    times = {name: round(getattr(timing, name), 3) for name in ("ms_p20", "ms_p50", "ms_p80", "peak_gib")}
-    return {"semantics": semantics, "mode": "fwd", **sizes, **times, **{key: f"{n:.6g}" for key, n in found.items()}}
+    for mode in modes:
+        torch.cuda.empty_cache()
+        call = (_forward if mode == "fwd" else _backward)(tensors, is_vision, case, names)
+        call()
+        timing = measure(call)
+        sizes = {name: getattr(case, name) for name in COLUMNS if hasattr(case, name)}
+        times = {name: round(getattr(timing, name), 3) for name in ("ms_p20", "ms_p50", "ms_p80", "peak_gib")}
+        yield {"semantics": semantics, "mode": mode, **sizes, **times, **{key: f"{n:.6g}" for key, n in found.items()}}
+
+
+def _forward(tensors: dict[str, Tensor], is_vision: Tensor, case: Case, names: frozenset[str]) -> Callable[[], object]:
+    @torch.no_grad()
+    def call() -> Tensor:
+        return attention(tensors, is_vision, case, names, "triton")
+
+    return call
+
+
+def _backward(tensors: dict[str, Tensor], is_vision: Tensor, case: Case, names: frozenset[str]) -> Callable[[], object]:
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+    output = attention(leaves, is_vision, case, names, "triton")
+    grad = torch.randn_like(output)
+    return lambda: torch.autograd.grad(output, list(leaves.values()), grad, retain_graph=True)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -150,6 +168,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--semantics", nargs="+", default=["release"], help="release, release-NAME or NAME+NAME")
     parser.add_argument("--lengths", type=int, nargs="+", default=[32768, 65536, 131072])
+    parser.add_argument("--mode", choices=("fwd", "bwd", "both"), default="both")
     sizes = {"heads": 28, "kv-heads": 4, "head-dim": 128, "block-size": 64, "block-count": 32, "window": 256}
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -177,18 +196,17 @@ def main(arguments: list[str] | None = None) -> int:
                 options.window, options.dtype, "random",
             )  # fmt: skip
             try:
-                made = row(semantics, case)
-            except CheckFailed as error:
+                for made in rows(semantics, case, ("fwd", "bwd") if options.mode == "both" else (options.mode,)):
+                    print(
+                        f"{semantics} {length} {made['mode']}: {made['ms_p50']} ms, {made['peak_gib']} GiB, same "
+                        f"choices {made['same_choices']}, widest gap {made['widest_gap']}, error {made['error']}",
+                        flush=True,
+                    )
+                    if options.out:
+                        append([{**made, **software}], COLUMNS, options.out)
+            except (CheckFailed, torch.OutOfMemoryError) as error:
                 failures += 1
-                print(f"{semantics}: {error}", file=sys.stderr)
-                continue
-            print(
-                f"{semantics} {length}: {made['ms_p50']} ms, {made['peak_gib']} GiB, same choices "
-                f"{made['same_choices']}, widest gap {made['widest_gap']}, error {made['error']}",
-                flush=True,
-            )
-            if options.out:
-                append([{**made, **software}], COLUMNS, options.out)
+                print(f"{semantics} {length}: {error}", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -50,11 +50,6 @@ def mean_blocks(key: Tensor, value: Tensor, plan: Plan) -> tuple[Tensor, Tensor,
     return high, low, mean
 
 
-# Whether choices are weighed by an lse of both parts of the mean keys where rounding moves it (benchmarks/notes.md).
-# Right in the interpreter; off until a card has run it: pytest -m gpu tests/kernels/test_triton.py -k large_scores.
-SHARP = True
-
-
 def forward(
     query: Tensor,
     key_high: Tensor,
@@ -73,7 +68,7 @@ def forward(
     """
     tiles = plan.query_tiles(tiling.flash_forward(query.shape[2]).rows, True)
     sharp = None
-    if SHARP and count is not None and query.dtype != torch.float32:  # in which the high part is the mean
+    if count is not None and query.dtype != torch.float32:  # in which the high part is the mean
         sharp = key_low, torch.empty(query.shape[1], len(query), dtype=torch.float32, device=query.device), count
     out, lse = flash.forward(
         query, key_high, value_mean, plan.position(), tiles, scale, stride=plan.block_size, with_out=with_out,

@@ -183,12 +183,12 @@ def _query_gradient(query, key, value, key_mean, value_mean, gates, bits, grad, 
             cmp_out, wide_grad, rows, live, head, shares, statistics, lse, gates, at, 0, queries, HQ, D
         )
         base = tl.load(first_block + first)
-        visible = (at + 1) // BLOCK
-        edge = tl.min(tl.where(live, visible, 2147483647), 0) // COLUMNS * COLUMNS
+        whole = (at + 1) // BLOCK
+        edge = tl.min(tl.where(live, whole, 2147483647), 0) // COLUMNS * COLUMNS
         for j in range(0, edge, COLUMNS):
             sum_ = query_gradient_step(query_tile, grad_tile, key_mean, value_mean, base, kv_head, scale, at, lse,
                                        share, j, False, sum_, D, BLOCK, 0, COLUMNS)  # fmt: skip
-        for j in range(edge, tl.max(visible, 0), COLUMNS):
+        for j in range(edge, tl.max(whole, 0), COLUMNS):
             sum_ = query_gradient_step(query_tile, grad_tile, key_mean, value_mean, base, kv_head, scale, at, lse,
                                        share, j, True, sum_, D, BLOCK, 0, COLUMNS)  # fmt: skip
         sum_ = sum_ * gate[:, None]

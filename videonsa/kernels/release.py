@@ -86,10 +86,7 @@ def _on_triton(backend: str, query: Tensor, key: Tensor, value: Tensor, gates: T
     half = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
     if backend == "reference" or (backend == "auto" and not (half and serves(query.shape[-1], sizes.block_size))):
         return False
-    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value, gates))
-    reason = (
-        "gradients are asked for with backend=auto" if needs_gradient and backend == "auto" else _unserved(query, sizes)
-    )
+    reason = _unserved(query, sizes)
     if reason is not None:
         _say_once(reason)
     return reason is None
@@ -143,7 +140,7 @@ def mixed_attention(
 
     backend: reference (this file, any device and type); triton (release_triton.py, on CUDA; what it does not serve
     falls to the reference, and the log says so once); auto: triton on CUDA in half precision for the head and block
-    sizes that it serves, where no gradient is asked for.
+    sizes that it serves.
     """
     check(differences, block_size, block_count, window, branches, backend)
     if query.numel() == 0:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from videonsa.limits import TRITON_BLOCK_SIZES, next_power_of_two
@@ -52,11 +53,23 @@ def importance() -> Tile:
     return Tile(64, 128, 4, 3)
 
 
-SELECTION = "measured"  # or "masked" or "listed" for every length, as the tests and the fuzz set it
-MASK_RATE = 2.5  # a pair of a query and a chosen key costs so much, by lists, as one of the masked kernels scores
+SELECTION = "measured"  # or, for every length, "masked" or "listed" (`selection`)
+LISTED_COST = 3.0  # of a pair of a query and a chosen key, by lists, where one that is scored and masked costs 1
+LISTED_GRADIENT_COST = 1.5
 
 
-def masks(longest: int, chosen: int) -> bool:
+@contextmanager
+def selection(way: str) -> Iterator[None]:
+    """One way for every length, forward and backward: what checks the kernels at small sizes wants."""
+    global SELECTION
+    before, SELECTION = SELECTION, way
+    try:
+        yield
+    finally:
+        SELECTION = before
+
+
+def masks(longest: int, chosen: int, *, backward: bool = False) -> bool:
     """Whether queries score every key and mask what they did not choose (masked.py), or go by lists (selected.py).
 
     longest: tokens of the longest sequence; chosen: that a query chooses, where there are so many. Up to 1,024 tokens
@@ -64,12 +77,19 @@ def masks(longest: int, chosen: int) -> bool:
     """
     if SELECTION != "measured":
         return SELECTION == "masked"
-    by_lists = chosen * longest - chosen * chosen / 2
-    return longest <= max(chosen, 1024) or longest * longest / 2 <= MASK_RATE * by_lists
+    listed = chosen * longest - chosen * chosen / 2
+    cost = LISTED_GRADIENT_COST if backward else LISTED_COST
+    return longest <= max(chosen, 1024) or longest * longest / 2 <= cost * listed
+
+
+def keeps_window(tokens: int) -> bool:
+    """Whether the window's output waits for the backward pass; computed anew, it spares 7 KiB a token (28 heads of
+    128)."""
+    return tokens <= LONG
 
 
 def masked_forward(head_size: int) -> Tile:
-    return Tile(64, 64, 4, 2)
+    return Tile(64, 64, 4, 3)
 
 
 def masked_query_gradient() -> Tile:
@@ -77,7 +97,7 @@ def masked_query_gradient() -> Tile:
 
 
 def masked_key_gradient() -> Tile:
-    return Tile(32, 64, 4, 2)
+    return Tile(64, 64, 4, 2)
 
 
 def heads_per_split(programs: int, group: int) -> int:
@@ -106,9 +126,12 @@ def rows_per_split(queries: int) -> int:
 FORWARD_CHUNK = 16384  # queries; each list pays once for its block's keys and values
 
 
+LONG = 65536  # tokens, beyond which memory is short: 128K tokens take 9 GiB in all
+
+
 def backward_chunk(tokens: int) -> int:
-    """As FORWARD_CHUNK; there the partial results come on top of everything saved, in all 10 GiB for 128K tokens."""
-    return 16384 if tokens <= 65536 else 11264
+    """As FORWARD_CHUNK; there the partial results come on top of everything saved."""
+    return 16384 if tokens <= LONG else 11264
 
 
 def prefix_splits(programs: int) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from videonsa.names import BRANCHES
 
 LONGEST = 1 << 30  # a window that sees everything, and to which a position can be added in 32 bits
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,9 @@ class Settings:
         """Whether some query chooses among blocks."""
         return "slc" in self.branches and self.plan.most_blocks > self.block_count
 
-    @property
-    def masked(self) -> bool:
+    def masks(self, *, backward: bool = False) -> bool:
         """Whether selection, window and gated sum are one kernel (masked.py)."""
-        return "slc" in self.branches and tiling.masks(self.plan.longest, self.chooses_from)
+        return "slc" in self.branches and tiling.masks(self.plan.longest, self.chooses_from, backward=backward)
 
 
 @torch.compiler.disable
@@ -115,22 +116,22 @@ class _Attention(torch.autograd.Function):
         query, key, value, gates = (tensor.contiguous() for tensor in (query, key, value, gates))
         call = Pass(query, key, value, settings, gates)
         run(forward_steps(call))
-        outputs, lses = call.outputs, call.lses
-        ctx.settings, ctx.names = settings, tuple(outputs)
-        ctx.save_for_backward(
-            query, key, value, gates, call.index, call.bits, *outputs.values(), *(lses[name] for name in outputs)
-        )
+        kept = dict(call.outputs)
+        if "swa" in kept and not tiling.keeps_window(len(query)):
+            del kept["swa"]
+        ctx.settings, ctx.outputs, ctx.lses = settings, tuple(kept), tuple(call.lses)
+        ctx.save_for_backward(query, key, value, gates, call.index, *kept.values(), *call.lses.values())
         assert call.out is not None
         return call.out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, gates, index, bits, *rest = ctx.saved_tensors
+        query, key, value, gates, index, *rest = ctx.saved_tensors
         call = Pass(query, key, value, ctx.settings, gates)
-        call.index, call.bits = index, bits
-        call.outputs = dict(zip(ctx.names, rest, strict=False))
-        call.lses = dict(zip(ctx.names, rest[len(ctx.names) :], strict=True))
+        call.index = index
+        call.outputs = dict(zip(ctx.outputs, rest, strict=False))
+        call.lses = dict(zip(ctx.lses, rest[len(ctx.outputs) :], strict=True))
         return *gradients(call, grad.contiguous()), None
 
 
@@ -151,7 +152,6 @@ class Pass:
         self.outputs: dict[str, Tensor] = {}  # of each branch, [T, HQ, D]
         self.lses: dict[str, Tensor] = {}  # [T, HQ] for slc, which reads it by query, and [HQ, T] for cmp and swa
         self.index: Tensor | None = None  # chosen blocks, as `attend` returns them
-        self.bits: Tensor | None = None  # the same as bits, where keys are masked by them
         self.out: Tensor | None = None  # the gated sum, where there are gates
 
 
@@ -194,30 +194,28 @@ def forward_steps(call: Pass) -> list[Step]:
     def choose(chunk: Chunk) -> None:
         high, low, lse = weighed[0]
         importance, peaks = select.importances(query, high, low, lse, plan, chunk, scale, count)
-        select.choose(importance, peaks, _index(call), plan, chunk)
+        select.choose(importance, peaks, _made(call.index), plan, chunk)
 
     def chosen(chunk: Chunk) -> None:
         out, lse = call.outputs["slc"], call.lses["slc"]
-        selected.forward_chunk(query, key, value, _index(call), plan, chunk, scale, out=out, lse=lse)
+        selected.forward_chunk(query, key, value, _made(call.index), plan, chunk, scale, out=out, lse=lse)
 
     def near() -> None:
         call.outputs["swa"], call.lses["swa"] = window.forward(query, key, value, plan, scale, settings.window)
 
     def together() -> None:
-        call.bits = masked.chosen_bits(_index(call), plan) if choosing else None
+        bits = masked.chosen_bits(_made(call.index), plan) if choosing else None
         call.out = masked.forward(
-            query, key, value, call.gates, call.bits, call.outputs, call.lses, plan, branches, settings.window, scale
+            query, key, value, call.gates, bits, call.outputs, call.lses, plan, branches, settings.window, scale
         )
 
     steps = [Step("cmp", compressed)] if "cmp" in branches or choosing else []
-    if settings.masked:
-        if choosing:
-            call.index = torch.empty(len(query), key.shape[1], count, dtype=torch.int32, device=query.device)
-            parts = chunks(query, key, settings, tiling.FORWARD_CHUNK)
-            steps += [Step("topk", partial(choose, chunk)) for chunk in parts]
-        return [*steps, Step("slc", together)]
     if "slc" in branches:
         call.index = torch.empty(len(query), key.shape[1], count, dtype=torch.int32, device=query.device)
+    if settings.masks():
+        parts = chunks(query, key, settings, tiling.FORWARD_CHUNK)
+        return [*steps, *(Step("topk", partial(choose, chunk)) for chunk in parts), Step("slc", together)]
+    if "slc" in branches:
         call.outputs["slc"] = torch.empty_like(query)
         call.lses["slc"] = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
         steps.append(Step("slc", prefixes))
@@ -245,54 +243,58 @@ class Gradients:
     def __init__(self, call: Pass, grad: Tensor) -> None:
         self.call, self.grad = call, grad
         self.shares: Tensor | None = None  # the gates' gradients
-        self.query = torch.empty_like(call.query)
+        self.query: Tensor | None = None
+        self.bits: Tensor | None = None  # of masked.py: the chosen blocks, and the statistics of all branches
+        self.statistics: Tensor | None = None
+        self.means: tuple[Tensor, Tensor] | None = None  # of the blocks' keys and values
         self.tokens: tuple[Tensor, Tensor] | None = None  # sums for keys and values, float32, by token
         self.blocks: tuple[Tensor, Tensor] | None = None  # and by block
         self.key: Tensor | None = None
         self.value: Tensor | None = None
+
+    def query_sum(self) -> Tensor:
+        """The query's gradient, made when the first branch writes it."""
+        if self.query is None:
+            self.query = torch.empty_like(self.call.query)
+        return self.query
 
 
 def gradients(call: Pass, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and gates of a call whose forward steps have run."""
     found = Gradients(call, grad)
     run(backward_steps(found))
-    assert found.key is not None
-    assert found.value is not None
-    assert found.shares is not None
-    assert call.gates is not None
-    return found.query, found.key, found.value, found.shares.to(call.gates.dtype)
+    shares = _made(found.shares).to(_made(call.gates).dtype)
+    return _made(found.query), _made(found.key), _made(found.value), shares
 
 
 def backward_steps(found: Gradients) -> list[Step]:
     """The steps of `gradients` in their order; run again, they take as long, but add to what is there."""
-    return _backward_masked(found) if found.call.settings.masked else _backward_listed(found)
+    return _backward_masked(found) if found.call.settings.masks(backward=True) else _backward_listed(found)
 
 
 def _backward_masked(found: Gradients) -> list[Step]:
     call, grad, settings = found.call, found.grad, found.call.settings
     query, key, value, plan, scale = call.query, call.key, call.value, settings.plan, settings.scale
-    statistics: list[Tensor] = []
-    means: list[tuple[Tensor, Tensor] | None] = [None]
 
     def queries() -> None:
         if "cmp" in settings.branches:
             high, _, value_mean = compress.mean_blocks(key, value, plan)
-            means[0] = high, value_mean
-        assert call.gates is not None
-        found.shares, packed = masked.query_gradient(
-            query, key, value, means[0], call.gates, call.bits, grad, call.outputs, call.lses, plan, settings.branches,
-            settings.window, scale, grad_query=found.query,
+            found.means = high, value_mean
+        found.bits = masked.chosen_bits(_made(call.index), plan) if settings.chooses else None
+        found.shares, found.statistics = masked.query_gradient(
+            query, key, value, found.means, _made(call.gates), found.bits, grad, call.outputs, call.lses, plan,
+            settings.branches, settings.window, scale, grad_query=found.query_sum(),
         )  # fmt: skip
-        statistics[:] = [packed]
 
     def compressed() -> None:
-        assert means[0] is not None
-        found.blocks = compress.key_gradient(query, *means[0], grad, statistics[0][0], plan, scale)
+        statistics = _made(found.statistics)[BRANCHES.index("cmp")]
+        found.blocks = compress.key_gradient(query, *_made(found.means), grad, statistics, plan, scale)
 
     def together() -> None:
         found.tokens = masked.key_gradient(
-            query, key, value, call.bits, grad, statistics[0], plan, settings.branches, settings.window, scale
-        )
+            query, key, value, found.bits, grad, _made(found.statistics), plan, settings.branches, settings.window,
+            scale,
+        )  # fmt: skip
 
     steps = [Step("slc", queries), Step("slc", together), Step("combine", partial(_spread, found))]
     return steps[:1] + [Step("cmp", compressed)] * ("cmp" in settings.branches) + steps[1:]
@@ -311,47 +313,49 @@ def _backward_listed(found: Gradients) -> list[Step]:
     query, key, value, plan, scale = call.query, call.key, call.value, settings.plan, settings.scale
 
     def statistics(name: str) -> Tensor:
-        assert call.gates is not None
-        assert found.shares is not None
         branch, by_query = BRANCHES.index(name), name == "slc"
-        gate, share = call.gates[:, :, branch], found.shares[:, :, branch]
+        gate, share = _made(call.gates)[:, :, branch], _made(found.shares)[:, :, branch]
         position = plan.token() if by_query else plan.position()
         return rowstats.pack(call.lses[name], gate, share, position, by_query=by_query)
 
     def gates() -> None:
-        found.shares = combine.shares(call.outputs, grad)
+        outputs = dict(call.outputs)
+        if "swa" in settings.branches and "swa" not in outputs:
+            outputs["swa"], _ = window.forward(query, key, value, plan, scale, settings.window)
+        found.shares = combine.shares(outputs, grad)
 
     def compressed() -> None:
         high, _, value_mean = compress.mean_blocks(key, value, plan)
         found.blocks = compress.backward(
-            query, high, value_mean, grad, statistics("cmp"), plan, scale, grad_query=found.query, add=False
+            query, high, value_mean, grad, statistics("cmp"), plan, scale, grad_query=found.query_sum(), add=False
         )
 
     def near() -> None:
         found.tokens = window.backward(
             query, key, value, grad, statistics("swa"), plan, scale, settings.window,
-            grad_query=found.query, add="cmp" in settings.branches,
+            grad_query=found.query_sum(), add="cmp" in settings.branches,
         )  # fmt: skip
 
     def chosen() -> None:
         if found.tokens is None:
             found.tokens = torch.zeros_like(key, dtype=torch.float32), torch.zeros_like(key, dtype=torch.float32)
         token_key, token_value = found.tokens
-        sums: dict[str, Any] = {"grad_query": found.query, "grad_key": token_key, "grad_value": token_value}
+        sums: dict[str, Any] = {"grad_query": found.query_sum(), "grad_key": token_key, "grad_value": token_value}
         add = len(settings.branches) > 1
         shared = query, key, value, grad, statistics("slc")
         prefix.backward(*shared, plan, settings.chooses_from, scale, **sums, add=add)
         for chunk in chunks(query, key, settings, tiling.backward_chunk(len(query))):
-            selected.backward_chunk(*shared, _index(call), plan, chunk, scale, **sums, add=add)
+            selected.backward_chunk(*shared, _made(call.index), plan, chunk, scale, **sums, add=add)
 
     branches = {"cmp": compressed, "swa": near, "slc": chosen}  # slc last: the others write what it adds to
     steps = [Step(name, step) for name, step in branches.items() if name in settings.branches]
     return [Step("combine", gates), *steps, Step("combine", partial(_spread, found))]
 
 
-def _index(call: Pass) -> Tensor:
-    assert call.index is not None
-    return call.index
+def _made(result: Made | None) -> Made:
+    """A result of an earlier step."""
+    assert result is not None
+    return result
 
 
 def chunks(query: Tensor, key: Tensor, settings: Settings, most: int) -> tuple[Chunk, ...]:
