@@ -243,16 +243,16 @@ def test_text_of_several_samples_in_one_call(monkeypatch):
 
 @pytest.mark.parametrize("spared", [False, True], ids=["by both parts", "by the high part"])
 def test_large_scores_are_weighed_by_both_parts_of_the_mean_keys(monkeypatch, spared):
-    """Block 0 draws 0.99 of head 0 and block 1 all of head 1; rounding block 0's mean key makes 1.01 of the 0.99."""
+    """Block 1 draws 0.99 of head 0 and block 2 all of head 1; rounding block 1's mean key makes 1.01 of the 0.99."""
     from videonsa.kernels import flash, triton_backend
     from videonsa.kernels.plan import make_plan
 
-    key = torch.zeros(64, 1, 16)
-    key[:16, :, 0] = 1.0
-    key[:16:2, :, 0] += 2.0**-10  # the mean, 1 + 2^-11, rounds to 1 in float16
-    key[16:32, :, 1] = 1.0
-    key[32:48, :, 0] = 0.8848  # block 2: 0.01 of head 0
-    query = torch.zeros(64, 2, 16)
+    key = torch.zeros(80, 1, 16)
+    key[16:32, :, 0] = 1.0
+    key[16:32:2, :, 0] += 2.0**-10  # the mean, 1 + 2^-11, rounds to 1 in float16
+    key[32:48, :, 1] = 1.0
+    key[48:64, :, 0] = 0.8848  # block 3: 0.01 of head 0
+    query = torch.zeros(80, 2, 16)
     query[:, 0, 0] = query[:, 1, 1] = 40.0
     monkeypatch.setattr(flash, "FEW", 0)
     if spared:
@@ -260,7 +260,7 @@ def test_large_scores_are_weighed_by_both_parts_of_the_mean_keys(monkeypatch, sp
     plan = make_plan(query[None], None, 16)
     settings = triton_backend.Settings(plan, 2, 1, ("slc",), 1.0)
     _, _, index = triton_backend.attend(query.half(), key.half(), key.half(), settings)
-    assert index[-1, 0].tolist() == ([0, 3] if spared else [1, 3])
+    assert index[-1, 0].tolist() == ([1, 4] if spared else [2, 4])
 
 
 def test_a_shape_of_the_fuzz(capsys):

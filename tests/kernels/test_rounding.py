@@ -17,14 +17,19 @@ from videonsa.bench.choices import TIE, lost
 LENGTH, HEADS = 1200, 7
 
 
-def widest_gaps(deviation: float, size: int, block: int, count: int, seed: int = 0) -> dict[str, float]:
+def widest_gaps(
+    deviation: float, size: int, block: int, count: int, seed: int = 0, offset: float = 0.0, centred: bool = True
+) -> dict[str, float]:
     """The widest gap between two blocks that change places against float64, with mean keys whose scores have the given
-    standard deviation."""
+    standard deviation. offset: of all keys alike, as a bias; centred: as the kernels keep the mean keys."""
     flash = pytest.importorskip("videonsa.kernels.flash")
     generator = torch.Generator().manual_seed(seed)
     normal = [torch.randn(LENGTH, heads, size, generator=generator).bfloat16() for heads in (HEADS, 1)]
     query, key = deviation * math.sqrt(block) * normal[0], normal[1]  # the scale is size^-1/2
+    key = (key + offset * torch.randn(size, generator=generator)).bfloat16()
     mean = key[: LENGTH // block * block, 0].float().unflatten(0, (-1, block)).mean(1)
+    if centred:
+        mean = mean - mean[0]
     high = mean.bfloat16()
     low = (mean - high.float()).bfloat16()
     position = torch.arange(LENGTH)[:, None]
@@ -59,3 +64,10 @@ def test_blocks_change_places_only_where_they_tie(deviation, sizes):
     assert gaps["both"] <= TIE[torch.float32], gaps
     if deviation > 3:
         assert gaps["own"] > 0.005, gaps  # the branch's own lse would not do
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_all_keys_share_costs_no_precision(seed):
+    sizes = (0.125, 128, 32, 8)
+    assert widest_gaps(*sizes, seed=seed, offset=16.0)["own"] <= TIE[torch.bfloat16]
+    assert widest_gaps(*sizes, seed=seed, offset=16.0, centred=False)["own"] > 2 * TIE[torch.bfloat16]

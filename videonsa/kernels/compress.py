@@ -1,8 +1,11 @@
 """Compression branch: attention over the means of complete blocks (Triton; the attention itself is flash.py's).
 
-A mean is kept as two numbers of the input's type, high + low: attention uses the high part, as any kernel in that type
-would, and the choice of blocks (select.py) both, so that it agrees with a float32 computation but where blocks tie. So
-there are two lse: the attention's own, and one to choose by, which differs where scores are large.
+A mean key is kept as two numbers of the input's type, high + low: attention uses the high part, as any kernel in that
+type would, and the choice of blocks (select.py) both, so that it agrees with a float32 computation but where blocks
+tie. So there are two lse: the attention's own, and one to choose by, which differs where scores are large.
+
+Mean keys are kept less that of their sequence's first block (`centred`). A softmax does not notice what is taken from
+all of its scores, nor does a gradient; and what all keys share, as a bias, then costs no precision.
 """
 
 from __future__ import annotations
@@ -14,38 +17,47 @@ from torch import Tensor
 
 from videonsa.kernels import flash, tiling
 from videonsa.kernels.plan import Plan
+from videonsa.kernels.tiles import load_rows
 
 
 @triton.jit
-def _mean_blocks(key, value, key_high, key_low, value_mean, block_range, HK: tl.constexpr, D: tl.constexpr,
-                 SIZE: tl.constexpr):  # fmt: skip
+def _mean(tensor, block_range, block, head, HK: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr):
+    start = tl.load(block_range + block * 2)
+    end = tl.load(block_range + block * 2 + 1)
+    rows = start + tl.arange(0, SIZE)
+    tile = load_rows(tensor, rows, rows < end, head, HK, D).to(tl.float32)
+    return tl.sum(tile, 0) / tl.minimum(end - start, SIZE).to(tl.float32)
+
+
+@triton.jit
+def _mean_blocks(key, value, key_high, key_low, value_mean, block_range, first_block, HK: tl.constexpr,
+                 D: tl.constexpr, SIZE: tl.constexpr, CENTRED: tl.constexpr):  # fmt: skip
     block = tl.program_id(0)
     head = tl.program_id(1)
-    tokens = tl.load(block_range + block * 2) + tl.arange(0, SIZE)
-    end = tl.load(block_range + block * 2 + 1)
-    live = tokens < end
-    filled = tl.minimum(end - tl.load(block_range + block * 2), SIZE).to(tl.float32)
-    size = tl.arange(0, D)
-    offset = (tokens.to(tl.int64) * HK + head)[:, None] * D + size[None, :]
-    mean = tl.sum(tl.load(key + offset, mask=live[:, None], other=0.0).to(tl.float32), 0) / filled
+    mean = _mean(key, block_range, block, head, HK, D, SIZE)
+    if CENTRED:
+        first = tl.load(first_block + tl.load(block_range + block * 2))
+        mean -= _mean(key, block_range, first, head, HK, D, SIZE)
     high = mean.to(key_high.dtype.element_ty)
-    place = (block.to(tl.int64) * HK + head) * D + size
+    place = (block.to(tl.int64) * HK + head) * D + tl.arange(0, D)
     tl.store(key_high + place, high)
     tl.store(key_low + place, (mean - high.to(tl.float32)).to(key_low.dtype.element_ty))
-    mean = tl.sum(tl.load(value + offset, mask=live[:, None], other=0.0).to(tl.float32), 0) / filled
+    mean = _mean(value, block_range, block, head, HK, D, SIZE)
     tl.store(value_mean + place, mean.to(value_mean.dtype.element_ty))
 
 
-def mean_blocks(key: Tensor, value: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+def mean_blocks(key: Tensor, value: Tensor, plan: Plan, *, centred: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """key, value [T, HK, D] -> high and low part of the mean keys, mean values; each [blocks, HK, D].
 
-    A partial last block has a row too, the mean of what it has; the paper's method does not look at it.
+    centred: the mean keys less that of their sequence's first block. A partial last block has a row too, the mean of
+    what it has; the paper's method does not look at it.
     """
     heads, size = key.shape[1:]
     high = torch.empty(plan.blocks, heads, size, dtype=key.dtype, device=key.device)
     low, mean = torch.empty_like(high), torch.empty_like(high)
     _mean_blocks[(plan.blocks, heads)](
-        key, value, high, low, mean, plan.block_range(), HK=heads, D=size, SIZE=plan.block_size,
+        key, value, high, low, mean, plan.block_range(), plan.first_block(), HK=heads, D=size, SIZE=plan.block_size,
+        CENTRED=centred,
     )  # fmt: skip
     return high, low, mean
 

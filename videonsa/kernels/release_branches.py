@@ -140,7 +140,7 @@ def window_of(sizes: Sizes) -> int:
 
 def block_means(key: Tensor, value: Tensor, plan: Plan, sizes: Sizes) -> tuple[Tensor, Tensor]:
     """Means of blocks, the keys' rounded."""
-    key_mean, _, value_mean = compress.mean_blocks(key, value, plan)
+    key_mean, _, value_mean = compress.mean_blocks(key, value, plan, centred=False)
     return key_mean.to(sizes.rounding).to(key.dtype), value_mean
 
 
