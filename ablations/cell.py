@@ -20,7 +20,7 @@ from ablations.inputs import cell_inputs, gates_inputs, identity_of, probe_input
 from ablations.profile import Profile, check_suites, suite_settings
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict, to_dict
 from videonsa.hub import folder_at
-from videonsa.identity import identity
+from videonsa.identity import identity, settings_inputs
 from videonsa.methods.asked import beside
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.registry import as_record, described
@@ -107,6 +107,12 @@ class Cell:
     def id(self) -> str:
         """12 hexadecimal digits: the name of the cell's folder."""
         return identity_of(self.inputs)
+
+    @cached_property
+    def run(self) -> str:
+        """The folder of its answers, in which cells of the same weights and questions have theirs: they share work."""
+        asked = {name: value for name, value in settings_inputs(self.suite).items() if name != "limit"}
+        return f"{self.suite.name}-{identity({'weights': self.training.id, 'suite': asked})}"
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ablations import recorded
 from ablations.cell import Cell, Probe
 from ablations.plan import DONE, Job, State, Sweep
-from ablations.sizes import SIZES
+from ablations.sizes import questions_of
 from videonsa.config import SettingsError, attention_differences
 from videonsa.record import read_record
 
@@ -170,6 +170,7 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
 def _work(jobs: Iterable[Job], rates: Rates) -> tuple[Work, Work]:
     """What trains, and what is spread over the workers."""
     training, spread = Work(), Work()
+    cells: dict[str, Cell] = {}  # several jobs give the answers to one
     for job in jobs:
         work = training if job.kind == "train" else spread
         work.seconds += START_SECONDS
@@ -178,11 +179,12 @@ def _work(jobs: Iterable[Job], rates: Rates) -> tuple[Work, Work]:
             work.add(rates.of("step", scale), job.training.settings.steps, f"training {scale[0]}")
         elif job.kind == "train":  # mean gates of given weights
             work.strange.append(f"mean gates of {job.training.checkpoint}")
-        for cell in job.cells if job.kind == "evaluate" else ():
-            work.add(rates.of("question", question_scale(cell.settings)), _questions(cell), _asked(cell))
+        cells |= {cell.id: cell for cell in job.cells} if job.kind == "evaluate" else {}
         if job.probe:
             rate, looks = rates.of("video", question_scale(job.probe.settings)), _looks(job.probe.settings)
             work.add(rate, job.probe.videos * looks, f"probing {_asked(job.probe)}")
+    for cell in cells.values():
+        spread.add(rates.of("question", question_scale(cell.settings)), questions_of(cell.suite), _asked(cell))
     return training, spread
 
 
@@ -190,18 +192,10 @@ def seconds_a_cell(out: Path, cells: Iterable[Cell]) -> float | None:
     """What a cell should take, before one is done; None where nothing is known."""
     rates, known = measured_rates(out), []
     for cell in cells:
-        rate, count = rates.here("question", question_scale(cell.settings)), _questions(cell)
+        rate, count = rates.here("question", question_scale(cell.settings)), questions_of(cell.suite)
         if rate is not None and count is not None:
             known.append(rate.seconds * count)
     return sum(known) / len(known) if known else None
-
-
-def _questions(cell: Cell) -> int | None:
-    """How many questions a cell asks; None when it is the whole of a benchmark of unknown size."""
-    from evals.suites import SUITES
-
-    size = SIZES.get(cell.suite.name)
-    return cell.suite.limit or SUITES[cell.suite.name].questions or (size.questions if size else None)
 
 
 def _asked(what: Cell | Probe) -> str:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ablations.display import Display
 from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words
-from ablations.plan import DONE, Job, Sweep, cell_folder, training_folder
+from ablations.plan import DONE, Job, Sweep, cell_folder, shared, training_folder
 from ablations.progress import read_progress
 from ablations.records import fail_record, set_aside
 from ablations.stages import Stages
-from ablations.worker import Parent, job_folder, make_work
+from ablations.worker import Parent, Work, job_folder, make_work
 from slurm.executor import Running, run_here, start_local
 from slurm.machine import local_cores, local_gpus
 from videonsa.disk import DiskError
@@ -43,10 +44,11 @@ def local_resources(workers: int | None) -> Resources:
 def run_debug(sweep: Sweep, jobs: list[Job], stages: Stages) -> None:
     """Run every job in this process, one after another."""
     set_aside(sweep, jobs)
+    attempt = uuid.uuid4().hex
     for job in jobs:
         if job.after is None or is_trained(sweep, job):
             folder = job_folder(sweep, job)
-            error = run_here(make_work(sweep, job, stages), folder)
+            error = run_here(make_work(sweep, job, stages, attempt), folder)
             if isinstance(error, DiskError):  # what else went wrong is in the records
                 raise error
 
@@ -60,18 +62,21 @@ def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resource
     waiting, running = list(jobs), {}  # type: list[Job], dict[str, tuple[Job, Running]]
     cells = [cell.id for job in jobs if job.kind == "evaluate" for cell in job.cells]
     disk: str | None = None
+    attempt = uuid.uuid4().hex
     with Display(sweep, cells, resources.workers) as display, _workers_ended(running):
         while waiting or running:
             for name, (job, process) in list(running.items()):
                 if process.ended():
                     del running[name]
-                    waiting += close_job(sweep, job, process)
+                    beside = [*waiting, *(other for other, _ in running.values())]
+                    waiting += close_job(sweep, job, process, beside, resources.workers)
                     disk = disk_words(process.last_words()) or disk
             if disk is not None:
                 waiting.clear()
             for job in next_jobs(sweep, waiting, running, resources.workers):
                 waiting.remove(job)
-                running[job.name] = (job, start(sweep, job, stages, waiting, running, resources))
+                work = make_work(sweep, job, stages, attempt)
+                running[job.name] = (job, start(sweep, work, waiting, running, resources))
                 display.say(f"start   {job.kind} ({len(job.cells)} cells)" if job.cells else f"start   {job.kind}")
             display.update((name, process.folder) for name, (_, process) in running.items())
             time.sleep(POLL_SECONDS)
@@ -92,15 +97,14 @@ def next_jobs(sweep: Sweep, waiting: list[Job], running: Iterable[str], workers:
     return ready[: max(0, workers - len(list(running)))]
 
 
-def start(sweep: Sweep, job: Job, stages: Stages, waiting: list[Job], running: dict, resources: Resources) -> Running:
-    """Start one job. The cores are divided among the jobs that can run beside it."""
+def start(sweep: Sweep, work: Work, waiting: list[Job], running: dict, resources: Resources) -> Running:
+    """Start the work of one job. The cores are divided among the jobs that can run beside it."""
     beside = len(running) + sum(other.after is None or is_trained(sweep, other) for other in waiting) + 1
     threads = max(1, resources.cores // min(resources.workers, beside))
     taken = {gpu for _, process in running.values() for gpu in process.gpus}
     free = [gpu for gpu in resources.gpus if gpu not in taken] or list(resources.gpus)
     parent = Parent(os.getpid(), process_started(os.getpid()))
-    work = replace(make_work(sweep, job, stages), parent=parent)
-    return start_local(work, work.folder, job.name, threads, tuple(free[:1]))
+    return start_local(replace(work, parent=parent), work.folder, work.job.name, threads, tuple(free[:1]))
 
 
 def is_trained(sweep: Sweep, job: Job) -> bool:
@@ -111,8 +115,11 @@ def is_trained(sweep: Sweep, job: Job) -> bool:
     return record is not None and record["status"] == DONE
 
 
-def close_job(sweep: Sweep, job: Job, process: Running) -> list[Job]:
-    """After a worker's end: what has no record gets one that says why. Returns a job for the cells it had not begun."""
+def close_job(sweep: Sweep, job: Job, process: Running, beside: Iterable[Job], workers: int) -> list[Job]:
+    """After a worker's end: what has no record gets one that says why, unless another job is to give it one.
+
+    `beside`: the jobs that run or wait. Returns jobs for the cells that it had not begun.
+    """
     words = process.last_words()
     disk = disk_words(words)
     if disk is not None:
@@ -127,7 +134,11 @@ def close_job(sweep: Sweep, job: Job, process: Running) -> list[Job]:
         }
     error["traceback"] = words
     if job.kind == "evaluate":
-        return _close_cells(sweep, job, error, read_progress(process.folder))
+        theirs = {cell.id for other in beside if other.kind == "evaluate" for cell in other.cells}
+        left = [cell for cell in job.cells if cell.id not in theirs]
+        return shared(
+            _close_cells(sweep, replace(job, cells=tuple(left)), error, read_progress(process.folder)), workers
+        )
     if job.kind == "train":
         if not is_trained(sweep, job):
             fail_record(sweep.out, job.training, error)
@@ -138,14 +149,13 @@ def close_job(sweep: Sweep, job: Job, process: Running) -> list[Job]:
     return []
 
 
-def _close_cells(sweep: Sweep, job: Job, error: dict[str, str], progress: dict) -> list[Job]:
-    """The cell that was being evaluated has failed, the others go on; before the first cell, all have failed."""
+def _close_cells(sweep: Sweep, job: Job, error: dict[str, str], progress: dict) -> Job:
+    """The cells of the suite that was asked have failed, the others go on; before the first suite, all have failed."""
     left = [cell for cell in job.cells if read_record(cell_folder(sweep.out, cell.id) / "record.json") is None]
-    begun = left if "cells" not in progress else [cell for cell in left if cell.id == progress.get("cell")]
+    begun = left if "cells" not in progress else [cell for cell in left if cell.run == progress.get("run")]
     for cell in begun:
         fail_record(sweep.out, cell, error)
-    rest = tuple(cell for cell in left if cell not in begun)
-    return [replace(job, name=job.name + "+", cells=rest)] if rest else []
+    return replace(job, name=job.name + "+", cells=tuple(cell for cell in left if cell not in begun))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ from ablations.failures import INTERRUPTIONS
 from ablations.grid import Grid, find_grid, grid_names
 from ablations.profile import Profile
 from ablations.reference import find_reference
+from ablations.sizes import questions_of
+from videonsa.config import SuiteSettings
 from videonsa.identity import code_version, identity
 from videonsa.methods.registry import described
 from videonsa.record import SCHEMA, read_record, write_text
 
 DONE, FAILED, INTERRUPTED, WAITING = "done", "failed", "interrupted", "waiting"
 AMENDED = "amended.json"  # of a sweep's folder: ablations/amend.py
+WORTH_A_JOB = 64  # answers: fewer are given sooner than another process has loaded its model
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class State:
 
 @dataclass(frozen=True)
 class Job:
-    """One process: a training, or some cells of one checkpoint, or a probe."""
+    """One process: a training, or cells of one checkpoint, beside others that answer them too, or a probe."""
 
     name: str  # also its folder below the sweep's jobs/
     kind: str  # train, evaluate or probe
@@ -204,7 +207,8 @@ def make_jobs(
     """The jobs that are still to run: trainings, evaluation jobs of several cells of one checkpoint, probes.
 
     `cells` are those asked for (--only); failed ones run again when `retry` says so, interrupted ones always.
-    At most `per_training` evaluation jobs share the cells of one checkpoint: each pays its start-up once.
+    At most `per_training` evaluation jobs share the questions of a checkpoint's cells, whichever comes to the next
+    video first. Probes go before: evaluations then end together.
     """
     busy = busy or Busy()
     again = (WAITING, INTERRUPTED) + ((FAILED,) if retry else ())
@@ -226,11 +230,26 @@ def make_jobs(
             after = f"train-{key}"
         if status != DONE and key not in busy.trainings:
             training_jobs.append(Job(f"train-{key}", "train", training, tuple(mine)))
-        for number, share in enumerate(deal(mine, per_training)):
-            evaluation_jobs.append(Job(f"evaluate-{key}-{number}", "evaluate", training, tuple(share), after=after))
+        job = Job(f"evaluate-{key}", "evaluate", training, tuple(mine), after=after)
+        evaluation_jobs += shared(job, per_training)
         if probe_wanted:
             probe_jobs.append(Job(f"probe-{key}", "probe", training, probe=probe, after=after))
-    return [*training_jobs, *evaluation_jobs, *probe_jobs]
+    return [*training_jobs, *probe_jobs, *evaluation_jobs]
+
+
+def shared(job: Job, most: int) -> list[Job]:
+    """The evaluation by so many jobs, at most, that share its questions; none where there are no cells."""
+    known = [questions_of(cell.suite) for cell in job.cells]
+    number = most if None in known else min(most, -(-sum(count or 0 for count in known) // WORTH_A_JOB))
+    return [replace(job, name=f"{job.name}-{place}") for place in range(number)]
+
+
+def by_suite(cells: Iterable[Cell]) -> dict[SuiteSettings, list[Cell]]:
+    """The cells of one checkpoint that are asked the same questions, in the order of the suites."""
+    groups: dict[SuiteSettings, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.suite, []).append(cell)
+    return groups
 
 
 def by_training(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
@@ -239,12 +258,6 @@ def by_training(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
     for cell in cells:
         groups.setdefault(cell.training.id, []).append(cell)
     return groups
-
-
-def deal(cells: list[Cell], hands: int) -> list[list[Cell]]:
-    """Deal the cells out so that every hand has its part of each suite, one suite after the other; no hand is empty."""
-    order = sorted(cells, key=lambda cell: json.dumps(cell.settings["suite"]))
-    return [order[start::hands] for start in range(min(hands, len(order)))]
 
 
 def write_plan(sweep: Sweep) -> None:
@@ -301,3 +314,8 @@ def training_folder(out: Path, key: str) -> Path:
 def cell_folder(out: Path, key: str) -> Path:
     """Where a cell's files lie."""
     return out / "cells" / key
+
+
+def answers_folder(out: Path, cell: Cell) -> Path:
+    """Where the answers of a cell lie, beside those of others."""
+    return out / "answers" / cell.run

@@ -36,10 +36,10 @@ class Progress:
                 temporary.unlink(missing_ok=True)
 
     def begin(
-        self, phase: str, what: str = "", cell: str = "", check: Callable[[], None] = lambda: None
+        self, phase: str, what: str = "", run: str = "", check: Callable[[], None] = lambda: None
     ) -> Callable[..., None]:
         """A new phase; returns the on_progress(done, total) to hand to a stage, which calls `check` each time."""
-        self.write(force=True, phase=phase, what=what, cell=cell, done=0, total=0, since=time.time())
+        self.write(force=True, phase=phase, what=what, run=run, done=0, total=0, since=time.time())
 
         def on_progress(done: int = 0, total: int = 0, *_: Any, **__: Any) -> None:
             check()

@@ -139,7 +139,7 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         raise ClusterError(f"--cluster slurm: say which with --profile: {', '.join(slurm_profile_names())}")
     if not on_slurm and (idle := unused_gpus()):
         print(idle, file=sys.stderr)
-    resources = local_resources(options.workers)
+    resources = local_resources(1 if options.cluster == "debug" else options.workers)
     if others:
         if on_slurm and not options.dry_run:
             settle_ended(sweep)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from videonsa.config import SuiteSettings
+
 
 class Size(NamedTuple):
     """Questions of a benchmark, and the videos that they are about; None: we found no count."""
@@ -28,3 +30,11 @@ SIZES = {
     "lsdbench": Size(1304, 400, "lmms-eval's README of the task, arXiv 2503.12496"),
     "videoevalpro": Size(1289, None, "card of TIGER-Lab/VideoEval-Pro"),
 }
+
+
+def questions_of(suite: SuiteSettings) -> int | None:
+    """How many questions a suite asks; None when it is the whole of a benchmark of unknown size."""
+    from evals.suites import SUITES
+
+    size = SIZES.get(suite.name)
+    return suite.limit or SUITES[suite.name].questions or (size.questions if size else None)

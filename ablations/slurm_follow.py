@@ -66,7 +66,8 @@ def queue_lines(sweep: Sweep) -> list[str]:
     active = [(job, state_of(job, states)) for job in jobs if state_of(job, states).active]
     active = [(job, state) for job, state in active if state.state == "PENDING" or not _ended(sweep, job)]
     counts = Counter(_in_words(state) for _, state in active)
-    cells = Counter(_in_words(state) for job, state in active for _ in job.cells)
+    by_cell = {key: _in_words(state) for job, state in sorted(active, key=_runs) for key in job.cells}
+    cells = Counter(by_cell.values())
     lines = [
         f"Slurm: {number} job{'s' * (number > 1)} {name}" + (f", {cells[name]} cells" if cells[name] else "")
         for name, number in counts.items()
@@ -97,6 +98,10 @@ def _silence(job: Submitted, progress: Mapping[str, Any]) -> str:
     """A job of which nothing was heard for long: Slurm may need half an hour to see that its node is gone."""
     silent = time.time() - progress.get("time", time.time())
     return "" if silent < SILENT_SECONDS else f"; silent for {duration(silent)}: if it hangs, scancel {job.id}"
+
+
+def _runs(item: tuple[Submitted, JobState]) -> bool:
+    return item[1].state == "RUNNING"
 
 
 def _in_words(state: JobState) -> str:

@@ -80,10 +80,11 @@ def queued(sweep: Sweep) -> bool:
     return bool(active_jobs(read_submitted(sweep.folder)))
 
 
-def latest(jobs: Iterable[Submitted]) -> list[Submitted]:
-    """The last submission of every cell, training and probe: what went before has been settled."""
+def latest(jobs: Iterable[Submitted], states: Mapping[str, JobState]) -> list[Submitted]:
+    """The last job of every cell, training and probe: what went before has been settled. Of a cell that several jobs
+    have at once it is the last that did not come to its end."""
     last: dict[str, Submitted] = {}
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: state_of(job, states).state != "COMPLETED"):
         for key in job.cells or (f"{job.kind} {job.training}",):
             last[key] = job
     return list({job.id: job for job in last.values()}.values())
@@ -131,7 +132,9 @@ def settle_ended(sweep: Sweep) -> None:
 def settle_lost(sweep: Sweep, states: Mapping[str, JobState]) -> None:
     """Jobs that ended without a record leave one that says how: cancelled, out of memory, node lost, ..."""
     cells = {cell.id: cell for cell in sweep.cells}
-    for job in latest(read_submitted(sweep.folder)):
+    jobs = read_submitted(sweep.folder)
+    cared_for = {key for job in jobs if state_of(job, states).active for key in job.cells}
+    for job in latest(jobs, states):
         state = state_of(job, states)
         if state.active:
             continue
@@ -141,7 +144,7 @@ def settle_lost(sweep: Sweep, states: Mapping[str, JobState]) -> None:
         if job.kind == "probe" and job.training in sweep.probes:
             fail_record(sweep.out, sweep.probes[job.training], error)
         for key in job.cells:
-            if key in cells:
+            if key in cells and key not in cared_for:
                 fail_record(sweep.out, cells[key], _with_training(sweep, job, error))
 
 

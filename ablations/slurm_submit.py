@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -66,7 +67,7 @@ def submit_sweep(
     code = take_snapshot(sweep.folder.resolve() / "code")
     waiting_for = {job.training: job.id for job in active if job.kind == "train"}
     base = Request(profile, sweep.folder.resolve() / "jobs", sweep.name, parallel=profile.max_parallel, code=code)
-    limit, submitted, calls = max_array_size(), [], 0
+    limit, submitted, calls, attempt = max_array_size(), [], 0, uuid.uuid4().hex
     for batch, after in batches(jobs, limit):
         dependency = _dependency(batch, after, waiting_for)
         whole = batch[0].kind == "train" and not batch[0].measures
@@ -78,7 +79,7 @@ def submit_sweep(
             dependency=dependency,
             parallel=parallel,
         )
-        works = [replace(make_work(sweep, job, stages), origin=origin()) for job in batch]
+        works = [replace(make_work(sweep, job, stages, attempt), origin=origin()) for job in batch]
         ids = submit_slurm(works, request)
         calls += 1
         now = time.time()

@@ -14,7 +14,7 @@ class Stages:
 
     train: str = "videonsa.training.run:train"
     load: str = "evals.checkpoint:load"
-    evaluate: str = "evals.run:evaluate"
+    suite: str = "evals.run:SuiteRun"
     probe: str = "evals.probe:probe"
     gates: str = "videonsa.training.measure:measure_gates"
 

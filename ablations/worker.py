@@ -1,4 +1,4 @@
-"""What a job runs: a training, the cells of one checkpoint, or a probe; each leaves a record. No torch at first."""
+"""What a job runs: a training, questions of one checkpoint, or a probe; each leaves records. No torch at first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,19 @@ from ablations.failures import DISK_ERROR, JobFailed, TrainingFailed, training_f
 from ablations.gates import FILE, read_gates
 from ablations.inputs import PACKAGES, TRAIN_PACKAGES
 from ablations.mirror import mirror
-from ablations.plan import DONE, FAILED, Job, Sweep, cell_folder, is_of, training_folder
+from ablations.plan import DONE, FAILED, Job, Sweep, answers_folder, by_suite, cell_folder, is_of, training_folder
 from ablations.progress import Progress
 from ablations.records import fail_record, record_of
 from ablations.stages import Stages
 from slurm.executor import delayed, distributed_environment, leave_when_told, told_to_leave
 from videonsa.config import TrainSettings, to_dict
 from videonsa.disk import DiskError, disk_error
-from videonsa.lock import Lock, claimed
+from videonsa.lock import Lock, LockHeld, claimed
 from videonsa.process import is_alive
 from videonsa.record import failure, provenance, read_record, without_paths, write_record, write_text
 from videonsa.surroundings import settings_decide
+
+Find = Callable[[], dict[str, Any]]  # finds what a record says
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Work:
     folder: Path  # of the job: progress.json
     sweep: str
     stages: Stages = field(default_factory=Stages)
+    attempt: str = ""  # jobs that were started together share this name, and settle among them what is an error
     parent: Parent | None = None
     mirror: bool = True  # to W&B
     origin: Mapping[str, Any] = field(default_factory=dict)  # commit and state of the checkout that a snapshot is of
@@ -75,12 +79,12 @@ class Work:
         return delayed(self)
 
 
-def make_work(sweep: Sweep, job: Job, stages: Stages) -> Work:
-    """The picklable thing that a job runs; its folder is made, its earlier progress forgotten."""
+def make_work(sweep: Sweep, job: Job, stages: Stages, attempt: str) -> Work:
+    """The picklable thing that a job runs; its folder is made, its earlier progress forgotten. attempt: see Work."""
     folder = job_folder(sweep, job)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "progress.json").unlink(missing_ok=True)
-    return Work(job, sweep.out.resolve(), folder.resolve(), sweep.name, stages)
+    return Work(job, sweep.out.resolve(), folder.resolve(), sweep.name, stages, attempt)
 
 
 def job_folder(sweep: Sweep, job: Job) -> Path:
@@ -154,59 +158,108 @@ def train_along(work: Work) -> None:
 
 
 def run_cells(work: Work, progress: Progress) -> list[str]:
-    """Evaluate the cells one after another, each with its record and its W&B run; returns what failed."""
-    problems = []
+    """Ask the cells' questions, beside other jobs of the same cells, and give each cell its record once it has all
+    answers, whoever gave them; returns what failed.
+
+    First what nobody else is at; then, suite by suite, what others left or are still at: so the last job to end leaves
+    nothing undone.
+    """
     weights: dict[str, Any] = {}
-    for number, cell in enumerate(work.job.cells):
-        progress.write(force=True, cells_done=number, cells=len(work.job.cells))
-        progress.begin("wait", str(cell), cell.id)
-        with claimed(cell_folder(work.out, cell.id)) as claim:
-            record = read_record(cell_folder(work.out, cell.id) / "record.json")
-            if record is None or not is_of(record, cell) or record["status"] != DONE:
-                report = progress.begin("evaluate", str(cell), cell.id, check=claim.check)
-                record = evaluate_cell(work, cell, weights, report, claim)
-        if record["status"] != DONE:
-            problems.append(_problem(str(cell), record["error"]))
-        if work.mirror:
-            progress.write(force=True, phase="mirror", cell="")
-            mirror(record, work.out, work.sweep, cell.label)
+    problems: list[str] = []
+    for wait in (False, True):
+        for suite, cells in by_suite(work.job.cells).items():
+            progress.write(force=True, cells=len(work.job.cells))
+            left = [cell for cell in cells if not has_record(work.out, cell)]
+            if left:
+                report = progress.begin("evaluate", f"{suite.name}, {len(left)} variants", left[0].run)
+                problems += run_suite(work, left, weights, report, wait)
     return problems
 
 
-def evaluate_cell(
-    work: Work, cell: Cell, weights: dict[str, Any], report: Callable[..., None], claim: Lock
-) -> dict[str, Any]:
-    """One cell's record, written. `weights` keeps the loaded checkpoint from cell to cell."""
-    folder = cell_folder(work.out, cell.id)
-    started = time.time()
-    record = record_of(cell)
+def run_suite(
+    work: Work, cells: list[Cell], weights: dict[str, Any], report: Callable[..., None], wait: bool
+) -> list[str]:
+    """Ask one suite under the variants of these cells, and close those that are whole; returns what failed.
+
+    `weights` keeps the loaded checkpoint from suite to suite.
+    """
     try:
-        load, evaluate = work.stages.get("load"), work.stages.get("evaluate")
-        check_here(cell.training.facts, observed().get("device"), PACKAGES)
-        if "loaded" not in weights:
-            weights["loaded"] = load(_checkpoint(work.out, cell))
-            if cell.training.gates is not None:
-                weights["loaded"].take_gates(read_gates(training_folder(work.out, cell.training.id)))
-        more = {} if cell.method is None else {"method": cell.method}
-        result = evaluate(
-            weights["loaded"],
-            to_dict(cell.nsa),
-            cell.suite,
-            folder,
-            on_progress=report,
-            data=work.out / "data",
-            **more,
-        )
-        record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
-        record["summary"] = dict(result.get("summary") or {}) | {"seconds": round(time.time() - started, 3)}
-        if (result.get("scores") or {}).get("accuracy") is None:
-            raise RuntimeError("no question could be scored")
-        record |= {"status": DONE, "error": None}
+        found = _ask(work, cells, weights, report, wait)
     except Exception as error:
-        record |= {"status": FAILED, "error": _failure(error, folder)}
-    claim.check()
-    write_record(folder / "record.json", record | {"provenance": _provenance(work, weights.get("loaded"))})
-    return record
+        found = dict.fromkeys((cell.id for cell in cells), partial(_raise, error))
+    whole = [cell for cell in cells if cell.id in found]
+    return [line for cell in whole for line in close_cell(work, cell, found[cell.id], weights.get("loaded"), wait)]
+
+
+def _ask(
+    work: Work, cells: list[Cell], weights: dict[str, Any], report: Callable[..., None], wait: bool
+) -> dict[str, Find]:
+    """What finds the scores of each cell that is whole, or raises why it has none."""
+    first = cells[0]
+    loaded, suite = _loaded(work, first, weights), work.stages.get("suite")
+    about, folder = _provenance(work, loaded), answers_folder(work.out, first)
+    run = suite(first.suite, folder, data=work.out / "data", about=about, attempt=work.attempt)
+    found: dict[str, Find] = {}
+    asked = {}
+    for cell in cells:
+        try:
+            asked[cell.id] = run.under(loaded, to_dict(cell.nsa), cell.method)
+        except Exception as error:
+            found[cell.id] = partial(_raise, error)
+    run.ask(loaded, list(asked.values()), on_progress=report, wait=wait)
+    for key, one in asked.items():
+        if one.error is not None:
+            found[key] = partial(_raise, one.error)
+        elif run.complete(one):
+            found[key] = partial(run.score, one)
+    return found
+
+
+def close_cell(work: Work, cell: Cell, find: Find, loaded: Any, wait: bool) -> list[str]:
+    """Give a cell the record of what `find` finds, or of the exception that it raises; unless another process has, or,
+    without `wait`, is about to. Returns what failed."""
+    folder = cell_folder(work.out, cell.id)
+    try:
+        with Lock(folder / "claim", wait) as claim:
+            if has_record(work.out, cell):
+                return []
+            record = record_of(cell)
+            try:
+                result = find()
+                record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
+                if (result.get("scores") or {}).get("accuracy") is None:
+                    raise RuntimeError("no question could be scored")
+                record |= {"status": DONE, "error": None}
+            except Exception as error:
+                record |= {"status": FAILED, "error": _failure(error, folder)}
+            claim.check()
+            write_record(folder / "record.json", record | {"provenance": _provenance(work, loaded)})
+    except LockHeld:
+        return []
+    if work.mirror:
+        mirror(record, work.out, work.sweep, cell.label)
+    return [] if record["status"] == DONE else [_problem(str(cell), record["error"])]
+
+
+def has_record(out: Path, cell: Cell) -> bool:
+    """A record of this cell is there: done, or failed since it was planned to be made."""
+    record = read_record(cell_folder(out, cell.id) / "record.json")
+    return record is not None and is_of(record, cell)
+
+
+def _loaded(work: Work, cell: Cell, weights: dict[str, Any]) -> Any:
+    """The checkpoint of the job's cells."""
+    load = work.stages.get("load")
+    check_here(cell.training.facts, observed().get("device"), PACKAGES)
+    if "loaded" not in weights:
+        weights["loaded"] = load(_checkpoint(work.out, cell))
+        if cell.training.gates is not None:
+            weights["loaded"].take_gates(read_gates(training_folder(work.out, cell.training.id)))
+    return weights["loaded"]
+
+
+def _raise(error: Exception) -> Any:
+    raise error
 
 
 def run_probe(work: Work, progress: Progress) -> list[str]:

@@ -13,6 +13,9 @@ from videonsa.config import NSASettings, SettingsError, attention_differences, f
 
 SUMMARY = {  # names in a record's summary -> columns
     "prefill_ms_p50": "prefill_ms",
+    "tower_ms_p50": "tower_ms",
+    "decoder_ms_p50": "decoder_ms",
+    "decode_ms_p50": "decode_ms",
     "latency_ms_p50": "latency_ms",
     "peak_memory_mib": "peak_memory_mib",
     "prefill_tokens_mean": "prefill_tokens",
@@ -41,7 +44,7 @@ CELL_COLUMNS = [
 ]
 QUESTION_COLUMNS = [
     *("cell", "label", "suite", "doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
-    *("prefill_tokens", "vision_tokens", "peak_memory_mib", "error"),
+    *("tower_ms", "decoder_ms", "decode_ms", "prefill_tokens", "vision_tokens", "peak_memory_mib", "error"),
     *("video", "kind", "parts"),  # what it is about, the kind it counts in, the sub-scores that it enters; older: none
 ]
 GATE_COLUMNS = ["probe", "label", "suite", "layer", "branch", "mean", "q25", "median", "q75"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ import torch
 from transformers import Qwen2_5_VLProcessor
 
 from evals.measure import MIB, weight_bytes
-from evals.question import QuestionStore
 from videonsa.config import BRANCHES, NSASettings, SettingsError, one_of, require
 from videonsa.fingerprint import NOT_WEIGHTS, fingerprint
 from videonsa.hub import folder_at, loading_arguments, split_revision
 from videonsa.identity import identity
+from videonsa.methods import registry
 from videonsa.methods.entries import MethodSettings
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.packed import BITS, packed_layers
@@ -31,15 +31,14 @@ VIDEO_TOKEN = "<|video_pad|>"
 
 @dataclass
 class Checkpoint:
-    """A loaded model that serves several cells: `use` changes its attention, `questions` keeps what they share."""
+    """A loaded model that serves several cells: `use` changes its attention."""
 
     model: VideoNSAForConditionalGeneration
     processor: Qwen2_5_VLProcessor
     identity: str  # 12 digits for configuration and weights
     saved: NSASettings  # the attention that the model was made with
-    questions: QuestionStore = field(default_factory=QuestionStore)
-    warm: bool = False  # a question was answered under the present settings
-    peaks: dict[tuple[int, int], float] = field(default_factory=dict)  # MiB by length, under the present settings; CPU
+    warm: set[Hashable] = field(default_factory=set)  # what has run once: attentions, kinds of the tower's passes
+    peaks: dict[Hashable, float] = field(default_factory=dict)  # MiB by attention and length; of a CPU
 
     def use(self, nsa: Mapping[str, Any], method: MethodSettings | None = None) -> NSASettings:
         """Attend as the model was made, but for the given settings; or by another method in NSA's place.
@@ -50,13 +49,22 @@ class Checkpoint:
         unknown = [name for name in nsa if name not in fields]
         if unknown:
             raise SettingsError(f"unknown NSA setting {unknown[0]!r}; known settings: {', '.join(fields)}")
-        before = self.model.config.spends
         asked = ask(self.saved, nsa if method is None else {**nsa, "attention": "dense"})
         self.model.set_nsa(**{name: getattr(asked, name) for name in fields})
         self.model.set_method(method)
-        if self.model.config.spends != before:
-            self.warm, self.peaks = False, {}
         return self.model.config.nsa
+
+    @property
+    def spends(self) -> Hashable:
+        """Tells the present attention from others."""
+        return repr(self.model.config.spends)
+
+    @property
+    def watches(self) -> Hashable:
+        """Attentions that agree in it share a pass of the vision tower."""
+        settings = self.model.config.spends
+        method: Any = registry.load(registry.entry_of(settings))
+        return method.watches(settings)
 
     def take_gates(self, gates: list[Any]) -> None:
         """Mean gates [layers][heads][3] for gate_mode="static". Raises SettingsError for other shapes."""

@@ -5,31 +5,31 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from loguru import logger
-from torch import OutOfMemoryError
 from tqdm import tqdm
 
 from evals import shipped
 from evals.answer import answer
+from evals.answers import Row
 from evals.arguments import read_arguments
+from evals.asking import OF_A_QUESTION, Messages, answer_row, prepared
 from evals.checkpoint import Checkpoint, load
-from evals.question import Sampling, content_of, prepare
+from evals.question import Sampling
 from evals.scoring import draw_by_question, one_line
+from evals.shown import Shown
 from videonsa import values
 from videonsa.config import NSASettings, SettingsError, require
-from videonsa.disk import DiskError
 from videonsa.limits import is_whole
 from videonsa.methods import registry
 from videonsa.methods.asked import asked_attention
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.meter import MethodDidNotRun
 from videonsa.surroundings import full_products, settings_decide
-from videonsa.video import VideoError
 
 NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
 MAX_FRAMES = 32  # when neither max_frames nor fps is given
@@ -40,8 +40,6 @@ KNOWN = (
 )
 
 shipped.make_loadable()  # before lmms-eval loads the tasks
-
-Row = dict[str, Any]  # one question as it stands in a record
 
 
 class VideoNSA(lmms):
@@ -101,96 +99,46 @@ class VideoNSA(lmms):
             raise SystemExit(f"videonsa: {values.one_line(str(error))}") from None
 
     @classmethod
-    def of(
-        cls,
-        checkpoint: Checkpoint,
-        sampling: Sampling,
-        known: dict[int, Row] | None = None,
-        on_row: Callable[[Row], None] | None = None,
-        key: str | None = None,
-    ) -> VideoNSA:
-        """Around a checkpoint in memory.
-
-        Args:
-            known: rows of questions that were answered before, by document number: their predictions are given again.
-            on_row: called with the row of each newly answered question.
-            key: names the suite's content and sampling; prepared questions are then kept for the next cell of the same
-                suite.
-        """
+    def of(cls, checkpoint: Checkpoint, sampling: Sampling) -> VideoNSA:
+        """Around a checkpoint in memory."""
         self = cls.__new__(cls)
         lmms.__init__(self)
-        self._bind(checkpoint, sampling, known, on_row, key)
+        self._bind(checkpoint, sampling)
         return self
 
-    def _bind(
-        self,
-        checkpoint: Checkpoint,
-        sampling: Sampling,
-        known: dict[int, Row] | None = None,
-        on_row: Callable[[Row], None] | None = None,
-        key: str | None = None,
-    ) -> None:
-        self.checkpoint, self.sampling, self.key = checkpoint, sampling, key
-        self.known, self.on_row = known or {}, on_row
+    def _bind(self, checkpoint: Checkpoint, sampling: Sampling) -> None:
+        self.checkpoint, self.sampling = checkpoint, sampling
         self.device, self.batch_size = checkpoint.device, 1
 
     @settings_decide()
     @full_products()
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answers in the order of the requests."""
-        for request in requests:
-            draw_by_question(getattr(request.args[1], "__self__", None))  # the task, before it scores
-        progress = tqdm(requests, desc="VideoNSA", disable=self.on_row is not None or self.rank != 0)
-        return [self._ask(*request.args) for request in progress]
+        draw_by_questions(requests)
+        return [self._ask(*request.args) for request in tqdm(requests, desc="VideoNSA", disable=self.rank != 0)]
 
     def _ask(
         self, context: str, doc_to_messages: Callable, generation: dict[str, Any], doc_id: int, task: str, split: str
     ) -> GenerationResult:
-        if doc_id in self.known:
-            return GenerationResult(self.known[doc_id]["prediction"] or "")
         doc = self.task_dict[task][split][doc_id]
         length = int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)
-        row = self._question(doc_id, lambda: doc_to_messages(doc), length)
-        if self.on_row is not None:
-            self.on_row(row)
-        elif row["error"]:
+        try:
+            row = self.question(lambda: doc_to_messages(doc), length)
+        except MethodDidNotRun as error:  # lmms-eval's command line exits with 0 after a mere exception
+            raise SystemExit(f"videonsa: {values.one_line(str(error))}") from None
+        if row["error"]:
             logger.warning(f"{task}, question {doc_id}: {row['error']}; counted as a wrong answer")
         return GenerationResult(row["prediction"] or "", TokenCounts(input_tokens=row["prefill_tokens"]))
 
-    def _question(self, *question: Any) -> Row:
-        """lmms-eval's command line exits with 0 after a mere exception."""
-        try:
-            return self.question(*question)
-        except MethodDidNotRun as error:
-            if self.on_row is None:
-                raise SystemExit(f"videonsa: {values.one_line(str(error))}") from None
-            raise
-
-    def question(self, doc_id: int, messages: Callable[[], list[dict[str, Any]]], max_new_tokens: int) -> Row:
+    def question(self, messages: Messages, max_new_tokens: int) -> Row:
         """One question's row. What is wrong with this question alone stands in its `error`: its media, its length."""
-        row: Row = dict.fromkeys(
-            ("prompt_hash", "prediction", "latency_ms", "prefill_ms", "prefill_tokens", "vision_tokens")
-        )
-        row |= {"doc_id": doc_id, "asked": None, "peak_memory_mib": None, "spent": None, "error": None}
+        row, question = prepared(Shown(self.checkpoint.processor), messages, self.sampling)
+        if question is None:
+            return row
         try:
-            said, processor = messages(), self.checkpoint.processor
-            row["asked"] = content_of(processor, said)
-            key = None if self.key is None else (self.key, row["asked"])
-            question = self.checkpoint.questions.get(key, lambda: prepare(processor, said, self.sampling))
-        except DiskError:  # of no question: whoever asks again when the disk is well gets its answer
-            raise
-        except (Exception, SystemExit) as error:  # a task without its file (some exit), a decoder: of this question
+            return row | answer_row(answer(self.checkpoint, question, max_new_tokens))
+        except OF_A_QUESTION as error:
             return row | {"error": one_line(error)}
-        row |= {"prompt_hash": question.prompt_hash, "prefill_tokens": question.prefill_tokens}
-        row["vision_tokens"] = question.vision_tokens
-        if self.on_row is not None and not question.vision_tokens:  # a missing file, in some shipped tasks
-            return row | {"error": one_line(VideoError("the task gives no video for this question"))}
-        try:
-            given = answer(self.checkpoint, question, max_new_tokens)
-        except (ValueError, OSError, OutOfMemoryError) as error:
-            return row | {"error": one_line(error)}
-        row |= {"prediction": given.text, "latency_ms": round(given.latency_ms, 3), "spent": given.spent}
-        return row | {"prefill_ms": round(given.prefill_ms, 3), "peak_memory_mib": round(given.peak_memory_mib, 1)}
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         raise NotImplementedError(
@@ -200,8 +148,33 @@ class VideoNSA(lmms):
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         raise NotImplementedError("videonsa answers in one round; multi-round tasks are not supported")
 
+
+class Answered(lmms):
+    """Says again what was answered, so that lmms-eval scores it: needs no model, and no GPU."""
+
+    is_simple = False
+
+    def __init__(self, rows: Mapping[int, Mapping[str, Any]]) -> None:
+        """rows: by document number."""
+        super().__init__()
+        self.rows, self.device, self.batch_size = rows, "cpu", 1
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answers in the order of the requests; nothing for a question that met an error."""
+        draw_by_questions(requests)
+        return [GenerationResult(self.rows[request.args[3]]["prediction"] or "") for request in requests]
+
     def clean(self) -> None:
-        """Keep the model, which lmms-eval would drop before it scores: it serves more cells."""
+        """There is no model to free, which takes lmms-eval longer than to score."""
+
+    loglikelihood = VideoNSA.loglikelihood
+    generate_until_multi_round = VideoNSA.generate_until_multi_round
+
+
+def draw_by_questions(requests: list[Instance]) -> None:
+    """The tasks of these requests draw by question, before they score."""
+    for request in requests:
+        draw_by_question(getattr(request.args[1], "__self__", None))
 
 
 def _own(settings: dict[str, Any]) -> tuple[str, ...]:

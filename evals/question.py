@@ -6,11 +6,12 @@ import base64
 import dataclasses
 import hashlib
 import io
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ from videonsa.disk import check_readable
 from videonsa.video import TEMPORAL_PATCH, Clip, Fit, Video, VideoError, choose_frames, fingerprint, read
 from videonsa.video.picture import resized
 
-KEPT_BYTES = 3 << 28  # 768 MiB: the three synthetic suites, 192 videos of 32 frames each
 SMALLEST = 1  # vision tokens that a frame patch has at least
 
 
@@ -59,9 +59,10 @@ class Question:
     def vision_tokens(self) -> int:
         return int((self.inputs["mm_token_type_ids"] > 0).sum())
 
-    def on(self, device: torch.device) -> dict[str, Any]:
-        """The model's arguments, tensors on a device."""
-        return {name: value.to(device) if torch.is_tensor(value) else value for name, value in self.inputs.items()}
+    def on(self, device: torch.device, without: Collection[str] = ()) -> dict[str, Any]:
+        """The model's arguments, but for some, tensors on a device."""
+        given = {name: value for name, value in self.inputs.items() if name not in without}
+        return {name: value.to(device) if torch.is_tensor(value) else value for name, value in given.items()}
 
     @property
     def size(self) -> int:
@@ -69,30 +70,11 @@ class Question:
         return sum(value.numel() * value.element_size() for value in self.inputs.values() if torch.is_tensor(value))
 
 
-@dataclass
-class QuestionStore:
-    """Prepared questions that several cells share. Keys are (suite's content, the question's own)."""
+class Content(NamedTuple):
+    """What a question shows, wherever its files lie: 12 digits each."""
 
-    kept: dict[tuple[str, str], Question] = field(default_factory=dict)
-    bytes: int = 0
-
-    def get(self, key: tuple[str, str] | None, make: Callable[[], Question]) -> Question:
-        """The question of this key, made when it is not kept; kept when there is room beside its suite's others."""
-        if key in self.kept:
-            return self.kept[key]
-        question = make()
-        if key is not None:
-            self._make_room(key[0], question.size)
-            if self.bytes + question.size <= KEPT_BYTES:
-                self.kept[key] = question
-                self.bytes += question.size
-        return question
-
-    def _make_room(self, suite: str, size: int) -> None:
-        for other in [key for key in self.kept if key[0] != suite]:
-            if self.bytes + size <= KEPT_BYTES:
-                return
-            self.bytes -= self.kept.pop(other).size
+    question: str  # its prompt and its images and videos
+    shown: str  # its images and videos alone, parts of videos by their times; without any, the question
 
 
 def clips(
@@ -102,7 +84,7 @@ def clips(
 
     Raises VideoError for a video that is given in another way than as a file.
     """
-    media = [part for part in _prompt(processor, messages)[1] if part.type == "video"]
+    media = [part for part in _parts(messages)[1] if part.type == "video"]
     fit = _fit(processor, sampling)
     return [
         (
@@ -126,7 +108,8 @@ def prepare(
     Raises:
         VideoError: a video or image cannot be read.
     """
-    text, media = _prompt(processor, messages)
+    conversation, media = _parts(messages)
+    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     fit = _fit(processor, sampling)
     images = [_image(part.url) for part in media if part.type == "image"]
     if videos is None:
@@ -175,18 +158,19 @@ def _shrunk(image: Any, fit: Fit) -> Any:
     return Image.fromarray(resized(pixels, fit.size(*pixels.shape[:2])))
 
 
-def content_of(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]]) -> str:
-    """12 digits for what a question shows: its prompt and its videos, wherever these lie. No video is decoded."""
-    text, media = _prompt(processor, messages)
-    digest = hashlib.sha256(text.encode())
+def content_of(messages: list[dict[str, Any]]) -> Content:
+    """What a question in lmms-eval's chat form shows. No video is decoded."""
+    conversation, media = _parts(messages)
+    shown = hashlib.sha256()
     for part in media:
         span = (part.start_time, part.end_time) if part.type == "video" else ()
-        digest.update(repr((part.type, *span)).encode() + _fingerprint(part.url))
-    return digest.hexdigest()[:12]
+        shown.update(repr((part.type, *span)).encode() + _fingerprint(part.url))
+    question = hashlib.sha256(json.dumps(conversation).encode() + shown.digest())
+    return Content(question.hexdigest()[:12], (shown if media else question).hexdigest()[:12])
 
 
-def _prompt(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]]) -> tuple[str, list[Any]]:
-    """The prompt's text, one placeholder for each image and video, and these in order."""
+def _parts(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The conversation, one placeholder for each image and video, and these in order."""
     media: list[Any] = []
     conversation = []
     for message in ChatMessages(messages=messages).messages:
@@ -197,7 +181,7 @@ def _prompt(processor: Qwen2_5_VLProcessor, messages: list[dict[str, Any]]) -> t
             content.append({"type": part.type} | ({"text": part.text} if part.type == "text" else {}))
             media += [part] if part.type != "text" else []
         conversation.append({"role": message.role, "content": content})
-    return processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True), media
+    return conversation, media
 
 
 def _fingerprint(source: Any) -> bytes:

@@ -73,7 +73,7 @@ def summarize_costs(questions: list[dict[str, Any]], nsa: NSASettings | None) ->
         fractions = [nsa.attention_fraction(int(tokens)) for tokens in values("vision_tokens") if tokens]
     return {
         "prefill_ms_p50": of(median, "prefill_ms"),
-        "latency_ms_p50": of(median, "latency_ms"),
+        **{f"{part}_p50": of(median, part) for part in ("tower_ms", "decoder_ms", "decode_ms", "latency_ms")},
         "peak_memory_mib": of(max, "peak_memory_mib"),
         "prefill_tokens_mean": of(mean, "prefill_tokens"),
         "vision_tokens_mean": of(mean, "vision_tokens"),

@@ -76,7 +76,8 @@ def records(out: Path, kind: str = "cells") -> dict[str, dict]:
     return {f"{record['label']} {record['settings']['suite']['name']}": record for record in found}
 
 
-TIMES = ("latency_ms", "prefill_ms", "peak_memory_mib", "spent")  # what two equal runs may differ in
+# What two equal runs may differ in.
+TIMES = ("latency_ms", "prefill_ms", "tower_ms", "decoder_ms", "decode_ms", "peak_memory_mib", "spent")
 
 
 def results(out: Path) -> dict[str, Any]:
@@ -87,9 +88,10 @@ def results(out: Path) -> dict[str, Any]:
         kept = {key: record[key] for key in ("status", "id", "label", "settings", "identities", "scores", "error")}
         questions = [{key: row[key] for key in row if key not in TIMES} for row in record["questions"]]
         found[str(path.relative_to(out))] = kept | {"questions": questions}
-    for path in sorted(out.glob("cells/*/questions.jsonl")):  # answered once each
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        found[str(path.relative_to(out))] = sorted((row["doc_id"], row["prediction"]) for row in rows)
+    for folder in sorted(out.glob("answers/*")):  # answered once each
+        texts = [path.read_text().split("\n")[1:-1] for path in folder.glob("*.jsonl")]  # but a line cut short
+        rows = [json.loads(line) for text in texts for line in text]
+        found[str(folder.relative_to(out))] = sorted((row["key"], row["question"], row["prediction"]) for row in rows)
     for path in sorted(out.glob("probes/*/record.json")):
         found[str(path.relative_to(out))] = json.loads(path.read_text())["layers"]
     for path in sorted(out.glob("trainings/*/metrics.jsonl")):

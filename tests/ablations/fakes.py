@@ -12,12 +12,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ablations.stages import Stages
+from evals.answers import Answers
 from tests.disks import fill
+from videonsa.identity import identity
 
-STAGES = Stages(*(f"tests.ablations.fakes:{name}" for name in ("train", "load", "evaluate", "probe")))
+STAGES = Stages(*(f"tests.ablations.fakes:{name}" for name in ("train", "load", "Suite", "probe")))
 
 
 def faults(out: Path) -> dict[str, Any]:
@@ -87,36 +90,61 @@ def load(checkpoint: Any) -> Path:
     return checkpoint
 
 
-def evaluate(
-    checkpoint: Any, nsa: dict, suite: Any, folder: Path, on_progress: Any = None, *, data: Path
-) -> dict[str, Any]:
-    out = folder.parent.parent
-    assert data == out / "data"
-    on_progress(1, 4)
-    strike(out, suite.name)
-    scores = [1, 1, 0, 1]
-    questions = [
-        {
-            "doc_id": str(number),
-            "answer": "red",
-            "prediction": "red" if score else "blue",
-            "score": score,
-            "error": None,
+class Suite:
+    """In place of evals.run.SuiteRun: each variant's four questions are answered at once, under its own claim."""
+
+    def __init__(self, suite: Any, folder: Path, *, data: Path, about: dict[str, Any], attempt: str) -> None:
+        self.suite, self.out = suite, folder.parent.parent
+        assert data == self.out / "data"
+        assert attempt
+        self.answers = Answers(folder, about, attempt)
+
+    def under(self, loaded: Any, nsa: dict[str, Any], method: Any = None) -> Any:
+        return SimpleNamespace(key=identity(nsa), error=None)
+
+    def ask(self, loaded: Any, asked: list[Any], on_progress: Any, wait: bool) -> None:
+        for number, one in enumerate(asked):
+            on_progress(number, len(asked))
+            if self.answers.settled(one.key, "all"):
+                continue
+            with self.answers.claimed(one.key, wait) as claim:
+                if claim is None or self.answers.settled(one.key, "all"):
+                    continue
+                try:
+                    strike(self.out, self.suite.name)
+                except ValueError as error:
+                    one.error = error
+                    continue
+                claim.check()
+                self.answers.add(one.key, "all", {"prediction": "red", "error": None})
+
+    def complete(self, asked: Any) -> bool:
+        return self.answers.settled(asked.key, "all")
+
+    def score(self, asked: Any) -> dict[str, Any]:
+        scores = [1, 1, 0, 1]
+        questions = [
+            {
+                "doc_id": str(number),
+                "answer": "red",
+                "prediction": "red" if score else "blue",
+                "score": score,
+                "error": None,
+            }
+            for number, score in enumerate(scores)
+        ]
+        return {
+            "questions": questions,
+            "scores": {
+                "metric": "exact_match",
+                "accuracy": 0.75,
+                "correct": 3,
+                "questions": 4,
+                "errors": 0,
+                "chance": 0.25,
+            },
+            "summary": {"prefill_ms_p50": 5.0, "peak_memory_mib": 100.0, "attention_fraction": 0.5, "seconds": 0.1},
         }
-        for number, score in enumerate(scores)
-    ]
-    return {
-        "questions": questions,
-        "scores": {
-            "metric": "exact_match",
-            "accuracy": 0.75,
-            "correct": 3,
-            "questions": 4,
-            "errors": 0,
-            "chance": 0.25,
-        },
-        "summary": {"prefill_ms_p50": 5.0, "peak_memory_mib": 100.0, "attention_fraction": 0.5},
-    }
 
 
 def probe(checkpoint: Any, nsa: dict, suite: Any, videos: int = 8, *, data: Path) -> dict[str, Any]:

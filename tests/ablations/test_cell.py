@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from ablations import facts
 from ablations.cell import Cell, make_cells
 from ablations.grid import load_grid
-from ablations.plan import deal, make_jobs, make_sweep, read_state
+from ablations.plan import Job, make_jobs, make_sweep, read_state, shared
 from ablations.profile import load_profile
 from videonsa.config import SettingsError
 from videonsa.identity import part_version
@@ -134,15 +133,30 @@ axes: {v: [{label: sft, train.nsa.attention: dense, nsa.attention: dense}, {labe
     assert sft.nsa == test.nsa
 
 
-def test_deal_leaves_no_hand_empty_and_loses_no_cell(tmp_path: Path):
-    made = cells("axes: {nsa.block_count: [1, 2, 3]}", tmp_path)
-    for hands in (1, 2, 4, 20):
-        dealt = deal(made, hands)
-        assert all(dealt)
-        assert sorted(cell.id for hand in dealt for cell in hand) == sorted(cell.id for cell in made)
-        for hand in dealt:
-            suites = [json.dumps(cell.settings["suite"]) for cell in hand]
-            assert suites == sorted(suites)
+def evaluations(made: list[Cell], most: int) -> list[Job]:
+    return shared(Job("evaluate-x", "evaluate", made[0].training, tuple(made)), most)
+
+
+def test_a_long_cell_is_several_jobs_and_a_short_one_is_one(tmp_path: Path):
+    (long,) = cells("asks: test\nsuites: [timescope]\naxes: {nsa.block_count: [1]}", tmp_path)
+    (short,) = cells("asks: test\nsuites: {synth_needle: {limit: 4}}\naxes: {nsa.block_count: [1]}", tmp_path)
+    assert [job.name for job in evaluations([long], 8)] == [f"evaluate-x-{place}" for place in range(8)]
+    assert all(job.cells == (long,) for job in evaluations([long], 8))
+    assert len(evaluations([short], 8)) == 1
+    assert len(evaluations([short] * 20, 8)) == 2, "what counts is the answers of all its cells"
+    assert shared(Job("evaluate-x", "evaluate", long.training), 8) == []
+
+
+def test_cells_of_the_same_weights_and_questions_share_a_folder_of_answers(tmp_path: Path):
+    text = "asks: test\naxes: {nsa.block_count: [1, 2]}\nsuites: [synth_needle, synth_order]"
+    made = cells(text, tmp_path)
+    assert len({cell.id for cell in made}) == 4
+    assert [cell.run for cell in made[:2]] == [cell.run for cell in made[2:]]
+    assert made[0].run != made[1].run
+    fewer = cells(text + "\nbase: {suite.limit: 9}", tmp_path)
+    assert [cell.run for cell in fewer] == [cell.run for cell in made], "the first questions are the same questions"
+    shorter = cells(text + "\nbase: {suite.frames: 8}", tmp_path)
+    assert {cell.run for cell in shorter}.isdisjoint(cell.run for cell in made)
 
 
 def test_a_thousand_cells_are_planned_quickly(tmp_path: Path):

@@ -68,7 +68,7 @@ def test_means_are_measured_once_and_used(published, tmp_path, monkeypatch, caps
     monkeypatch.setattr("ablations.results.summary", fakes.summary)
     words = [*write_inputs(tmp_path, published), "--out", str(tmp_path / "runs"), "--only", "static"]
     assert run.main([*words, "--dry-run"]) == 0
-    assert "To run: 0 train jobs, 2 evaluate jobs, 0 probe jobs, 1 gates jobs" in capsys.readouterr().out
+    assert "To run: 0 train jobs, 1 evaluate jobs, 0 probe jobs, 1 gates jobs" in capsys.readouterr().out
     run.main([*words, "--cluster", "debug"])
     found = records(tmp_path / "runs")
     assert {name: record["status"] for name, record in found.items()} == {
@@ -120,7 +120,7 @@ def test_they_go_first_on_a_cluster_and_need_no_whole_node(published, tmp_path):
     sweep = make_sweep(grid, profile, tmp_path / "runs", str(tmp_path / "static.yaml"), {})
     jobs = make_jobs(sweep, read_state(sweep), sweep.cells, retry=False, per_training=8)
     measuring = [job for job in jobs if job.training.gates is not None]
-    assert [job.kind for job in measuring] == ["train", "evaluate", "evaluate"]
+    assert [job.kind for job in measuring] == ["train", "evaluate"]
     assert {job.after for job in measuring} == {None, measuring[0].name}
     assert batches(jobs, 100)[0] == ([measuring[0]], False)
 

@@ -69,7 +69,7 @@ def test_weights_without_gates_are_probed_where_methods_choose_keys(tmp_path: Pa
     for label in ("eight", "dense"):
         found = make_jobs(made, read_state(made), choose(made, f"{label} · timescope"), False, 1)
         jobs[label] = [job.kind for job in found]
-    assert jobs == {"eight": ["evaluate", "probe"], "dense": ["evaluate"]}
+    assert jobs == {"eight": ["probe", "evaluate"], "dense": ["evaluate"]}
 
 
 def test_limits_of_the_grid_hold_for_its_probe(tmp_path: Path):

@@ -146,7 +146,7 @@ def test_a_record_of_other_settings_or_cut_short_is_not_done(sweep: Sweep, out: 
     record["settings"]["nsa"]["window"] += 1
     two.write_text(json.dumps(record))
     assert sweep() == 0
-    assert len(fakes.calls(out)) == 8
+    assert len(fakes.calls(out)) == 6, "their answers are there: they are scored again"
     assert all(record["status"] == "done" for record in records(out).values())
 
 
@@ -166,14 +166,14 @@ def test_local_workers_give_the_records_that_this_process_gives(out: Path, grid_
     assert "b=2 · synth_order: done" in printed
     here = {key: record["scores"] for key, record in records(out).items()}
     pids = fakes.pids(out)
-    assert len(set(pids)) == 4  # train, two of cells, probe
+    assert len(set(pids)) in (3, 4)  # train, probe, and for the cells whichever of two came in time
     assert not any(process_started(pid) for pid in pids)
     (out / "cells").rename(out / "before")
     assert sweep() == 0
     assert {key: record["scores"] for key, record in records(out).items()} == here
 
 
-def test_a_killed_worker_costs_one_cell_and_the_next_run_makes_it(out: Path, grid_file: Path, sweep: Sweep):
+def test_a_killed_worker_costs_one_suite_and_the_next_run_makes_it(out: Path, grid_file: Path, sweep: Sweep):
     set_faults(out, synth_needle="die")
     process = local(out, grid_file, "--workers", "1")
     _, said = process.communicate(timeout=120)
@@ -249,7 +249,7 @@ def test_two_at_once_one_runs_and_the_other_says_so(
     assert sweep("--status") == 0
     printed = capsys.readouterr().out
     assert f"running: pid {process.pid}" in printed
-    assert "evaluate b=" in printed
+    assert "evaluate synth_order, 2 variants" in printed
     process.communicate(timeout=120)
     assert process.returncode == 0
     assert len(fakes.calls(out)) == 6

@@ -10,7 +10,7 @@ from PIL import Image
 from evals.checkpoint import Checkpoint
 from evals.model import VideoNSA
 from evals.question import Sampling, prepare
-from evals.run import _content, evaluate, load_task
+from evals.run import SuiteRun, evaluate, load_task
 from evals.suites import suite_settings
 from videonsa.methods.registry import make
 
@@ -34,12 +34,17 @@ def test_a_question_at_a_share_of_its_tokens(data: Path, loaded: Checkpoint) -> 
     assert all((same.inputs[name] == whole.inputs[name]).all() for name in ("input_ids", "pixel_values_videos"))
 
 
-def test_shares_are_part_of_what_a_suite_asks() -> None:
-    usual = _content(NEEDLE, None)
-    assert usual["sampling"] == {"frames": 16, "fps": None, "tokens_per_frame": 4}
-    assert _content(NEEDLE, make("fastv", {})) == _content(NEEDLE, make("fewer_frames", {"keep": 1.0})) == usual
-    assert _content(NEEDLE, make("fewer_frames", {"keep": 0.5}))["sampling"]["frame_share"] == 0.5
-    assert _content(NEEDLE, make("fewer_pixels", {"keep": 0.5}))["sampling"]["pixel_share"] == 0.5
+def test_shares_are_part_of_what_a_suite_asks(loaded: Checkpoint, data: Path, tmp_path: Path) -> None:
+    run = SuiteRun(NEEDLE, tmp_path, data=data)
+
+    def sampling(name: str, **settings: float) -> Sampling:
+        return run.under(loaded, {}, make(name, settings)).sampling
+
+    usual = run.under(loaded, {}).sampling
+    assert usual.inputs == {"frames": 16, "fps": None, "tokens_per_frame": 4}
+    assert sampling("fastv") == sampling("fewer_frames", keep=1.0) == usual
+    assert sampling("fewer_frames", keep=0.5).inputs["frame_share"] == 0.5
+    assert sampling("fewer_pixels", keep=0.5).inputs["pixel_share"] == 0.5
 
 
 HALF = {

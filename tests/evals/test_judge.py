@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from evals import judge, task
+from evals.answers import Answers
 from evals.checkpoint import Checkpoint, load
 from evals.run import NothingAnswered, evaluate
 from evals.suites import suite_settings
@@ -115,7 +116,7 @@ def test_after_an_outage_answers_are_only_judged_again(
             ask(tmp_path, lambda prompt: None)
     result, asked = ask(tmp_path, lambda prompt: "B" if "What is it, 0?" in prompt else "A")
     assert (asked, result["scores"]["accuracy"], result["scores"]["errors"]) == (0, 0.8, 0)
-    assert len((tmp_path / "questions.jsonl").read_text().splitlines()) == 5
+    assert len(Answers(tmp_path).rows) == 5
 
 
 def test_a_corrected_answer_is_judged_anew(ask: Callable, place: Path, tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ def test_measurements(loaded: Checkpoint, data: Path) -> None:
     question = prepare(loaded.processor, task.doc_to_messages(task.eval_docs[0]), Sampling(32, None, 4))
     loaded.use({})
     short, long = answer(loaded, question, 1), answer(loaded, question, 8)
+    assert min(short.tower_ms, short.decoder_ms) > 0
+    assert short.decode_ms < long.decode_ms
     assert 0 < short.prefill_ms <= short.latency_ms
     assert 0 < long.prefill_ms < long.latency_ms
     weights = sum(parameter.numel() for parameter in loaded.model.parameters()) * 4 / 2**20
@@ -159,8 +161,7 @@ def test_what_ails_one_question_is_its_own_error(error: BaseException, loaded: C
     def messages() -> list:
         raise error
 
-    row = VideoNSA.of(loaded, Sampling(8, None, 4)).question(3, messages, 4)
-    assert row["doc_id"] == 3
+    row = VideoNSA.of(loaded, Sampling(8, None, 4)).question(messages, 4)
     assert type(error).__name__ in row["error"]
     assert row["prediction"] is None
 
@@ -181,8 +182,6 @@ def test_a_method_that_did_not_run_ends_lmms_evals_command(folder: Path, monkeyp
         raise MethodDidNotRun("method tri_shape ran in 1 of 3 layers; not in 1, 2")
 
     monkeypatch.setattr(model, "question", idle)
+    model.task_dict = {"task": {"test": [{}]}}
     with pytest.raises(SystemExit, match="videonsa: method tri_shape ran in 1 of 3 layers"):
-        model._question(0)
-    model.on_row = lambda row: None
-    with pytest.raises(MethodDidNotRun):
-        model._question(0)
+        model._ask("", lambda doc: [], {}, 0, "task", "test")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,14 @@ import torch
 from PIL import Image
 
 from evals.checkpoint import Checkpoint
-from evals.question import Question, QuestionStore, Sampling, content_of, prepare
+from evals.question import Content, Sampling, content_of, prepare
 from evals.run import load_task
+from evals.shown import Shown, at_once
 from evals.suites import suite_settings
-from videonsa.identity import identity
 from videonsa.synth import SECONDS, make_sample
 from videonsa.training.batch import encode
 from videonsa.training.sources import Conversation
-from videonsa.video import Video, VideoError
+from videonsa.video import Clip, Video, VideoError
 
 PINNED = Path(__file__).parent / "prompts.json"
 FAMILIES = ("needle", "order", "layout")
@@ -121,7 +122,7 @@ def test_an_image_by_its_bytes_is_the_opened_image(loaded: Checkpoint) -> None:
     for url in (given, file, address, {"bytes": given, "path": None}):
         pixels = prepare(loaded.processor, ask(url), Sampling(8, None, 4)).inputs["pixel_values"]
         assert torch.equal(pixels, right)
-        content.add(content_of(loaded.processor, ask(url)))
+        content.add(content_of(ask(url)))
     assert len(content) == 1
     with pytest.raises(VideoError, match="on the web: give a file"):
         prepare(loaded.processor, ask("https://example.org/a.png"), Sampling(8, None, 4))
@@ -138,7 +139,7 @@ def test_images_of_the_same_bytes_are_told_apart(loaded: Checkpoint) -> None:
         [{"role": "user", "content": [{"type": "image", "url": image}, {"type": "text", "text": "what is it?"}]}]
         for image in (red, blue, flat)
     ]
-    assert len({content_of(loaded.processor, messages) for messages in asked}) == 3
+    assert len({content_of(messages) for messages in asked}) == 3
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(50)])
@@ -158,24 +159,41 @@ def test_what_the_model_cannot_take(part: dict, loaded: Checkpoint) -> None:
         prepare(loaded.processor, [{"role": "user", "content": [part]}], Sampling(8, None, 4))
 
 
-def test_questions_of_other_suites_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evals.question.KEPT_BYTES", 100)
-    store, made = QuestionStore(), []
+def test_questions_that_show_the_same_are_told_apart_and_show_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"a video")
+    (tmp_path / "copy.mp4").write_bytes(b"a video")
+    (tmp_path / "b.mp4").write_bytes(b"other one")
 
-    def get(suite: str, number: int) -> None:
-        def make() -> Question:
-            made.append((suite, number))
-            return Question(identity({}), {"x": torch.zeros(40, dtype=torch.uint8)})  # type: ignore[arg-type]
+    def asked(name: str, text: str, **span: float) -> Content:
+        video = {"type": "video", "url": str(tmp_path / name), **span}
+        return content_of([{"role": "user", "content": [video, {"type": "text", "text": text}]}])
 
-        store.get((suite, number), make)
+    one = asked("a.mp4", "why?")
+    assert asked("copy.mp4", "why?") == one, "where a file lies does not count"
+    assert asked("a.mp4", "when?").shown == one.shown
+    assert asked("a.mp4", "when?").question != one.question
+    assert asked("a.mp4", "why?", start_time=1.0).shown != one.shown
+    assert asked("b.mp4", "why?").shown != one.shown
+    bare = [content_of([{"role": "user", "content": [{"type": "text", "text": text}]}]) for text in ("1?", "2?")]
+    assert bare[0].shown != bare[1].shown, "they share nothing"
 
-    for number in (0, 1, 0, 1):
-        get("first", number)
-    assert made == [("first", 0), ("first", 1)]
-    assert store.bytes == 80
-    get("second", 0)
-    assert list(store.kept) == [("first", 1), ("second", 0)]
-    get("second", 1)
-    get("second", 2)  # no room beside its own suite's
-    assert list(store.kept) == [("second", 0), ("second", 1)]
-    assert store.bytes == 80
+
+def test_what_several_questions_show_is_read_once_and_asked_of_each(tasks: dict, loaded: Checkpoint) -> None:
+    asked, reads = messages(tasks["order"], 0), []
+
+    def reading(path: Path, clip: Clip) -> Future[Video]:
+        reads.append(clip)
+        return at_once(path, clip)
+
+    other = [{**asked[0], "content": [*asked[0]["content"], {"type": "text", "text": "what is it?"}]}]
+    shown = Shown(loaded.processor, reading)
+    samplings = (Sampling(32, None, 4), Sampling(32, None, 4, pixel_share=0.25), Sampling(32, None, 4, frame_share=0.5))
+    for sampling in samplings:
+        for said in (asked, other):
+            alone, together = prepare(loaded.processor, said, sampling), shown.question(said, sampling)
+            assert (together.prompt_hash, together.left_out) == (alone.prompt_hash, alone.left_out)
+            assert set(together.inputs) == set(alone.inputs)
+            for name, value in alone.inputs.items():
+                same = torch.equal(value, together.inputs[name]) if torch.is_tensor(value) else None
+                assert value == together.inputs[name] if same is None else same, name
+    assert len(reads) == len(samplings)

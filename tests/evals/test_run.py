@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from evals.answers import Answers
 from evals.checkpoint import Checkpoint
 from evals.data import make_data
 from evals.run import NothingAnswered, evaluate, synthetic_data
@@ -15,7 +17,7 @@ from evals.suites import suite_settings
 from videonsa.config import SettingsError, SuiteSettings
 
 NEEDLE = suite_settings("synth_needle", limit=6, frames=8)
-MEASURED = ("latency_ms", "prefill_ms", "peak_memory_mib", "spent")
+MEASURED = ("latency_ms", "prefill_ms", "tower_ms", "decoder_ms", "decode_ms", "peak_memory_mib", "spent")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,8 @@ def straight(loaded: Checkpoint, data: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    texts = [path.read_text().splitlines()[1:] for path in sorted(folder.glob("*.jsonl"))]  # below what tells of it
+    return [json.loads(line) for text in texts for line in text]
 
 
 def unmeasured(result: dict) -> list[dict]:
@@ -35,12 +38,26 @@ def unmeasured(result: dict) -> list[dict]:
 def test_what_is_recorded(straight: dict, data: Path) -> None:
     first = straight["questions"][0]
     names = ("doc_id", "video", "kind", "parts", "prompt_hash", "answer", "prediction", "score", "latency_ms")
-    more = ("prefill_ms", "prefill_tokens", "vision_tokens", "peak_memory_mib", "spent", "error")
+    more = (
+        "prefill_ms",
+        "tower_ms",
+        "decoder_ms",
+        "decode_ms",
+        "prefill_tokens",
+        "vision_tokens",
+        "peak_memory_mib",
+        "spent",
+        "error",
+    )
     assert tuple(first) == (*names, *more)
     assert [row["doc_id"] for row in straight["questions"]] == list(range(6))
     assert first["vision_tokens"] == 4 * 4
     assert first["error"] is None
     assert 0 < first["prefill_ms"] <= first["latency_ms"]
+    assert first["prefill_ms"] == pytest.approx(first["tower_ms"] + first["decoder_ms"], abs=0.002)
+    assert first["latency_ms"] == pytest.approx(first["prefill_ms"] + first["decode_ms"], abs=0.002)
+    assert 0 < straight["summary"]["tower_ms_p50"] < straight["summary"]["prefill_ms_p50"]
+    assert [writer["questions"] for writer in straight["answered_by"]] == [6]
     assert straight["scores"]["questions"] == 6
     assert straight["scores"]["metric"] == "exact_match"
     assert straight["scores"]["lmms_eval"] == straight["scores"]["accuracy"]
@@ -71,22 +88,22 @@ def test_a_killed_evaluation_goes_on(straight: dict, loaded: Checkpoint, data: P
     with pytest.raises(KeyboardInterrupt):
         evaluate(loaded, {}, NEEDLE, tmp_path, kill, data=data)
     assert len(lines(tmp_path)) == 3
-    with open(tmp_path / "questions.jsonl", "a") as file:
+    (path,) = tmp_path.glob("*.jsonl")
+    with open(path, "a") as file:
         file.write(json.dumps(lines(tmp_path)[0])[:40])  # the kill came while a line was written
     steps = []
     result = evaluate(loaded, {}, NEEDLE, tmp_path, lambda done, total: steps.append(done), data=data)
     assert steps == [3, 4, 5, 6]
-    assert [line["doc_id"] for line in lines(tmp_path)] == list(range(6))
+    assert len(Answers(tmp_path).rows) == 6
     assert unmeasured(result) == unmeasured(straight)
 
 
 def test_other_settings_are_asked_anew(loaded: Checkpoint, data: Path, tmp_path: Path) -> None:
     evaluate(loaded, {}, NEEDLE, tmp_path, data=data)
-    key = {line["key"] for line in lines(tmp_path)}
     steps = []
     evaluate(loaded, {"block_count": 1}, NEEDLE, tmp_path, lambda done, total: steps.append(done), data=data)
     assert steps[0] == 0
-    assert {line["key"] for line in lines(tmp_path)}.isdisjoint(key)
+    assert sorted(Counter(line["key"] for line in lines(tmp_path)).values()) == [6, 6]
     evaluate(loaded, {"block_count": 1}, NEEDLE, tmp_path, lambda done, total: steps.append(-done), data=data)
     assert steps[-1] == -6, "the same settings were asked again"
 

@@ -80,8 +80,14 @@ def test_a_job_that_slurm_forgot_is_lost():
 
 def test_only_the_last_submission_of_a_cell_counts():
     first, second = submitted("1", "x", cells=("a", "b")), submitted("2", "x", cells=("a",))
-    assert [job.id for job in latest([first, second])] == ["2", "1"]
-    assert [job.id for job in latest([first, submitted("3", "x", cells=("a", "b"))])] == ["3"]
+    assert [job.id for job in latest([first, second], {})] == ["2", "1"]
+    assert [job.id for job in latest([first, submitted("3", "x", cells=("a", "b"))], {})] == ["3"]
+
+
+def test_of_jobs_that_shared_a_cell_the_one_that_failed_says_why_it_has_no_record():
+    jobs = [submitted("1", "x"), submitted("2", "y"), submitted("3", "z")]
+    states = {"1": JobState("COMPLETED"), "2": JobState("NODE_FAIL"), "3": JobState("COMPLETED")}
+    assert [job.id for job in latest(jobs, states)] == ["2"]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_the_budget_grid_preempted_and_requeued_finds_what_a_calm_run_does(
     urgent = subprocess.run([*command, "--wrap", "sleep 1"], capture_output=True, text=True, check=True).stdout.strip()
     with hurrying(training.id):
         wait_until(lambda: not state(urgent))
-        wait_until(lambda: any(slurm.out.glob("cells/*/questions.jsonl")))
+        wait_until(lambda: any(slurm.out.glob("answers/*/*.jsonl")))
     first = slurm.submitted("evaluate")[0].id
     subprocess.run(["scontrol", "requeue", first], check=True)
     with hurrying(first):

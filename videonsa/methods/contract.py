@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -121,6 +121,12 @@ class Method:
         `generate` encodes before it prefills.
         """
         return nullcontext({})
+
+    @classmethod
+    def watches(cls, settings: Any) -> Hashable:
+        """What `watch` goes by: prompts whose methods agree in it may share a pass of the tower. None: nothing is
+        watched. A class that watches, and does not say, goes by its settings."""
+        return None if cls.watch.__func__ is Method.watch.__func__ else (cls, repr(settings))  # type: ignore[attr-defined]
 
     def prepare(self, embeds: Tensor) -> Tensor:
         """Once a prefill, with `self.batch` known: embeddings [B, L, hidden] in and out."""

@@ -6,6 +6,7 @@ those of the tower's last block of full attention, a contextual token is its tar
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,6 +25,11 @@ class VisionZip(FromTower):
     def watch(cls, settings: Any, tower: Any) -> AbstractContextManager[dict[str, Tensor]]:
         """The attention that tokens receive, and their keys."""
         return reading(tower, {"last": tower.fullatt_block_indexes[-1]})
+
+    @classmethod
+    def watches(cls, settings: Any) -> Hashable:
+        """The same at all settings: what is kept is chosen later."""
+        return cls.__name__
 
     def merge(self, tokens: Tensor, seen: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Targets are evenly spaced among the tokens that are not dominant; the rest joins the nearest by its keys."""

@@ -5,6 +5,7 @@ As the authors' code for Qwen2.5-VL, with each temporal patch of a video as they
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -27,6 +28,11 @@ class VScan(FromTower):
         """The attention that tokens receive in the first and the last block of full attention."""
         blocks = tower.fullatt_block_indexes
         return reading(tower, {"local": blocks[0], "global": blocks[-1]})
+
+    @classmethod
+    def watches(cls, settings: Any) -> Hashable:
+        """The same at all settings: what is kept is chosen later."""
+        return cls.__name__
 
     def merge(self, tokens: Tensor, seen: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Half by the local scan, window by window, the others by the global one. A token that is dropped joins the

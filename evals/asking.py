@@ -1,0 +1,122 @@
+"""Asking: what questions show is read once, encoded once by the vision tower, and prefilled under each attention."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import OutOfMemoryError
+
+from evals.answer import Answer, Encoded, answer, encode
+from evals.answers import Row
+from evals.checkpoint import Checkpoint
+from evals.question import Question, Sampling
+from evals.scoring import one_line
+from evals.shown import Shown
+from videonsa.config import NSASettings
+from videonsa.disk import DiskError
+from videonsa.methods.entries import MethodSettings
+from videonsa.modeling import MethodDidNotRun
+from videonsa.video import VideoError
+
+Messages = Callable[[], list[dict[str, Any]]]  # a question in lmms-eval's chat form; raises where a task lacks its file
+OF_A_QUESTION = (ValueError, OSError, OutOfMemoryError)  # errors of the model that cost the question alone
+
+UNANSWERED: Row = dict.fromkeys(
+    (
+        *("prompt_hash", "prediction", "latency_ms", "prefill_ms", "tower_ms", "decoder_ms", "decode_ms"),
+        *("prefill_tokens", "vision_tokens", "peak_memory_mib", "spent", "error"),
+    )
+)
+NO_VIDEO = VideoError("the task gives no video for this question")  # a missing file, in some shipped tasks
+
+
+@dataclass
+class Asked:
+    """A way to attend, a variant, as a suite is asked under it."""
+
+    nsa: Mapping[str, Any]  # fields of NSASettings in place of those that the checkpoint was saved with
+    method: MethodSettings | None  # what attends in NSA's place
+    settings: NSASettings  # attention in all
+    sampling: Sampling  # decides what is read
+    watches: Hashable  # beside the sampling it decides what the tower encodes
+    key: str  # stands for all that can change an answer
+    weights: dict[str, Any]  # see Checkpoint.weights
+    error: Exception | None = None  # why there are no answers under it
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question, and the variants that it is to be asked under."""
+
+    name: str
+    messages: Messages
+    under: tuple[Asked, ...]
+
+
+def give(loaded: Checkpoint, shown: Shown, asks: Sequence[Ask], length: int) -> Iterator[tuple[Asked, str, Row]]:
+    """The answers to questions that show the same, as they are given: (variant, question, row).
+
+    Variants of one sampling share what is read and made into tensors; of these, those that watch the tower alike share
+    its pass. What is wrong with one question stands in the `error` of its rows; a variant whose method did not run
+    gets none, and an error of its own. A row's `seconds` are its own and its part of what was shared. Raises
+    DiskError: that is of no question, and whoever asks again when the disk is well gets its answer.
+    """
+    shares = dict.fromkeys((one.sampling, one.watches) for ask in asks for one in ask.under)
+    for share in shares:
+        encoded: list[Encoded] = []  # one, once it is made
+        for ask in asks:
+            under = [one for one in ask.under if (one.sampling, one.watches) == share and one.error is None]
+            for one, row in _answers(loaded, shown, ask.messages, under, encoded, length):
+                yield one, ask.name, row
+
+
+def _answers(
+    loaded: Checkpoint, shown: Shown, messages: Messages, under: list[Asked], encoded: list[Encoded], length: int
+) -> Iterator[tuple[Asked, Row]]:
+    """The answers to one question under variants that share all but the prefill and what follows."""
+    begun = time.perf_counter()
+    row, question = prepared(shown, messages, under[0].sampling) if under else (UNANSWERED, None)
+    if question is not None and not question.vision_tokens:
+        row, question = row | {"error": one_line(NO_VIDEO)}, None
+    shared = time.perf_counter() - begun
+    for one in under:
+        begun = time.perf_counter()
+        answered = row
+        if question is not None:
+            loaded.use(one.nsa, one.method)
+            try:
+                if not encoded:
+                    encoded.append(encode(loaded, question))
+                    shared, begun = shared + time.perf_counter() - begun, time.perf_counter()
+                answered = row | answer_row(answer(loaded, question, length, encoded[0]))
+            except MethodDidNotRun as error:
+                one.error = error
+                continue
+            except OF_A_QUESTION as error:
+                answered = row | {"error": one_line(error)}
+        yield one, answered | {"seconds": round(shared / len(under) + time.perf_counter() - begun, 6)}
+
+
+def prepared(shown: Shown, messages: Messages, sampling: Sampling) -> tuple[Row, Question | None]:
+    """A question's tensors and what its row says of them; None where there are none, and an `error` says why.
+
+    Raises DiskError.
+    """
+    try:
+        question = shown.question(messages(), sampling)
+    except DiskError:
+        raise
+    except (Exception, SystemExit) as error:  # a task without its file (some exit), a decoder: of this question
+        return UNANSWERED | {"error": one_line(error)}, None
+    row = UNANSWERED | {"prompt_hash": question.prompt_hash, "prefill_tokens": question.prefill_tokens}
+    return row | {"vision_tokens": question.vision_tokens}, question
+
+
+def answer_row(given: Answer) -> Row:
+    """What an answer adds to its row."""
+    times = ("latency_ms", "prefill_ms", "tower_ms", "decoder_ms", "decode_ms")
+    row: Row = {"prediction": given.text, "spent": given.spent, "peak_memory_mib": round(given.peak_memory_mib, 1)}
+    return row | {name: round(getattr(given, name), 3) for name in times}

@@ -1,0 +1,69 @@
+"""What several questions show, read once and made into tensors once for all of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from transformers import Qwen2_5_VLProcessor
+
+from evals.question import Question, Sampling, clips, prepare
+from videonsa.video import Clip, Video, read
+
+Reading = Callable[[Path, Clip], Future[Video]]  # as videonsa.video.Readers.read
+
+
+def at_once(path: Path, clip: Clip) -> Future[Video]:
+    """The clip, read here and now."""
+    future: Future[Video] = Future()
+    try:
+        future.set_result(read(path, clip))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+class Shown:
+    """The images and videos of questions that show the same: videos are read once for each sampling, and become
+    tensors once for each. What is told of them, the prompt, is each question's own."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor, reading: Reading = at_once) -> None:
+        self._processor, self._reading = processor, reading
+        self._videos: dict[tuple[Path, Clip], Future[Video]] = {}
+        self._processors: dict[Sampling, Qwen2_5_VLProcessor] = {}
+
+    def question(self, messages: list[dict[str, Any]], sampling: Sampling) -> Question:
+        """As evals.question.prepare, of one of these questions. Raises VideoError, DiskError."""
+        if sampling not in self._processors:
+            processor = copy.copy(self._processor)
+            processor.image_processor = Once(processor.image_processor)
+            processor.video_processor = Once(processor.video_processor)
+            self._processors[sampling] = processor
+        videos = [future.result() for future in self.videos(messages, sampling)]
+        return prepare(self._processors[sampling], messages, sampling, videos)
+
+    def videos(self, messages: list[dict[str, Any]], sampling: Sampling) -> list[Future[Video]]:
+        """The videos of one of these questions, being read. Raises VideoError."""
+        wanted = clips(self._processor, messages, sampling)
+        for clip in wanted:
+            if clip not in self._videos:
+                self._videos[clip] = self._reading(*clip)
+        return [self._videos[clip] for clip in wanted]
+
+
+class Once:
+    """An image or video processor that is always asked the same, and computes it the first time."""
+
+    def __init__(self, processor: Any) -> None:
+        self._once, self._output = processor, None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._output is None:
+            self._output = self._once(*args, **kwargs)
+        return copy.copy(self._output)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._once, name)

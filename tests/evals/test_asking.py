@@ -1,0 +1,165 @@
+"""Several attentions asked at once: what they share, and that no answer is another for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals import asking, shown
+from evals.asking import Asked
+from evals.checkpoint import Checkpoint, load
+from evals.run import SuiteRun, evaluate
+from evals.suites import suite_settings
+from tests.evals.test_run import NEEDLE as SIX
+from tests.evals.test_run import damaged, unmeasured  # noqa: F401  a fixture
+from videonsa.methods.registry import make
+from videonsa.modeling import MethodDidNotRun
+
+NEEDLE = suite_settings("synth_needle", limit=2, frames=8)
+VARIANTS: dict[str, tuple[dict[str, Any], Any]] = {
+    "as saved": ({}, None),
+    "b=1 w=2": ({"block_count": 1, "window": 2}, None),
+    "release": ({"semantics": "release", "block_size": 4}, None),
+    "dense": ({"attention": "dense"}, None),
+    "tri_shape": ({}, make("tri_shape", {"n_init": 1, "n_local": 6, "n_last": 6})),
+    "fastv": ({}, make("fastv", {"layer": 1})),
+    "vscan": ({}, make("vscan", {"layer": 2})),
+    "vscan less": ({}, make("vscan", {"keep": 0.25, "layer": 1, "layer_keep": 1})),
+    "visionzip": ({}, make("visionzip", {})),
+    "fewer pixels": ({}, make("fewer_pixels", {})),
+    "fewer frames": ({}, make("fewer_frames", {})),
+}
+# The tower's passes: one that nobody watches, by VScan, by VisionZip, over fewer pixels, over fewer frames.
+PASSES = 5
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often videos are read, encoded and answered about."""
+    found: Counter[str] = Counter()
+
+    def counting(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            found[name] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, counted)
+
+    for module, name in ((shown, "read"), (asking, "encode"), (asking, "answer")):
+        counting(module, name)
+    return found
+
+
+def ask(run: SuiteRun, loaded: Checkpoint, *names: str) -> dict[str, Asked]:
+    asked = {name: run.under(loaded, *VARIANTS[name]) for name in names or VARIANTS}
+    run.ask(loaded, list(asked.values()))
+    return asked
+
+
+def same(result: dict[str, Any]) -> tuple[Any, ...]:
+    """What must not hang on the company: all but times and memory."""
+    rows = [{**row, "spent": row["spent"] and len(row["spent"]["density"])} for row in result["questions"]]
+    times = ("choice_ms", "attention_ms")
+    spent = [{k: v for k, v in row["spent"].items() if k not in times} for row in result["questions"]]
+    return unmeasured({"questions": rows}), spent, result["scores"]
+
+
+def test_in_company_as_alone_and_shared_what_can_be(
+    loaded: Checkpoint, data: Path, tmp_path: Path, counts: Counter[str]
+) -> None:
+    run = SuiteRun(NEEDLE, tmp_path / "together", data=data)
+    asked = ask(run, loaded)
+    assert counts == {"read": 2 * 3, "encode": 2 * PASSES, "answer": 2 * len(VARIANTS)}
+    for name, (nsa, method) in VARIANTS.items():
+        alone = evaluate(loaded, nsa, NEEDLE, tmp_path / name, data=data, method=method)
+        assert same(run.score(asked[name])) == same(alone), name
+
+
+def test_one_variant_more_costs_that_variant(
+    loaded: Checkpoint, data: Path, tmp_path: Path, counts: Counter[str]
+) -> None:
+    ask(SuiteRun(NEEDLE, tmp_path, data=data), loaded, "as saved", "dense", "vscan")
+    counts.clear()
+    run = SuiteRun(NEEDLE, tmp_path, data=data)
+    asked = ask(run, loaded, "as saved", "b=1 w=2", "dense", "vscan")
+    assert counts == {"read": 2, "encode": 2, "answer": 2}
+    assert all(run.complete(one) for one in asked.values())
+    ask(run, loaded, "as saved", "b=1 w=2")
+    assert counts["read"] == 2
+
+
+def test_questions_about_one_video_share_it(
+    loaded: Checkpoint, data: Path, tmp_path: Path, counts: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SuiteRun._messages
+
+    def of_one_video(run: SuiteRun, number: int) -> list[dict[str, Any]]:
+        (said,) = real(run, 0)
+        return [{**said, "content": [*said["content"], {"type": "text", "text": f"And {number}?"}]}]
+
+    monkeypatch.setattr(SuiteRun, "_messages", of_one_video)
+    run = SuiteRun(SIX, tmp_path / "together", data=data)
+    asked = ask(run, loaded, "as saved", "dense", "fewer frames")
+    assert counts == {"read": 2, "encode": 2, "answer": 3 * 6}
+    alone = evaluate(loaded, {}, SIX, tmp_path / "alone", data=data)
+    assert same(run.score(asked["as saved"])) == same(alone)
+
+
+def test_nothing_measured_holds_a_warm_up(folder: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
+    """Each attention, and each kind of the tower's pass, runs once before anything of it is measured."""
+    loaded, ran = load(folder, device="cpu"), Counter[str]()
+
+    def noting(module: Any, name: str, kind: Callable[[], str]) -> None:
+        real = getattr(module, name)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            ran[kind()] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, noted)
+
+    noting(loaded.model, "generate", lambda: str(loaded.spends))
+    noting(loaded.model.model, "get_video_features", lambda: f"tower {loaded.watches}")
+    ask(SuiteRun(NEEDLE, tmp_path, data=data), loaded, "as saved", "dense", "vscan")
+    lengths = len({key[1:] for key in loaded.peaks})  # memory is measured once for each
+    assert {ran[name] for name in ran if not name.startswith("tower")} == {1 + lengths + 2}
+    assert {ran[name] for name in ran if name.startswith("tower")} == {1 + 2 + 2 * lengths, 1 + 2 + lengths}
+
+
+def test_damaged_videos_cost_their_own_questions(
+    loaded: Checkpoint,
+    damaged: Path,  # noqa: F811
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    run = SuiteRun(SIX, tmp_path / "broken", data=damaged)
+    asked = ask(run, loaded, "as saved", "vscan", "fewer frames")
+    for name, one in asked.items():
+        result = run.score(one)
+        assert [row["doc_id"] for row in result["questions"] if row["error"]] == [1, 3], name
+        assert (result["scores"]["errors"], result["scores"]["answered"]) == (2, 4)
+        nsa, method = VARIANTS[name]
+        whole = unmeasured(evaluate(loaded, nsa, SIX, tmp_path / name, data=data, method=method))
+        assert [row for row in unmeasured(result) if not row["error"]] == [whole[n] for n in (0, 2, 4, 5)]
+
+
+def test_a_method_that_does_not_run_fails_alone(loaded: Checkpoint, data: Path, tmp_path: Path, monkeypatch) -> None:
+    real = asking.answer
+
+    def answer(checkpoint: Checkpoint, *args: Any) -> Any:
+        if "TriShape" in str(checkpoint.spends):
+            raise MethodDidNotRun("method tri_shape ran in 1 of 3 layers; not in 1, 2")
+        return real(checkpoint, *args)
+
+    monkeypatch.setattr(asking, "answer", answer)
+    run = SuiteRun(NEEDLE, tmp_path, data=data)
+    asked = ask(run, loaded, "tri_shape", "dense")
+    assert isinstance(asked["tri_shape"].error, MethodDidNotRun)
+    assert not run.complete(asked["tri_shape"])
+    assert run.complete(asked["dense"])
