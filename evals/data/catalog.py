@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 from evals import content
+from evals.data.files import files_below
 from evals.shipped import HF_HOME
 from evals.suites import SUITES, Doc
 from videonsa.config import SettingsError
@@ -130,7 +132,8 @@ def question_names(name: str) -> list[tuple[str, str]]:
 
 def question_files(name: str, folder: Path) -> tuple[str, list[Path]]:
     """(builder of datasets, files of questions in a copy of the repository), or ("", []) where it holds none."""
+    files = list(files_below(folder))
     for builder, pattern in question_names(name):
-        if found := sorted(folder.rglob(pattern)):
+        if found := [file for file in files if fnmatchcase(file.name, pattern)]:
             return builder, found
     return "", []

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from evals.data.files import files_below
 from evals.suites import MEDIA
 from videonsa.config import SettingsError
 from videonsa.disk import require_room, writing
@@ -32,7 +33,7 @@ PACKED = re.compile(r".*\.(zip|tgz|tar|tar\.[^.]+(\.[^.]+)?)", re.IGNORECASE)
 def archives(folder: Path) -> list[list[Path]]:
     """Archives below a folder, each as its pieces, in the order of their names with numbers as numbers."""
     found: list[list[Path]] = []
-    for path in sorted((path for path in folder.rglob("*") if _is_packed(path)), key=_natural):
+    for path in sorted(filter(_is_packed, files_below(folder)), key=_natural):
         if path.suffix.lower() == ".zip" or _begins(path) or not found or found[-1][0].parent != path.parent:
             found.append([path])
         else:
@@ -144,8 +145,7 @@ class _Joined(io.RawIOBase):
 
 
 def _is_packed(path: Path) -> bool:
-    is_named_so = PACKED.fullmatch(path.name) is not None and not path.name.startswith(".")
-    return is_named_so and path.suffix.lower() not in MEDIA and path.is_file()
+    return PACKED.fullmatch(path.name) is not None and path.suffix.lower() not in MEDIA
 
 
 def _begins(path: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evals.data.catalog import video_of
+from evals.data.files import files_below
 from evals.suites import MEDIA, Doc
 from evals.task import videos_of
 from videonsa.disk import writing
@@ -72,7 +73,7 @@ def place_videos(name: str, docs: Iterable[Doc], folder: Path, sources: Iterable
 def _by_name(folders: Iterable[Path]) -> Mapping[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for folder in folders:
-        for path in folder.rglob("*"):
+        for path in files_below(folder):
             if path.suffix.lower() in MEDIA and path.is_file():
                 found.setdefault(path.name.lower(), []).append(path)
     return found

@@ -11,6 +11,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from evals.data.files import files_below
 from tests.json_server import JsonHandler
 
 SHA = "0123456789" * 4
@@ -33,7 +34,7 @@ class Hub:
         return f"http://127.0.0.1:{self.port}"
 
     def files(self) -> dict[str, Path]:
-        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        found = files_below(self.folder)
         return {path.relative_to(self.folder).as_posix(): path for path in found}
 
 
