@@ -7,6 +7,7 @@ the tiny model there are rules of thumb, of questions to Qwen2.5-VL-7B's shape w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,8 @@ RULES = {"step": 0.08, "question": 0.03, "video": 2.0}
 MEASURED, RULE = ("from earlier records",), ("rule of thumb of the tiny profile, 2 cores",)
 ELSEWHERE = "recorded elsewhere, not measured here"
 NODE = 8  # GPUs: the time on as many is told where this machine has none
-FULL = "each video fills its frames and each answer its tokens, reading videos not counted"
+FULL = "each video fills its frames and each answer its tokens; the vision tower counts once for variants that share it"
+READING = "reading videos not counted"
 
 Scale = tuple[Any, ...]  # its first entry is the model
 
@@ -38,6 +40,11 @@ class Rate(NamedTuple):
 
     seconds: float
     basis: tuple[str, ...]
+    tower: float = 0.0  # of the seconds, those that variants may share
+
+    def among(self, variants: int) -> Rate:
+        """A variant's part where so many share the tower's pass."""
+        return self._replace(seconds=self.seconds - self.tower + self.tower / variants)
 
 
 @dataclass
@@ -62,7 +69,7 @@ def _recorded(scale: Scale) -> Rate | None:
     if model != recorded.MODEL or frames is None:
         return None
     found = recorded.question_seconds(frames, tokens_per_frame, answer, kind)
-    return None if found is None else Rate(found.seconds, (ELSEWHERE, *found.where, FULL))
+    return None if found is None else Rate(found.seconds, (ELSEWHERE, *found.where, FULL, READING), found.tower)
 
 
 def model_of(train: Mapping[str, Any]) -> str:
@@ -183,9 +190,19 @@ def _work(jobs: Iterable[Job], rates: Rates) -> tuple[Work, Work]:
         if job.probe:
             rate, looks = rates.of("video", question_scale(job.probe.settings)), _looks(job.probe.settings)
             work.add(rate, job.probe.videos * looks, f"probing {_asked(job.probe)}")
+    sharing = Counter(map(_watched, cells.values()))
     for cell in cells.values():
-        spread.add(rates.of("question", question_scale(cell.settings)), questions_of(cell.suite), _asked(cell))
+        rate = rates.of("question", question_scale(cell.settings))
+        spread.add(rate and rate.among(sharing[_watched(cell)]), questions_of(cell.suite), _asked(cell))
     return training, spread
+
+
+def _watched(cell: Cell) -> tuple[str, ...]:
+    """What the tower sees of a cell's questions, and who looks on: variants that agree in it share its pass."""
+    method = cell.method
+    if method is None or not (method.sampling() or "dropping" in method.entry.parts):
+        return (cell.run,)
+    return cell.run, method.name, str(method.sampling())
 
 
 def seconds_a_cell(out: Path, cells: Iterable[Cell]) -> float | None:
