@@ -17,6 +17,7 @@ from typing import NamedTuple
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 MODEL, LAYERS = "Qwen/Qwen2.5-VL-7B-Instruct", 28
 PATCH = 2  # frames that make one temporal patch
+CARDS = ("H100", "H200")  # of which the attention of a layer is recorded, in files of their names
 OF_NSA = ("paper", "release")  # the others replace dense attention
 
 Curve = Mapping[int, float]  # tokens -> seconds
@@ -37,6 +38,7 @@ class Question(NamedTuple):
     first: Curve
     tower: Curve
     decode: Curve
+    gpu: str
     where: str
 
 
@@ -49,7 +51,7 @@ def question_seconds(frames: int, tokens_per_frame: int, answer: int, kind: str)
     question = _question("nsa" if kind in OF_NSA else "dense")
     if question is None:
         return None
-    own, instead_of, where = _attention(kind)
+    own, instead_of, where = _attention(kind, question.gpu)
     layer = at(own, tokens) - at(instead_of, tokens)
     tower = at(question.tower, tokens)
     first = max(tower, at(question.first, tokens) + LAYERS * layer)
@@ -74,22 +76,27 @@ def _question(attention: str) -> Question | None:
         of_one = [row for row in rows if row["gpu"] == rows[0]["gpu"]]
         first, tower, decode = (_slowest(of_one, "tokens", name) for name in ("first_token_s", "tower_s", "decode_ms"))
         by_length = {tokens: ms / 1e3 for tokens, ms in decode.items()}
-        return Question(first, tower, by_length, f"{rows[0]['gpu']}, question.csv")
+        return Question(first, tower, by_length, rows[0]["gpu"], f"{rows[0]['gpu']}, question.csv")
     rows = _rows("model_h200.csv", provider={"nsa": "videonsa"}.get(attention, attention), mode="prefill")
     if not rows:
         return None
     where = f"{rows[0]['gpu']}, model_h200.csv: the text model's prefill alone, no vision tower, no decoding"
-    return Question(_slowest(rows, "length", "seconds"), {}, {}, where)
+    return Question(_slowest(rows, "length", "seconds"), {}, {}, rows[0]["gpu"], where)
 
 
-def _attention(kind: str) -> tuple[Curve, Curve, tuple[str, ...]]:
+def _attention(kind: str, gpu: str) -> tuple[Curve, Curve, tuple[str, ...]]:
     """Seconds of a layer's attention, of what it replaces, and where; nothing for what questions were recorded of."""
     if kind in ("paper", "dense"):
         return {}, {}, ()
     if kind == "release":
-        own = _rows("release_h200.csv", semantics="release", mode="fwd")
-        theirs = _rows("h200.csv", provider="triton", semantics="paper", stage="all", mode="fwd")
-        return _of_layer(own, "ms_p50"), _of_layer(theirs, "ms_p50"), ("the release's attention by release_h200.csv",)
+        card = next((card for card in CARDS if card in gpu), CARDS[0]).lower()
+        own = _rows(f"release_{card}.csv", semantics="release", mode="fwd")
+        theirs = _rows(f"{card}.csv", provider="triton", semantics="paper", stage="all", mode="fwd")
+        return (
+            _of_layer(own, "ms_p50"),
+            _of_layer(theirs, "ms_p50"),
+            (f"the release's attention by release_{card}.csv",),
+        )
     own = _rows("methods.csv", method=kind, data="lifelike")
     if not own:
         return {}, {}, ("methods without a record as dense attention",)

@@ -50,8 +50,8 @@ def test_rates_of_the_tiny_model_say_nothing_of_another(tmp_path: Path):
 
 
 HEAD = "gpu,attention,tokens,patch_rows,patch_columns,tower_s,first_token_s,decode_ms,peak_gib\n"
-ROWS = "G1,nsa,1000,16,16,1,2,10,9\nG1,nsa,1000,12,20,2,3,10,9\nG1,nsa,4000,16,16,8,12,20,9\n"
-DENSE = "G1,dense,1000,16,16,1,5,10,9\nG2,dense,1000,16,16,1,50,10,9\n"
+ROWS = "an H200,nsa,1000,16,16,1,2,10,9\nan H200,nsa,1000,12,20,2,3,10,9\nan H200,nsa,4000,16,16,8,12,20,9\n"
+DENSE = "an H200,dense,1000,16,16,1,5,10,9\nG2,dense,1000,16,16,1,50,10,9\n"
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_what_a_question_took_elsewhere(benchmarks: Path, tokens: int, answer: i
     assert found is not None
     assert found.seconds == pytest.approx(seconds)
     assert found.tower == pytest.approx(tokens / 1000 * (2 if kind in ("paper", "release") else 1))
-    assert found.where[0] == "G1, question.csv"
+    assert found.where[0] == "an H200, question.csv"
     assert ("without a record" in " ".join(found.where)) == (kind == "fastv")
 
 
@@ -109,7 +109,7 @@ def test_a_paper_grid_is_estimated_in_gpu_hours(benchmarks: Path, tmp_path: Path
     said = time_of(sweep)
     assert said.startswith(f"about {2 * cells + 2:.3g} GPU hours, 3 h 4")
     assert " on 8 GPUs (" in said, "this machine has none"
-    assert "recorded elsewhere, not measured here; G1, question.csv; each video fills its frames" in said
+    assert "recorded elsewhere, not measured here; an H200, question.csv; each video fills its frames" in said
     assert "without what has no record at its scale: probing timescope" in said
     assert seconds_a_cell(tmp_path, sweep.cells) is None, "only what was measured here is expected of a running cell"
     done(sweep.cells[0], tmp_path, 10.0)
