@@ -100,6 +100,14 @@ def test_a_decoder_of_before_answers_the_next_prompt(model, ways):
         assert decoder.said[0, :7].tolist() == expected[0][-7:]
 
 
+def test_a_decoder_serves_shorter_answers_and_a_longer_one_gets_another(model):
+    first = decoding.decoder_of(model, 1, 512)
+    assert decoding.decoder_of(model, 1, 256) is first
+    assert decoding.decoder_of(model, 2, 256) is not first
+    longer = decoding.decoder_of(model, 2, 512)
+    assert longer.said.shape == (2, 512)
+
+
 def test_a_steps_hidden_states_are_the_models_own(model):
     """Not only the token: the logits of a step are those of the model's forward over its cache."""
     inputs = batch(ROWS, "left")

@@ -8,6 +8,7 @@ what follows goes into memory of its own.
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,13 +25,14 @@ from videonsa.modeling.layers import DTYPES, add_norm, rotate
 from videonsa.modeling.packed import packed_layers
 from videonsa.modeling.passage import dropped_of
 
-ROOM = 64  # tokens of an answer at the least, for which a graph has memory
+ROOM = 256  # tokens of an answer at the least, for which a decoder has memory: 15 MiB a row of 7B's shape
+ENDS = 64  # tokens that end an answer, at most
 
 
 class Decoder:
     """Steps of one token for each of B rows, behind prompts in a cache.
 
-    Fields that a graph has captured are changed in place alone.
+    Fields that a graph has captured are changed in place alone. One answer at a time: whoever asks holds `lock`.
     """
 
     def __init__(self, model: Any, batch: int, room: int) -> None:
@@ -44,11 +46,26 @@ class Decoder:
             self.said = torch.zeros(batch, room, dtype=torch.long, **place)
             self.ended = torch.zeros(batch, dtype=torch.bool, **place)
             self.all_ended = torch.zeros(1, dtype=torch.bool, **place)
-            self.ends = torch.full((ROOM,), -1, dtype=torch.long, **place)  # tokens that end an answer; -1 is none
+            self.ends = torch.full((ENDS,), -1, dtype=torch.long, **place)  # tokens that end an answer; -1 is none
             self.pad = torch.zeros(1, dtype=torch.long, **place)
             self.recent = torch.zeros(layers, 2, batch, heads, room, size, dtype=model.dtype, **place)
             self.prompts = Prompts(layers, model.device)
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.lock = Lock()
+
+    def answer(
+        self, model: Any, prompts: list[Prompt], token: Tensor, positions: Tensor, ends: list[int], pad: int, count: int
+    ) -> Tensor:
+        """Up to `count` tokens of each row, [B, n], n being what the last row needs; arguments as of `begin`."""
+        with self.lock, torch.cuda.device_of(self.token):
+            state = prompts, token, positions, ends, pad
+            self.begin(*state)
+            if self.token.is_cuda and self.graph is None:
+                self.capture(model)
+                self.begin(*state)
+            said = self.run(model, count)
+            self.prompts.forget()
+            return said
 
     def begin(self, prompts: list[Prompt], token: Tensor, positions: Tensor, ends: list[int], pad: int) -> None:
         """token [B], the first of the answer, at `positions` [3, B, 1]; prompts: of each layer (kernels/decode.py)."""
@@ -94,7 +111,6 @@ class Decoder:
                     done[number - 1].synchronize()
         if done[-1] is not None:
             done[-1].synchronize()
-        self.prompts.forget()
         last = int(flags.int().argmax()) + 1 if flags.any() else count
         return self.said[:, :last].clone()
 
@@ -171,10 +187,10 @@ _decoders: WeakKeyDictionary[nn.Module, tuple[Any, Decoder]] = WeakKeyDictionary
 def decoder_of(model: Any, batch: int, room: int) -> Decoder:
     """The model's decoder for so many rows and tokens: that of its latest answer, or a new one, not captured yet."""
     weights = (*model.model.language_model.parameters(), *model.lm_head.parameters())
-    key = (batch, room, tuple(weight.data_ptr() for weight in weights))  # a graph holds their addresses
+    key = (batch, tuple(weight.data_ptr() for weight in weights))  # a graph holds their addresses
     known = _decoders.get(model)
-    if known is None or known[0] != key:
-        _decoders.pop(model, None)
+    if known is None or known[0] != key or known[1].said.shape[1] < room:
+        _decoders.pop(model, None)  # its memory first
         known = _decoders[model] = (key, Decoder(model, batch, room))
     return known[1]
 
@@ -213,15 +229,11 @@ class GreedyDecoding:
         after = self._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder=False)
         cache = after["past_key_values"]
         ends = [end for each in stopping_criteria for end in getattr(each, "eos_token_id", torch.empty(0)).tolist()]
-        pad = getattr(generation_config, "_pad_token_tensor", None)
-        state = prompts_of(cache, mask), token, after["position_ids"][-3:, :, -1:], ends, 0 if pad is None else int(pad)
+        pad = generation_config._pad_token_tensor
+        positions = after["position_ids"][-3:, :, -1:]
         del outputs
         decoder = decoder_of(self, len(token), max(ROOM, next_power_of_two(count)))
-        decoder.begin(*state)
-        if self.device.type == "cuda" and decoder.graph is None:
-            decoder.capture(self)
-            decoder.begin(*state)
-        return decoder.run(self, count)
+        return decoder.answer(self, prompts_of(cache, mask), token, positions, ends, int(pad or 0), count)
 
 
 def serves(model: Any, stopping_criteria: Any, generation_config: Any, model_kwargs: dict[str, Any]) -> bool:
