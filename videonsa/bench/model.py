@@ -4,9 +4,10 @@
 
 A prefill takes embeddings of vision tokens through the decoder (Qwen2.5-VL-7B's shape); a training step is forward and
 backward with activation checkpointing of every layer. Dense is the same model with torch's cuDNN attention. Each length
-is timed once or more after one call that compiles, on the host's clock around a synchronised call. Last, the attention of one layer over a mixed prompt (64 text tokens, the vision tokens, 512 text tokens) beside
-`nsa_attention` of its vision tokens alone: modes attention_fwd, attention_bwd, on the device's clock; before that,
-`nsa_attention` is checked as by `python -m videonsa.bench`, and its output must be found in the mixed one, bit for bit.
+is timed once or more after one call that compiles, on the host's clock around a synchronised call. Last, the attention
+of one layer over a mixed prompt (64 text tokens, the vision tokens, 512 text tokens) beside `nsa_attention` of its
+vision tokens alone: modes attention_fwd, attention_bwd, on the device's clock; before that, `nsa_attention` is checked
+as by `python -m videonsa.bench`, and its output must be found in the mixed one, bit for bit.
 """
 
 from __future__ import annotations
