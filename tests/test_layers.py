@@ -101,7 +101,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "videonsa.methods.registry",
     ),
     "videonsa.bench": (
-        *("videonsa.disk", "videonsa.options", "videonsa.git"),
+        *("videonsa.disk", "videonsa.options", "videonsa.git", "videonsa.video"),
         *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
         "videonsa.methods",
     ),

@@ -74,7 +74,7 @@ def resized(picture: np.ndarray, size: Size) -> np.ndarray:
 
     pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
     made = interpolate(pixels, list(size), mode="bicubic", align_corners=False, antialias=True)
-    return made[0].permute(1, 2, 0).contiguous().numpy()
+    return made[0].permute(1, 2, 0).numpy()
 
 
 def _matrix(frame: av.VideoFrame) -> np.ndarray | None:
