@@ -137,6 +137,7 @@ class Work:
     """What jobs have to do: seconds, where these come from, and what they leave out."""
 
     seconds: float = 0.0
+    by_suite: dict[str, float] = field(default_factory=dict)  # of these, those of questions
     endless: bool = False  # some number of units is not known
     bases: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)  # units without a rate
@@ -170,8 +171,14 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
     gpus = (training.seconds + spread.seconds) / 3600 if here or ELSEWHERE in bases else None
     count, what = (NODE, "GPUs") if gpus and not here else (workers, "worker" + "s" * (workers != 1))
     seconds = training.seconds + spread.seconds / max(1, count)
-    amount = f"{gpus:.3g} GPU hours, " if gpus else ""
+    amount = f"{gpus:.3g} GPU hours{_by_suite(spread)}, " if gpus else ""
     return f"about {amount}{duration(seconds)} on {count} {what} ({'; '.join(bases)})"
+
+
+def _by_suite(work: Work) -> str:
+    """' (tomato 71.3, vsibench 14)': hours, where there are several suites."""
+    parts = [f"{name} {seconds / 3600:.3g}" for name, seconds in work.by_suite.items()]
+    return f" ({', '.join(parts)})" if len(parts) > 1 else ""
 
 
 def _work(jobs: Iterable[Job], rates: Rates) -> tuple[Work, Work]:
@@ -192,8 +199,9 @@ def _work(jobs: Iterable[Job], rates: Rates) -> tuple[Work, Work]:
             work.add(rate, job.probe.videos * looks, f"probing {_asked(job.probe)}")
     sharing = Counter(map(_watched, cells.values()))
     for cell in cells.values():
-        rate = rates.of("question", question_scale(cell.settings))
+        rate, before = rates.of("question", question_scale(cell.settings)), spread.seconds
         spread.add(rate and rate.among(sharing[_watched(cell)]), questions_of(cell.suite), _asked(cell))
+        spread.by_suite[cell.suite.name] = spread.by_suite.get(cell.suite.name, 0.0) + spread.seconds - before
     return training, spread
 
 

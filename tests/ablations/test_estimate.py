@@ -118,6 +118,13 @@ def test_a_paper_grid_is_estimated_in_gpu_hours(benchmarks: Path, tmp_path: Path
     assert "recorded elsewhere" not in said
 
 
+def test_the_hours_of_each_benchmark_are_told(benchmarks: Path, tmp_path: Path):
+    sampling = {"suite__frames": 2000, "suite__tokens_per_frame": 1, "suite__max_new_tokens": 100, "suite__limit": 3600}
+    suites = ["timescope", "tomato"]
+    said = time_of(planned("budget", "paper", tmp_path, suites=suites, nsa__semantics="paper", **sampling))
+    assert said.startswith("about 60 GPU hours (timescope 30, tomato 30), ")
+
+
 def test_methods_that_look_into_the_tower_do_not_share_it(benchmarks: Path, tmp_path: Path):
     sampling = {"suite__frames": 2000, "suite__tokens_per_frame": 1, "suite__max_new_tokens": 1, "suite__limit": 3600}
     grid = tmp_path / "grid.yaml"
