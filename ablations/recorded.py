@@ -29,7 +29,7 @@ class Recorded(NamedTuple):
 
     seconds: float
     tower: float  # of these the vision tower's, which variants of one checkpoint share
-    where: tuple[str, ...]  # GPUs and files, and what they leave out
+    where: tuple[str, ...]  # the GPU and the files, and what stands for something else
 
 
 class Question(NamedTuple):
@@ -39,7 +39,6 @@ class Question(NamedTuple):
     tower: Curve
     decode: Curve
     gpu: str
-    where: str
 
 
 def question_seconds(frames: int, tokens_per_frame: int, answer: int, kind: str) -> Recorded | None:
@@ -55,7 +54,8 @@ def question_seconds(frames: int, tokens_per_frame: int, answer: int, kind: str)
     layer = at(own, tokens) - at(instead_of, tokens)
     tower = at(question.tower, tokens)
     first = max(tower, at(question.first, tokens) + LAYERS * layer)
-    return Recorded(first + answer * at(question.decode, tokens), tower, (question.where, *where))
+    decoding = answer * at(question.decode, max(tokens, min(question.decode)))  # however short, weights are read
+    return Recorded(first + decoding, tower, (f"{question.gpu}, question.csv", *where))
 
 
 def at(curve: Curve, tokens: int) -> float:
@@ -71,17 +71,14 @@ def at(curve: Curve, tokens: int) -> float:
 
 
 def _question(attention: str) -> Question | None:
+    """Of one card; of shapes of frames the slowest."""
     rows = [row for row in _rows("question.csv", attention=attention) if row["first_token_s"]]
-    if rows:
-        of_one = [row for row in rows if row["gpu"] == rows[0]["gpu"]]
-        first, tower, decode = (_slowest(of_one, "tokens", name) for name in ("first_token_s", "tower_s", "decode_ms"))
-        by_length = {tokens: ms / 1e3 for tokens, ms in decode.items()}
-        return Question(first, tower, by_length, rows[0]["gpu"], f"{rows[0]['gpu']}, question.csv")
-    rows = _rows("model_h200.csv", provider={"nsa": "videonsa"}.get(attention, attention), mode="prefill")
     if not rows:
         return None
-    where = f"{rows[0]['gpu']}, model_h200.csv: the text model's prefill alone, no vision tower, no decoding"
-    return Question(_slowest(rows, "length", "seconds"), {}, {}, rows[0]["gpu"], where)
+    gpu = rows[0]["gpu"]
+    rows = [row for row in rows if row["gpu"] == gpu]
+    first, tower, decode = (_slowest(rows, "tokens", name) for name in ("first_token_s", "tower_s", "decode_ms"))
+    return Question(first, tower, {tokens: ms / 1e3 for tokens, ms in decode.items()}, gpu)
 
 
 def _attention(kind: str, gpu: str) -> tuple[Curve, Curve, tuple[str, ...]]:
@@ -92,11 +89,8 @@ def _attention(kind: str, gpu: str) -> tuple[Curve, Curve, tuple[str, ...]]:
         card = next((card for card in CARDS if card in gpu), CARDS[0]).lower()
         own = _rows(f"release_{card}.csv", semantics="release", mode="fwd")
         theirs = _rows(f"{card}.csv", provider="triton", semantics="paper", stage="all", mode="fwd")
-        return (
-            _of_layer(own, "ms_p50"),
-            _of_layer(theirs, "ms_p50"),
-            (f"the release's attention by release_{card}.csv",),
-        )
+        where = f"the release's attention by release_{card}.csv"
+        return _of_layer(own, "ms_p50"), _of_layer(theirs, "ms_p50"), (where,)
     own = _rows("methods.csv", method=kind, data="lifelike")
     if not own:
         return {}, {}, ("methods without a record as dense attention",)
