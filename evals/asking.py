@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +19,10 @@ from evals.scoring import one_line
 from evals.shown import Shown
 from videonsa.config import NSASettings
 from videonsa.disk import DiskError
+from videonsa.lock import Lock
 from videonsa.methods.entries import MethodSettings
 from videonsa.modeling import MethodDidNotRun
-from videonsa.video import VideoError
+from videonsa.video import VideoError, Waits, ahead
 
 Messages = Callable[[], list[dict[str, Any]]]  # a question in lmms-eval's chat form; raises where a task lacks its file
 OF_A_QUESTION = (ValueError, OSError, OutOfMemoryError)  # errors of the model that cost the question alone
@@ -27,7 +30,8 @@ OF_A_QUESTION = (ValueError, OSError, OutOfMemoryError)  # errors of the model t
 UNANSWERED: Row = dict.fromkeys(
     (
         *("prompt_hash", "prediction", "latency_ms", "prefill_ms", "tower_ms", "decoder_ms", "decode_ms"),
-        *("prefill_tokens", "vision_tokens", "peak_memory_mib", "spent", "error"),
+        *("prefill_tokens", "vision_tokens", "peak_memory_mib", "read_ms", "frames_decoded", "frames_skipped"),
+        *("spent", "error"),
     )
 )
 NO_VIDEO = VideoError("the task gives no video for this question")  # a missing file, in some shipped tasks
@@ -56,7 +60,47 @@ class Ask:
     under: tuple[Asked, ...]
 
 
-def give(loaded: Checkpoint, shown: Shown, asks: Sequence[Ask], length: int) -> Iterator[tuple[Asked, str, Row]]:
+@dataclass
+class Unit:
+    """Questions that show the same, under this process's claim."""
+
+    asks: Sequence[Ask]
+    shown: Shown
+    claim: Lock
+    held: ExitStack
+
+    def begin(self, preparing: Executor | None) -> list[Future[Any]]:
+        """Have their videos read; and made into tensors, where somebody prepares ahead. What fails is told later."""
+        first = self.asks[0]
+        samplings = list(dict.fromkeys(one.sampling for ask in self.asks for one in ask.under))
+        if preparing is not None:
+            return [preparing.submit(prepared, self.shown, first.messages, sampling) for sampling in samplings]
+        futures: list[Future[Any]] = []
+        with suppress(Exception, SystemExit):
+            for sampling in samplings:
+                futures += self.shown.videos(first.messages(), sampling)
+        return futures
+
+
+def timed_ahead(
+    units: Iterable[Unit], begin: Callable[[Unit], Sequence[Future[Any]]], depth: int
+) -> Iterator[tuple[Unit, Row]]:
+    """Each unit once its videos are read, those of the next `depth` being read meanwhile; and for the row of each of
+    its answers the seconds that the model waited for reading, and what was read for the model."""
+    waits = Waits()
+    for unit, _ in ahead(units, begin, depth, waits):
+        answers = sum(len(ask.under) for ask in unit.asks)
+        yield (
+            unit,
+            {
+                "model_waited_s": round(waits.model / answers, 6),
+                "reading_waited_s": round(waits.reading / answers, 6),
+            },
+        )
+        waits.model = waits.reading = 0.0
+
+
+def give(loaded: Checkpoint, unit: Unit, length: int) -> Iterator[tuple[Asked, str, Row]]:
     """The answers to questions that show the same, as they are given: (variant, question, row).
 
     Variants of one sampling share what is read and made into tensors; of these, those that watch the tower alike share
@@ -64,12 +108,12 @@ def give(loaded: Checkpoint, shown: Shown, asks: Sequence[Ask], length: int) -> 
     gets none, and an error of its own. A row's `seconds` are its own and its part of what was shared. Raises
     DiskError: that is of no question, and whoever asks again when the disk is well gets its answer.
     """
-    shares = dict.fromkeys((one.sampling, one.watches) for ask in asks for one in ask.under)
+    shares = dict.fromkeys((one.sampling, one.watches) for ask in unit.asks for one in ask.under)
     for share in shares:
         encoded: list[Encoded] = []  # one, once it is made
-        for ask in asks:
+        for ask in unit.asks:
             under = [one for one in ask.under if (one.sampling, one.watches) == share and one.error is None]
-            for one, row in _answers(loaded, shown, ask.messages, under, encoded, length):
+            for one, row in _answers(loaded, unit.shown, ask.messages, under, encoded, length):
                 yield one, ask.name, row
 
 
@@ -106,12 +150,14 @@ def prepared(shown: Shown, messages: Messages, sampling: Sampling) -> tuple[Row,
     Raises DiskError.
     """
     try:
-        question = shown.question(messages(), sampling)
+        said = messages()
+        question, work = shown.question(said, sampling), shown.work(said, sampling)
     except DiskError:
         raise
     except (Exception, SystemExit) as error:  # a task without its file (some exit), a decoder: of this question
         return UNANSWERED | {"error": one_line(error)}, None
     row = UNANSWERED | {"prompt_hash": question.prompt_hash, "prefill_tokens": question.prefill_tokens}
+    row |= {"frames_decoded": work.decoded, "frames_skipped": work.skipped, "read_ms": round(1000 * work.seconds, 3)}
     return row | {"vision_tokens": question.vision_tokens}, question
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from evals.answers import Answers
-from evals.asking import Ask, Asked, give
+from evals.asking import Ask, Asked, Unit, give, timed_ahead
 from evals.checkpoint import Checkpoint, load
 from evals.question import Content, Sampling, content_of
 from evals.scores import summarize_costs
@@ -27,8 +28,12 @@ from videonsa.identity import evaluation_parts, identity, part_version, settings
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.registry import code_of
 from videonsa.surroundings import full_products, settings_decide
+from videonsa.video import Readers
 
 JUDGES = 4  # questions to a judge at a time, as lmms-eval does
+AHEAD = 4  # videos that are claimed, read and made into tensors before a GPU needs them; on a CPU, whose time it would
+# take while it is measured, nothing is done ahead
+SECONDS = ("seconds", "model_waited_s", "reading_waited_s")  # of a cell: those of its answers
 
 Progress = Callable[[int, int], None]  # answers that are there, answers in all
 
@@ -115,20 +120,18 @@ class SuiteRun:
         Raises DiskError.
         """
         report = on_progress or (lambda done, total: None)
-        answers, total = self.answers, len(asked) * self.total
+        total, on_gpu = len(asked) * self.total, loaded.device.type == "cuda"
         report(self._settled(asked), total)
-        for shown, numbers in self._units().items():
-            if not self._open(asked, numbers):
-                continue
-            with answers.claimed(shown, wait) as claim:
-                if claim is None:
-                    continue
-                done = self._settled(asked)
-                asks, seen = self._open(asked, numbers), Shown(loaded.processor)
-                for one, question, row in give(loaded, seen, asks, self.suite.max_new_tokens):
-                    claim.check()
-                    answers.add(one.key, question, row)
-                    report(done := done + 1, total)
+        with Readers() as readers, ThreadPoolExecutor(1) as pool, ExitStack() as held:
+            claimed = self._claimed(asked, partial(Shown, loaded.processor, readers.read), wait, held)
+            begin = partial(Unit.begin, preparing=pool if on_gpu else None)
+            for unit, waits in timed_ahead(claimed, begin, AHEAD if on_gpu and not wait else 0):
+                with unit.held:
+                    done = self._settled(asked)
+                    for one, question, row in give(loaded, unit, self.suite.max_new_tokens):
+                        unit.claim.check()
+                        self.answers.add(one.key, question, row | waits)
+                        report(done := done + 1, total)
 
     def complete(self, asked: Asked) -> bool:
         """Each of its questions is settled, by whichever process."""
@@ -154,7 +157,7 @@ class SuiteRun:
         return {
             "scores": scores(self.kind, self.task, questions, samples),
             "questions": questions,
-            "summary": costs | {"seconds": round(sum(row["seconds"] for row in found.values()), 3)},
+            "summary": costs | {name: round(sum(row[name] for row in found.values()), 3) for name in SECONDS},
             "weights": asked.weights,
             "answered_by": self._answered_by(found.values()),
         }
@@ -190,6 +193,21 @@ class SuiteRun:
             if under:
                 found.append(Ask(question, partial(self._messages, number), tuple(under)))
         return found
+
+    def _claimed(
+        self, asked: Sequence[Asked], shows: Callable[[], Shown], wait: bool, held: ExitStack
+    ) -> Iterator[Unit]:
+        """What is open, under this process's claim, which `held` gives back at last."""
+        for shown, numbers in self._units().items():
+            if not self._open(asked, numbers):
+                continue
+            mine = held.enter_context(ExitStack())
+            claim = mine.enter_context(self.answers.claimed(shown, wait))
+            asks = self._open(asked, numbers) if claim is not None else []
+            if claim is not None and asks:
+                yield Unit(asks, shows(), claim, mine)
+            else:
+                mine.close()
 
     def _settled(self, asked: Sequence[Asked]) -> int:
         settled = self.answers.settled

@@ -78,6 +78,9 @@ def summarize_costs(questions: list[dict[str, Any]], nsa: NSASettings | None) ->
         "prefill_tokens_mean": of(mean, "prefill_tokens"),
         "vision_tokens_mean": of(mean, "vision_tokens"),
         "attention_fraction": mean(fractions) if fractions else None,
+        "read_ms_p50": of(median, "read_ms"),
+        "frames_decoded_mean": of(mean, "frames_decoded"),
+        "frames_skipped_mean": of(mean, "frames_skipped"),
         **spending,
     }
 

@@ -24,6 +24,7 @@ SAME = 1e-4  # lmms-eval rounds some figures to 5 digits
 ROW = (
     *("doc_id", "video", "kind", "parts", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
     *("tower_ms", "decoder_ms", "decode_ms", "prefill_tokens", "vision_tokens", "peak_memory_mib", "spent", "error"),
+    *("read_ms", "frames_decoded", "frames_skipped"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from transformers import Qwen2_5_VLProcessor
 
 from evals.question import Question, Sampling, clips, prepare
-from videonsa.video import Clip, Video, read
+from videonsa.video import Clip, Video, Work, read
 
 Reading = Callable[[Path, Clip], Future[Video]]  # as videonsa.video.Readers.read
 
@@ -44,6 +45,11 @@ class Shown:
             self._processors[sampling] = processor
         videos = [future.result() for future in self.videos(messages, sampling)]
         return prepare(self._processors[sampling], messages, sampling, videos)
+
+    def work(self, messages: list[dict[str, Any]], sampling: Sampling) -> Work:
+        """What reading the videos of one of these questions took, once they are read."""
+        done = [future.result().work for future in self.videos(messages, sampling)]
+        return Work(*(sum(getattr(one, field.name) for one in done) for field in dataclasses.fields(Work)))
 
     def videos(self, messages: list[dict[str, Any]], sampling: Sampling) -> list[Future[Video]]:
         """The videos of one of these questions, being read. Raises VideoError."""

@@ -77,7 +77,7 @@ def records(out: Path, kind: str = "cells") -> dict[str, dict]:
 
 
 # What two equal runs may differ in.
-TIMES = ("latency_ms", "prefill_ms", "tower_ms", "decoder_ms", "decode_ms", "peak_memory_mib", "spent")
+TIMES = ("latency_ms", "prefill_ms", "tower_ms", "decoder_ms", "decode_ms", "peak_memory_mib", "spent", "read_ms")
 
 
 def results(out: Path) -> dict[str, Any]:

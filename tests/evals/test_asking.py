@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evals import asking, shown
+from evals import asking
+from evals.answers import Answers
 from evals.asking import Asked
 from evals.checkpoint import Checkpoint, load
 from evals.run import SuiteRun, evaluate
@@ -18,6 +19,7 @@ from tests.evals.test_run import NEEDLE as SIX
 from tests.evals.test_run import damaged, unmeasured  # noqa: F401  a fixture
 from videonsa.methods.registry import make
 from videonsa.modeling import MethodDidNotRun
+from videonsa.video import Readers
 
 NEEDLE = suite_settings("synth_needle", limit=2, frames=8)
 VARIANTS: dict[str, tuple[dict[str, Any], Any]] = {
@@ -51,7 +53,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, name, counted)
 
-    for module, name in ((shown, "read"), (asking, "encode"), (asking, "answer")):
+    for module, name in ((Readers, "read"), (asking, "encode"), (asking, "answer")):
         counting(module, name)
     return found
 
@@ -62,12 +64,17 @@ def ask(run: SuiteRun, loaded: Checkpoint, *names: str) -> dict[str, Asked]:
     return asked
 
 
-def same(result: dict[str, Any]) -> tuple[Any, ...]:
+def same(rows: Iterable[dict[str, Any]]) -> list[Any]:
     """What must not hang on the company: all but times and memory."""
-    rows = [{**row, "spent": row["spent"] and len(row["spent"]["density"])} for row in result["questions"]]
     times = ("choice_ms", "attention_ms")
-    spent = [{k: v for k, v in row["spent"].items() if k not in times} for row in result["questions"]]
-    return unmeasured({"questions": rows}), spent, result["scores"]
+    spent = [{name: value for name, value in row["spent"].items() if name not in times} for row in rows]
+    return [*unmeasured({"questions": rows}), spent]
+
+
+def given(run: SuiteRun, asked: Asked) -> list[dict[str, Any]]:
+    """The answers under a variant, in the order of the questions; how long they took and who gave them left out."""
+    rows = [run.answers.rows[asked.key, content.question] for content in run.contents]
+    return [{name: row[name] for name in asking.UNANSWERED} for row in rows]
 
 
 def test_in_company_as_alone_and_shared_what_can_be(
@@ -76,9 +83,15 @@ def test_in_company_as_alone_and_shared_what_can_be(
     run = SuiteRun(NEEDLE, tmp_path / "together", data=data)
     asked = ask(run, loaded)
     assert counts == {"read": 2 * 3, "encode": 2 * PASSES, "answer": 2 * len(VARIANTS)}
-    for name, (nsa, method) in VARIANTS.items():
-        alone = evaluate(loaded, nsa, NEEDLE, tmp_path / name, data=data, method=method)
-        assert same(run.score(asked[name])) == same(alone), name
+    together = {name: same(given(run, one)) for name, one in asked.items()}
+    scored = run.score(asked["vscan"])
+    for name, one in asked.items():
+        run.answers = Answers(tmp_path / name)
+        run.ask(loaded, [one])
+        assert same(given(run, one)) == together[name], name
+    alone = evaluate(loaded, {}, NEEDLE, tmp_path / "alone", data=data, method=VARIANTS["vscan"][1])
+    assert same(alone["questions"]) == same(scored["questions"])
+    assert alone["scores"] == scored["scores"]
 
 
 def test_one_variant_more_costs_that_variant(
@@ -108,7 +121,7 @@ def test_questions_about_one_video_share_it(
     asked = ask(run, loaded, "as saved", "dense", "fewer frames")
     assert counts == {"read": 2, "encode": 2, "answer": 3 * 6}
     alone = evaluate(loaded, {}, SIX, tmp_path / "alone", data=data)
-    assert same(run.score(asked["as saved"])) == same(alone)
+    assert same(run.score(asked["as saved"])["questions"]) == same(alone["questions"])
 
 
 def test_nothing_measured_holds_a_warm_up(folder: Path, data: Path, tmp_path: Path, monkeypatch) -> None:

@@ -17,7 +17,7 @@ from evals.suites import suite_settings
 from videonsa.config import SettingsError, SuiteSettings
 
 NEEDLE = suite_settings("synth_needle", limit=6, frames=8)
-MEASURED = ("latency_ms", "prefill_ms", "tower_ms", "decoder_ms", "decode_ms", "peak_memory_mib", "spent")
+MEASURED = ("latency_ms", "prefill_ms", "tower_ms", "decoder_ms", "decode_ms", "peak_memory_mib", "spent", "read_ms")
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +38,9 @@ def unmeasured(result: dict) -> list[dict]:
 def test_what_is_recorded(straight: dict, data: Path) -> None:
     first = straight["questions"][0]
     names = ("doc_id", "video", "kind", "parts", "prompt_hash", "answer", "prediction", "score", "latency_ms")
-    more = (
-        "prefill_ms",
-        "tower_ms",
-        "decoder_ms",
-        "decode_ms",
-        "prefill_tokens",
-        "vision_tokens",
-        "peak_memory_mib",
-        "spent",
-        "error",
-    )
-    assert tuple(first) == (*names, *more)
+    more = ("prefill_ms", "tower_ms", "decoder_ms", "decode_ms", "prefill_tokens", "vision_tokens", "peak_memory_mib")
+    reading = ("read_ms", "frames_decoded", "frames_skipped")
+    assert tuple(first) == (*names, *more, "spent", "error", *reading)
     assert [row["doc_id"] for row in straight["questions"]] == list(range(6))
     assert first["vision_tokens"] == 4 * 4
     assert first["error"] is None
@@ -57,6 +48,8 @@ def test_what_is_recorded(straight: dict, data: Path) -> None:
     assert first["prefill_ms"] == pytest.approx(first["tower_ms"] + first["decoder_ms"], abs=0.002)
     assert first["latency_ms"] == pytest.approx(first["prefill_ms"] + first["decode_ms"], abs=0.002)
     assert 0 < straight["summary"]["tower_ms_p50"] < straight["summary"]["prefill_ms_p50"]
+    assert first["frames_decoded"] + first["frames_skipped"] >= 8
+    assert straight["summary"]["model_waited_s"] > 0
     assert [writer["questions"] for writer in straight["answered_by"]] == [6]
     assert straight["scores"]["questions"] == 6
     assert straight["scores"]["metric"] == "exact_match"

@@ -38,15 +38,21 @@ def test_without_an_answer_there_is_no_accuracy() -> None:
 
 def test_costs() -> None:
     names = ("prefill_ms", "latency_ms", "peak_memory_mib", "prefill_tokens", "vision_tokens")
-    table = [
-        dict(zip(names, values, strict=True)) for values in ((1, 4, 10, 80, 65), (2, 6, 30, 90, 65), (9, 5, 20, 82, 65))
-    ]
+    names += ("tower_ms", "decoder_ms", "decode_ms", "read_ms", "frames_decoded", "frames_skipped")
+    numbers = ((1, 4, 10, 80, 65), (2, 6, 30, 90, 65), (9, 5, 20, 82, 65))
+    table = [dict(zip(names, (*values, *range(6)), strict=True)) for values in numbers]
     table.append(dict.fromkeys(names))
     assert summarize_costs(table, NSASettings(block_size=4, block_count=4, window=4)) == {
         "prefill_ms_p50": 2,
+        "tower_ms_p50": 0,
+        "decoder_ms_p50": 1,
+        "decode_ms_p50": 2,
         "latency_ms_p50": 5,
         "peak_memory_mib": 30,
         "prefill_tokens_mean": 84,
         "vision_tokens_mean": 65,
         "attention_fraction": 2 * 20 / 64,
+        "read_ms_p50": 3,
+        "frames_decoded_mean": 4,
+        "frames_skipped_mean": 5,
     }
