@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 from evals import content, shipped
-from evals.data import SyntheticData, data_folder
+from evals.data.synthetic import SyntheticData, data_folder
 from evals.needs import missing
 from evals.suites import Suite, get_suite
 from videonsa.config import SettingsError, SuiteSettings, to_dict

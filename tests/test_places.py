@@ -11,7 +11,7 @@ import pytest
 from ablations.grid import find_grid
 from ablations.profile import load_profile
 from evals.content import local_folder
-from evals.data import data_folder
+from evals.data.synthetic import data_folder
 from slurm.profile import load_slurm_profile
 from videonsa.config import SettingsError, TrainSettings
 from videonsa.hub import cached_revision, loading_arguments

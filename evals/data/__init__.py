@@ -2,7 +2,3 @@
 
 python -m evals.data prepare SUITE...
 """
-
-from evals.data.synthetic import SyntheticData, data_folder, make_data, read_docs, video_rate, write_video
-
-__all__ = ["SyntheticData", "data_folder", "make_data", "read_docs", "video_rate", "write_video"]

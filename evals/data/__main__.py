@@ -10,9 +10,9 @@ A fetch or an unpacking that was stopped goes on when the same command is given 
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from videonsa.bootstrap import settle
+    from videonsa.bootstrap import ensure_environment
 
-    settle()
+    ensure_environment()
 
 import argparse
 import os

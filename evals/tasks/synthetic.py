@@ -10,7 +10,7 @@ import lmms_eval.api.metrics  # noqa: F401  registers exact_match
 from datasets import Dataset, DatasetDict
 from lmms_eval.api.task import ConfigurableMessagesTask
 
-from evals.data import SyntheticData, make_data, read_docs
+from evals.data.synthetic import SyntheticData, make_data, read_docs
 from videonsa.config import from_dict
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from evals.data import write_video
+from evals.data.synthetic import write_video
 
 Doc = dict[str, Any]
 Files = Mapping[str, bytes]  # videos, by where they lie in the benchmark

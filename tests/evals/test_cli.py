@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.data import SyntheticData, make_data
+from evals.data.synthetic import SyntheticData, make_data
 from evals.run import evaluate
 from evals.suites import suite_settings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.data import SyntheticData, data_folder, make_data, read_docs
+from evals.data.synthetic import SyntheticData, data_folder, make_data, read_docs
 from tests.disks import remount, small_disk
 from videonsa.config import SettingsError
 from videonsa.disk import DiskError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from evals.suites import SUITES
 from tests.evals.hub_server import Hub, serving
 from tests.evals.standins import STANDINS, write_repository
 from videonsa.config import SettingsError
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -54,6 +57,16 @@ def test_other_names_are_refused_in_one_line(wrong: str, capsys: pytest.CaptureF
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"no data to prepare for suite '{wrong}'" in said
+
+
+def test_any_python_will_do():
+    bare = Path("/usr/bin/python3")
+    if not bare.exists() or not (ROOT / ".venv").exists():
+        pytest.skip("no other Python here")
+    command = [str(bare), "-m", "evals.data", "prepare", "vsi"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "no data to prepare for suite 'vsi'" in done.stderr
 
 
 def test_a_copy_is_used_and_what_is_missing_named(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -11,7 +11,7 @@ import pytest
 
 from evals.answers import Answers
 from evals.checkpoint import Checkpoint
-from evals.data import make_data
+from evals.data.synthetic import make_data
 from evals.run import NothingAnswered, evaluate, synthetic_data
 from evals.suites import suite_settings
 from videonsa.config import SettingsError, SuiteSettings

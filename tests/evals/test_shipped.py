@@ -10,7 +10,7 @@ import lmms_eval
 import pytest
 
 from evals.checkpoint import Checkpoint
-from evals.data import make_data
+from evals.data.synthetic import make_data
 from evals.run import evaluate, synthetic_data
 from evals.suites import suite_settings
 from videonsa.config import SettingsError

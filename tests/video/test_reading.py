@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evals.data import video_rate, write_video
+from evals.data.synthetic import video_rate, write_video
 from evals.video import VideoError, read_video
 from videonsa.disk import DiskError
 from videonsa.synth import FAMILIES, SECONDS, make_sample
