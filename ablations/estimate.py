@@ -26,7 +26,7 @@ TINY = "tiny"
 # Of the tiny model: an optimizer step on two CPU cores, a question and a probed video on one.
 RULES = {"step": 0.08, "question": 0.03, "video": 2.0}
 
-MEASURED, RULE = ("from earlier records",), ("rule of thumb of the tiny profile, 2 cores",)
+MEASURED, RULE = "from earlier records", "rule of thumb of the tiny profile, 2 cores"
 ELSEWHERE = "recorded elsewhere, not measured here"
 NODE = 8  # GPUs: the time on as many is told where this machine has none
 FULL = "each video fills its frames and each answer its tokens; the vision tower counts once for variants that share it"
@@ -49,15 +49,15 @@ class Rate(NamedTuple):
 
 @dataclass
 class Rates:
-    """Seconds a unit at each scale that was measured."""
+    """What a unit takes at each scale that was measured."""
 
-    seconds: dict[tuple[str, Scale], float] = field(default_factory=dict)  # by unit: step, question, video
+    measured: dict[tuple[str, Scale], Rate] = field(default_factory=dict)  # by unit: step, question, video
 
     def here(self, unit: str, scale: Scale) -> Rate | None:
         """Measured, or by the rule of thumb of the tiny model; None where neither is known."""
-        if measured := self.seconds.get((unit, scale)):
-            return Rate(measured, MEASURED)
-        return Rate(RULES[unit], RULE) if scale[0] == TINY else None
+        if measured := self.measured.get((unit, scale)):
+            return measured
+        return Rate(RULES[unit], (RULE,)) if scale[0] == TINY else None
 
     def of(self, unit: str, scale: Scale) -> Rate | None:
         """The same, or as it was recorded elsewhere, which says so."""
@@ -100,13 +100,19 @@ def _kind(nsa: Mapping[str, Any]) -> str:
 
 
 def measured_rates(out: Path) -> Rates:
-    """From the newest records of an out folder."""
+    """From the newest records of an out folder, with the GPUs that they name."""
     found: dict[tuple[str, Scale], list[float]] = {}
+    gpus: dict[tuple[str, Scale], set[str]] = {}
     for folder in ("trainings", "cells", "probes"):
         for record in _newest(out / folder):
             if rate := _rate(record):
                 found.setdefault(rate[0], []).append(rate[1])
-    return Rates({key: _median(values) for key, values in found.items()})
+                gpus.setdefault(rate[0], set()).update(filter(None, [(record.get("provenance") or {}).get("gpu")]))
+    return Rates({key: Rate(_median(values), (_measured_on(gpus[key]),)) for key, values in found.items()})
+
+
+def _measured_on(gpus: set[str]) -> str:
+    return f"{MEASURED} on {', '.join(sorted(gpus))}" if gpus else MEASURED
 
 
 def _rate(record: Mapping[str, Any]) -> tuple[tuple[str, Scale], float] | None:
