@@ -164,21 +164,26 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
     if not jobs:
         return "nothing to run"
     training, spread = _work(jobs, measured_rates(sweep.out))
-    bases, strange = (
-        list(dict.fromkeys(getattr(training, name) + getattr(spread, name))) for name in ("bases", "strange")
-    )
-    if not bases:
-        return f"not known: no earlier records at this scale ({strange[0]})"
-    if training.endless or spread.endless:
-        bases.append("without what has no known length (limit or steps not set)")
-    if strange:
-        bases.append(f"without what has no record at its scale: {', '.join(strange[:3])}{', ...' * (len(strange) > 3)}")
+    if not training.bases + spread.bases:
+        return f"not known: no earlier records at this scale ({(training.strange + spread.strange)[0]})"
     here = sweep.facts.device == "cuda"
-    gpus = (training.seconds + spread.seconds) / 3600 if here or ELSEWHERE in bases else None
+    gpus = (training.seconds + spread.seconds) / 3600 if here or ELSEWHERE in spread.bases else None
     count, what = (NODE, "GPUs") if gpus and not here else (workers, "worker" + "s" * (workers != 1))
-    seconds = training.seconds + spread.seconds / max(1, count)
+    seconds = training.seconds + max(spread.seconds / max(1, count), min(spread.seconds, START_SECONDS))
     amount = f"{gpus:.3g} GPU hours{_by_suite(spread)}, " if gpus else ""
-    return f"about {amount}{duration(seconds)} on {count} {what} ({'; '.join(bases)})"
+    unknown = f"not known of {training.strange[0]}; the rest " if training.strange else ""
+    return f"{unknown}about {amount}{duration(seconds)} on {count} {what} ({'; '.join(_notes(training, spread))})"
+
+
+def _notes(*works: Work) -> list[str]:
+    """Where the seconds come from, and what they leave out."""
+    notes = list(dict.fromkeys(basis for work in works for basis in work.bases))
+    strange = list(dict.fromkeys(what for work in works for what in work.strange))
+    if any(work.endless for work in works):
+        notes.append("without what has no known length (limit or steps not set)")
+    if strange:
+        notes.append(f"without what has no record at its scale: {', '.join(strange[:3])}{', ...' * (len(strange) > 3)}")
+    return notes
 
 
 def _by_suite(work: Work) -> str:

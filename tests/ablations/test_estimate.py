@@ -122,6 +122,11 @@ def test_the_hours_of_each_benchmark_are_told(benchmarks: Path, tmp_path: Path):
     assert said.startswith("about 60 GPU hours (timescope 30, tomato 30), ")
 
 
+def test_a_training_without_a_record_comes_first(benchmarks: Path, tmp_path: Path):
+    said = time_of(planned("semantics_trained", "paper", tmp_path, train__steps=100))
+    assert said.startswith("not known of training Qwen/Qwen2.5-VL-7B-Instruct; the rest about ")
+
+
 def test_methods_that_look_into_the_tower_do_not_share_it(benchmarks: Path, tmp_path: Path):
     sampling = {"suite__frames": 2000, "suite__tokens_per_frame": 1, "suite__max_new_tokens": 1, "suite__limit": 3600}
     grid = tmp_path / "grid.yaml"
