@@ -19,6 +19,7 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from transformers import BatchFeature, Qwen2_5_VLProcessor
 
+from evals.pieces import in_pieces
 from videonsa.disk import check_readable
 from videonsa.video import TEMPORAL_PATCH, Clip, Fit, Video, VideoError, choose_frames, fingerprint, read
 from videonsa.video.picture import resized
@@ -109,6 +110,7 @@ def prepare(
         VideoError: a video or image cannot be read.
     """
     conversation, media = _parts(messages)
+    processor = in_pieces(processor)
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     fit = _fit(processor, sampling)
     images = [_image(part.url) for part in media if part.type == "image"]

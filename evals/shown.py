@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import Qwen2_5_VLProcessor
 
+from evals.pieces import in_pieces
 from evals.question import Question, Sampling, clips, prepare
 from videonsa.video import Clip, Video, Work, read
 
@@ -39,7 +40,7 @@ class Shown:
     def question(self, messages: list[dict[str, Any]], sampling: Sampling) -> Question:
         """As evals.question.prepare, of one of these questions. Raises VideoError, DiskError."""
         if sampling not in self._processors:
-            processor = copy.copy(self._processor)
+            processor = copy.copy(in_pieces(self._processor))
             processor.image_processor = Once(processor.image_processor)
             processor.video_processor = Once(processor.video_processor)
             self._processors[sampling] = processor

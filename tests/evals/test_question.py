@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from evals.checkpoint import Checkpoint
+from evals.pieces import in_pieces
 from evals.question import Content, Sampling, content_of, prepare
 from evals.run import load_task
 from evals.shown import Shown, at_once
@@ -197,3 +198,21 @@ def test_what_several_questions_show_is_read_once_and_asked_of_each(tasks: dict,
                 same = torch.equal(value, together.inputs[name]) if torch.is_tensor(value) else None
                 assert value == together.inputs[name] if same is None else same, name
     assert len(reads) == len(samplings)
+
+
+def test_a_long_video_becomes_the_same_tensors_piece_by_piece(
+    loaded: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two videos, one of an odd length: patches, grids and times, to the last bit."""
+    drawn = np.random.default_rng(0).integers(0, 255, (21, 84, 56, 3), np.uint8)
+    videos = [drawn, drawn[:6, :56]]
+    given = {"video_metadata": [Video.of(frames, 2.0).metadata() for frames in videos], "return_metadata": True}
+    expected = loaded.processor.video_processor(videos, return_tensors="pt", **given)
+    monkeypatch.setattr("evals.pieces.FRAMES", 4)
+    processor = in_pieces(loaded.processor)
+    made = processor.video_processor(videos, return_tensors="pt", **given)
+    assert set(made) == set(expected)
+    for name in ("pixel_values_videos", "video_grid_thw"):
+        assert torch.equal(made[name], expected[name])
+    assert made["video_metadata"] == expected["video_metadata"]
+    assert in_pieces(processor) is processor

@@ -129,6 +129,7 @@ class _Worker:
                 env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},  # torch resizes; one thread will do
             )
         self.connection, self.door = Connection(os.dup(ours.fileno())), ours
+        self.connection.poll(STALLED)  # imports take their time where many start at once
 
     def _kill(self) -> None:
         if self.process is not None:

@@ -33,6 +33,7 @@ def serve(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     parent = Connection(fd)
+    parent.send(None)  # here I am
     with socket.socket(fileno=os.dup(fd)) as door:
         while True:
             try:
