@@ -101,3 +101,21 @@ def test_a_prefill_in_pieces_is_refused(model):
     cache = model(input_ids=first["input_ids"][:, :2]).past_key_values
     with pytest.raises(ValueError, match="first call"):
         model(**rest, past_key_values=cache)
+
+
+def test_features_that_were_encoded_before_give_the_same_answer(either):
+    inputs = sample(*PARTS)
+    expected = either.generate(**inputs, **GREEDY)
+    logits = either(**inputs).logits
+    core = either.model
+    encoded = {
+        "image": core.get_image_features(inputs.pop("pixel_values"), inputs["image_grid_thw"], return_dict=True),
+        "video": core.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True),
+    }
+    with pytest.raises(ValueError, match="one too many"):
+        either(**inputs, mm_encoder_outputs=dict(encoded))
+    del inputs["pixel_values_videos"]
+    assert either.generate(**inputs, **GREEDY, mm_encoder_outputs=dict(encoded)).tolist() == expected.tolist()
+    assert torch.equal(either(**inputs, mm_encoder_outputs=dict(encoded)).logits, logits)
+    unnamed = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
+    assert torch.equal(either(**unnamed, mm_encoder_outputs=dict(encoded)).logits, logits)

@@ -29,6 +29,31 @@ def count_features(inputs: Mapping[str, Any], merge_size: int) -> dict[str, int]
     return counts
 
 
+def brings_vision(inputs: Mapping[str, Any]) -> bool:
+    """Whether a forward's arguments hold pixels, or features that were encoded before."""
+    encoded = inputs.get("mm_encoder_outputs") or {}
+    return any(inputs.get(pixels) is not None or encoded.get(kind) is not None for kind, (pixels, _) in PIXELS.items())
+
+
+def put_features(embeddings: Tensor, kinds: Tensor, encoded: Mapping[str, Any]) -> Tensor:
+    """Embeddings [B, L, hidden] with the tower's features, by kind, in their tokens' places, as `find_kinds` says.
+
+    Raises ValueError where there are more or fewer features than tokens.
+    """
+    rows, kinds = embeddings.flatten(0, 1), kinds.flatten()
+    for kind, outputs in encoded.items():
+        parts = outputs.pooler_output
+        features = (parts[0] if len(parts) == 1 else torch.cat(list(parts))).to(rows.device, rows.dtype)
+        places = (kinds == KINDS[kind]).nonzero()[:, 0]
+        if len(places) != len(features):
+            raise ValueError(
+                f"{kind.capitalize()} features and {kind} tokens do not match, tokens: {len(places)}, "
+                f"features: {len(features)}"
+            )
+        rows = rows.index_copy(0, places, features)
+    return rows.view(embeddings.shape)
+
+
 def find_kinds(
     input_ids: Tensor, token_types: Tensor | None, counts: Mapping[str, int], token_ids: Mapping[str, int]
 ) -> Tensor:

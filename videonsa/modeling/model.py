@@ -26,7 +26,7 @@ from videonsa.awq import ONLY_ASKED, check_loaded
 from videonsa.config import SettingsError
 from videonsa.methods import registry
 from videonsa.methods.asked import asked_attention
-from videonsa.methods.contract import Batch, Item, Method, causal_pairs, make_batch, with_positions
+from videonsa.methods.contract import Batch, Method, causal_pairs, make_batch, with_positions
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.meter import Meter
 from videonsa.methods.samples import text_positions
@@ -34,7 +34,17 @@ from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
 from videonsa.modeling.decoding import GreedyDecoding
 from videonsa.modeling.layers import FeedForward
-from videonsa.modeling.modality import KINDS, count_features, find_kinds, items_of, keep_items, types_of_call
+from videonsa.modeling.modality import (
+    KINDS,
+    PIXELS,
+    brings_vision,
+    count_features,
+    find_kinds,
+    items_of,
+    keep_items,
+    put_features,
+    types_of_call,
+)
 from videonsa.modeling.packed import pack_layers
 from videonsa.modeling.passage import Decoding, Prefill, VideoNSADecoderLayer, dropped_of, forget_dropped
 from videonsa.modeling.positions import GenerationPositions, ModelPositions
@@ -140,12 +150,10 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         Raises ValueError for images or videos after a filled cache (only the first call, the prefill, may hold them),
         for inputs_embeds without anything that says which tokens are vision, and for packed rows with a cache.
         """
-        method, kinds, is_vision, given_ids = self._new_method(), None, None, input_ids
-        if method is not None or input_ids is not None:
+        method, kinds, given_ids = self._new_method(), None, input_ids
+        if method is not None or input_ids is not None or brings_vision(kwargs):
             kinds = self._find_kinds(input_ids, inputs_embeds, past_key_values, kwargs)
-        if kinds is not None:
-            is_vision = kinds > 0
-            input_ids, inputs_embeds = self._hide_generated(input_ids, inputs_embeds, is_vision)
+        is_vision = None if kinds is None else kinds > 0
         given = input_ids if input_ids is not None else inputs_embeds
         assert given is not None
         if method is not None and self._serves(method, is_vision, given, past_key_values):
@@ -153,11 +161,19 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
                 is_vision = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)
             batch = _batch(is_vision, attention_mask, position_ids)
             method.batch = dataclasses.replace(batch, kinds=kinds, input_ids=given_ids)
-            method.items = _items(kwargs.get("mm_encoder_outputs"))
             if len(batch.samples) > len(is_vision):
                 _check_no_cache(past_key_values, kwargs.get("use_cache"))
                 kwargs["use_cache"] = False
             kwargs["method"] = method
+        encoded = self._encoded(kwargs)
+        if kwargs.get("method") is not None:
+            kwargs["method"].items = [item for outputs in encoded.values() for item in items_of(outputs)]
+        if encoded:
+            assert kinds is not None
+            embeddings = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+            input_ids, inputs_embeds = None, put_features(embeddings, kinds, encoded)
+            del encoded  # features of gigabytes, which the embeddings hold now
+            kwargs["mm_token_type_ids"] = kinds
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -175,32 +191,41 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
 
     # A method watches the vision tower, which knows of none. `wraps` keeps the signature, which generate() reads.
     @functools.wraps(Qwen2_5_VLModel.get_image_features)
-    def get_image_features(
-        self, pixel_values: Tensor, image_grid_thw: Tensor, method: Method | None = None, **kwargs: Any
-    ) -> Any:
-        return self._encode("image", super().get_image_features, (pixel_values, image_grid_thw), method, kwargs)
+    def get_image_features(self, pixel_values: Tensor, image_grid_thw: Tensor, **kwargs: Any) -> Any:
+        return self._encode("image", super().get_image_features, (pixel_values, image_grid_thw), kwargs)
 
     @functools.wraps(Qwen2_5_VLModel.get_video_features)
-    def get_video_features(
-        self, pixel_values_videos: Tensor, video_grid_thw: Tensor, method: Method | None = None, **kwargs: Any
-    ) -> Any:
-        return self._encode("video", super().get_video_features, (pixel_values_videos, video_grid_thw), method, kwargs)
+    def get_video_features(self, pixel_values_videos: Tensor, video_grid_thw: Tensor, **kwargs: Any) -> Any:
+        return self._encode("video", super().get_video_features, (pixel_values_videos, video_grid_thw), kwargs)
 
-    def _encode(
-        self, kind: str, encode: Callable, given: tuple[Tensor, Tensor], method: Method | None, kwargs: dict[str, Any]
-    ) -> Any:
+    def _encoded(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The tower's outputs for a forward's images, then videos: of its pixels, or encoded before. The pixels, and
+        what was encoded, leave the arguments, so that nothing but the features is held in the decoder.
+
+        Raises ValueError for a kind that brings both.
+        """
+        before = dict(inputs.pop("mm_encoder_outputs", None) or {})
+        encode: dict[str, Callable] = {"image": self.get_image_features, "video": self.get_video_features}
+        encoded = {}
+        for kind, (name, grid) in PIXELS.items():
+            pixels = inputs.pop(name, None)
+            if pixels is not None and before.get(kind) is not None:
+                raise ValueError(f"{name} and mm_encoder_outputs[{kind!r}] are one too many: give either")
+            outputs = before.get(kind) if pixels is None else encode[kind](pixels, inputs[grid], return_dict=True)
+            if outputs is not None:
+                encoded[kind] = outputs
+        return encoded
+
+    def _encode(self, kind: str, encode: Callable, given: tuple[Tensor, Tensor], kwargs: dict[str, Any]) -> Any:
         """The tower's output for the images or videos of a prompt, watched by what will spend the attention of it."""
         settings = self.config.spends
         kind_of_method: type[Method] = registry.load(registry.entry_of(settings))
-        kwargs.pop("fuse", None)
         if isinstance(self.visual, PiecewiseTower):
             kwargs = {"keep_states": False, **kwargs, "fuse": self._fuses}
         with kind_of_method.watch(settings, self.visual) as seen:
             encoded = encode(*given, **kwargs)
         if hasattr(encoded, "pooler_output"):
             keep_items(encoded, kind, given[1], self.config.vision_config.spatial_merge_size, seen)
-            if method is not None:
-                method.items += items_of(encoded)
         return encoded
 
     def _new_method(self) -> Method | None:
@@ -259,24 +284,6 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
             return None  # a decoding step
         raise ValueError("inputs_embeds alone do not say which tokens are vision: give mm_token_type_ids too")
 
-    def _hide_generated(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, is_vision: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Image and video tokens that are text keep their embeddings and lose their ids, by which the stock model would
-        look for their features."""
-        if input_ids is None:
-            return None, inputs_embeds
-        names = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
-        if not bool((names & ~is_vision).any()):
-            return input_ids, inputs_embeds
-        embeddings = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-        return input_ids.masked_fill(names & ~is_vision, self.config.vision_end_token_id), embeddings
-
-
-def _items(encoded: Mapping[str, Any] | None) -> list[Item]:
-    """The images, then the videos, that `generate` has encoded before this prefill."""
-    return [item for kind in KINDS if (encoded or {}).get(kind) is not None for item in items_of((encoded or {})[kind])]
-
 
 def _batch(is_vision: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Batch:
     if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2):
@@ -328,6 +335,22 @@ class VideoNSAForConditionalGeneration(GenerationPositions, GreedyDecoding, Qwen
             config.gradient_checkpointing = True  # the stock model has used it up
         self.model = VideoNSAModel(config)
         self.post_init()
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+        mm_encoder_outputs: Mapping[str, Any] | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As for every model; what was encoded before goes into the prefill, of every version of transformers."""
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if mm_encoder_outputs and (is_first_iteration or not kwargs.get("use_cache")):
+            inputs["mm_encoder_outputs"] = mm_encoder_outputs
+        return inputs
 
     def create_masks_for_generate(
         self, *, attention_mask: Any, past_key_values: Cache, **kwargs: Any
