@@ -232,3 +232,14 @@ class TestDamage:
         os.mkfifo(tmp_path / "a.mp4")
         with pytest.raises(VideoError, match=r"^video a\.mp4: it is no file$"):
             read(tmp_path / "a.mp4", Clip(8))
+
+
+def test_files_put_one_behind_the_other(tmp_path: Path) -> None:
+    """Times begin anew, and the size is another: all frames are shown, one after the other, as large as the first."""
+    parts = [write(tmp_path / f"{width}.ts", drawn(20, 48, width), options={"g": "10"}) for width in (80, 96)]
+    path = tmp_path / "a.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    video, whole = read(path, Clip()), all_of(path)
+    assert (video.total, video.rate, video.seconds) == (40, 10.0, 4.0)
+    assert video.frames.shape == (40, 48, 80, 3)
+    assert np.array_equal(video.frames[:20], whole[:20])

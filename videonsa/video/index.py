@@ -116,7 +116,7 @@ def scan(container: InputContainer, stream: VideoStream, work: Work) -> Index:
     if not len(shown):
         raise VideoError("there is no frame in it")
     when = np.array(pts)
-    if UNKNOWN in when[shown]:
+    if UNKNOWN in when[shown] or len(np.unique(when[shown])) < len(shown):  # times that begin anew, too
         return timed(container, stream, [None] * len(shown))
     order = shown[np.argsort(when[shown], kind="stable")]
     index = timed(container, stream, when[order].tolist(), durations[order[-1]])
@@ -126,18 +126,19 @@ def scan(container: InputContainer, stream: VideoStream, work: Work) -> Index:
 
 
 def timed(container: InputContainer, stream: VideoStream, pts: Sequence[int | None], duration: int = 0) -> Index:
-    """An index of frames shown at these times, ascending, the last for `duration`, in the stream's unit.
+    """An index of frames shown one after the other at these times, the last for `duration`, in the stream's unit.
 
-    Without times they are spread by the rate that the file says; VideoError where it says none.
+    Without times, or where these go back, they are spread by the rate that the file says. VideoError: it says none.
     """
     said = stream.average_rate or stream.guessed_rate
     rate = float(said) if said else None
-    if any(time is None for time in pts):
+    known = [time for time in pts if time is not None]
+    if len(known) < len(pts) or known != sorted(known):
         if rate is None:
             raise VideoError("it does not say how many frames a second it shows")
         return Index(np.arange(len(pts)) / rate, len(pts) / rate, rate)
     assert stream.time_base is not None
-    times = np.maximum.accumulate(np.asarray(pts, float)) * float(stream.time_base)
+    times = np.array(known) * float(stream.time_base)
     times -= min(float(times[0]), (container.start_time or 0) / av.time_base)
     usual = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / (rate or 1)
     return Index(times, float(times[-1] + (duration * float(stream.time_base) or usual)), rate)
