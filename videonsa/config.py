@@ -24,6 +24,7 @@ from videonsa.names import (
     GATE_MODES,
     POSITION_DIFFERENCES,
     PRECISIONS,
+    SHARDINGS,
 )
 from videonsa.places import place_text
 from videonsa.values import SettingsError, number, unknown
@@ -194,6 +195,7 @@ class TrainSettings:
     max_grad_norm: float = 1.0
     precision: str = "bf16"
     activation_checkpointing: bool = field(default=True, metadata=NO_EFFECT)  # saves memory, takes time
+    sharding: str = field(default="none", metadata=NO_EFFECT)  # of weights over the processes: none, or full
     save_every: int = field(default=100, metadata=NO_EFFECT)  # steps between checkpoints for resuming
 
     def __post_init__(self) -> None:
@@ -228,6 +230,7 @@ class TrainSettings:
         given = self.activation_checkpointing
         require(isinstance(given, bool), "activation_checkpointing", given, "true or false")
         one_of("precision", self.precision, PRECISIONS)
+        one_of("sharding", self.sharding, SHARDINGS)
         require(isinstance(self.nsa, NSASettings), "nsa", self.nsa, "settings such as {window: 8}")
         synthetic = self.data == "synth"
         require(not synthetic or self.steps is not None, "steps", None, "a number of steps with data=synth")

@@ -5,6 +5,7 @@ GATE_MODES = ("dynamic", "static", "fixed")
 ATTENTIONS = ("nsa", "dense")
 BACKENDS = ("auto", "reference", "triton")
 PRECISIONS = ("bf16", "fp32")
+SHARDINGS = ("none", "full")  # of the weights over a training's processes
 
 # What the public release computes other than the paper, in canonical order (docs/semantics.md).
 DIFFERENCES = (

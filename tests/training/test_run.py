@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from transformers import AutoProcessor
 
 from tests.training.conftest import NSA, metrics, quick
-from tests.training.together import all_cases
+from tests.training.together import Stopped, all_cases, stop_at
 from videonsa.config import SettingsError, to_dict
 from videonsa.identity import FIRST_FIELDS
 from videonsa.modeling import capture_attention, load_model
@@ -25,18 +26,6 @@ from videonsa.training.loop import Diverged
 from videonsa.training.measure import measure_gates
 from videonsa.training.run import claim, main, train
 from videonsa.training.sources import SyntheticSource
-
-
-class Stopped(Exception):
-    """Stands for a kill."""
-
-
-def stop_at(step: int):
-    def on_progress(done: int, total: int) -> None:
-        if done == step:
-            raise Stopped
-
-    return on_progress
 
 
 @pytest.fixture(scope="module")
@@ -264,11 +253,12 @@ def two_processes(tmp_path_factory) -> Path:
     return folder
 
 
-def test_two_processes_train_as_one(whole_run, two_processes):
-    for ours, theirs in zip(metrics(two_processes / "run"), metrics(whole_run), strict=True):
+@pytest.mark.parametrize("run", ["run", "run sharded"])
+def test_two_processes_train_as_one(whole_run, two_processes, run):
+    for ours, theirs in zip(metrics(two_processes / run), metrics(whole_run), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert ours["tokens"] == theirs["tokens"]
-    ours, theirs = (load_model(place / "final").config.static_gates for place in (two_processes / "run", whole_run))
+    ours, theirs = (load_model(place / "final").config.static_gates for place in (two_processes / run, whole_run))
     assert torch.allclose(torch.tensor(ours), torch.tensor(theirs), atol=1e-3)
 
 
@@ -279,9 +269,19 @@ def one_process(tmp_path_factory):
         return all_cases(tmp_path_factory.mktemp("alone"))
 
 
+def test_one_process_goes_on_where_two_that_shared_the_weights_were_stopped(whole_run, two_processes, tmp_path):
+    shutil.copytree(two_processes / "stopped", tmp_path / "run")
+    train(quick(), tmp_path / "run", on_progress=lambda done, total: None)
+    for ours, theirs in zip(metrics(tmp_path / "run"), metrics(whole_run), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    ours, theirs = (load_model(place / "final").state_dict() for place in (tmp_path / "run", whole_run))
+    assert all(torch.allclose(ours[name], theirs[name], rtol=1e-2, atol=1e-5) for name in theirs)
+
+
+@pytest.mark.parametrize("sharded", ["", " sharded"])
 @pytest.mark.parametrize("case", ["nsa", "dense"])
-def test_text_and_unused_gates_change_no_gradient_between_processes(case, one_process, two_processes):
-    alone, together = one_process[case], torch.load(two_processes / "found.pt")[case]
+def test_text_and_unused_gates_change_no_gradient_between_processes(case, sharded, one_process, two_processes):
+    alone, together = one_process[case], torch.load(two_processes / "found.pt")[case + sharded]
     for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
         # AdamW leaves a weight without a gradient as it is, but would let one whose gradient is 0 decay.
         assert {name for name in ours if ours[name] is None} == {name for name in theirs if theirs[name] is None}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from tests.training.conftest import NSA, quick
 from videonsa.tiny import build_tiny
@@ -34,6 +37,13 @@ class Mixed:
         return sample if "".join(STEPS)[index] == "V" else Conversation((("user", "how many"), sample.turns[1]))
 
 
+def whole(tensor: Tensor | None) -> Tensor | None:
+    """A copy, put together where processes hold parts."""
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return None if tensor is None else tensor.clone()
+
+
 def gradients(folder: Path, **changes: Any) -> dict[str, Any]:
     """Each step's gradients as the optimizer sees them, the weights after the last step, and the mean gates."""
     settings = quick(batch_size=4, micro_batch_size=1, steps=len(STEPS), **changes)
@@ -43,13 +53,24 @@ def gradients(folder: Path, **changes: Any) -> dict[str, Any]:
     steps: list[dict[str, Tensor | None]] = []
 
     def note(*_: Any) -> None:
-        grads = {name: weight.grad for name, weight in model.named_parameters()}
-        steps.append({name: None if grad is None else grad.clone() for name, grad in grads.items()})
+        steps.append({name: whole(weight.grad) for name, weight in model.named_parameters()})
 
-    trainer.optimizer.optimizer.register_step_pre_hook(note)
+    trainer.optimizer.register_step_pre_hook(note)
     trainer.run(folder)
-    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    weights = {name: whole(weight.detach()) for name, weight in model.named_parameters()}
     return {"steps": steps, "weights": weights, "gates": trainer.mean_gates(), "main": trainer.rank == 0}
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def stop_at(step: int) -> Callable[[int, int], None]:
+    def on_progress(done: int, total: int) -> None:
+        if done == step:
+            raise Stopped
+
+    return on_progress
 
 
 def all_cases(folder: Path) -> dict[str, dict[str, Any]]:
@@ -64,5 +85,11 @@ if __name__ == "__main__":
     place = Path(sys.argv[1])
     train(quick(), place / "run", on_progress=lambda done, total: None)
     found = all_cases(place)
+    full = {"sharding": "full"}
+    found["nsa sharded"] = gradients(place / "nsa sharded", activation_checkpointing=True, **full)
+    found["dense sharded"] = gradients(place / "dense sharded", nsa=dataclasses.replace(NSA, attention="dense"), **full)
+    train(quick(**full), place / "run sharded", on_progress=lambda done, total: None)
+    with contextlib.suppress(Stopped):
+        train(quick(**full), place / "stopped", on_progress=stop_at(3))
     if found["nsa"]["main"]:
         torch.save(found, place / "found.pt")

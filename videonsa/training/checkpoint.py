@@ -1,6 +1,8 @@
 """Checkpoints to resume from: a folder appears whole, by a rename, or not at all; the newest few are kept.
 
-checkpoints/000200/{progress.json, model and optimizer as accelerate writes them}
+checkpoints/000200/{progress.json, .metadata, __0_0.distcp, ...}: weights and AdamW's numbers by name, each process's
+part as torch.distributed.checkpoint writes it. Any number of processes reads it back, whether they share the weights or
+each has all.
 """
 
 from __future__ import annotations
@@ -8,16 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from videonsa.disk import publish, writing
 
@@ -51,23 +56,34 @@ def drafted(place: Path, needed: int, main: bool) -> Iterator[Path]:
 
 
 def save_checkpoint(
-    accelerator: Accelerator, folder: Path, step: int, progress: dict[str, Any], needed: int = 0
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    step: int,
+    progress: dict[str, Any],
+    needed: int = 0,
 ) -> None:
     """Write the state after `step` steps, of about `needed` bytes; called by every process. Raises DiskError."""
     main = accelerator.is_main_process
     with drafted(folder / f"{step:06d}", needed, main) as draft:
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(draft))
+        with _first_failure():
+            dcp.save(_state(model, optimizer), checkpoint_id=draft, no_dist=not dist.is_initialized())
         accelerator.wait_for_everyone()
         if main:
-            (draft / "progress.json").write_text(json.dumps({"step": step, **progress}), encoding="utf-8")
+            files = {file.name: file.stat().st_size for file in draft.iterdir()}
+            told = {"step": step, **progress, "files": files}
+            (draft / "progress.json").write_text(json.dumps(told), encoding="utf-8")
     if main:
         for old in finished(folder)[:-KEPT]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
-def restore_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
+def restore_checkpoint(
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
+) -> dict[str, Any]:
     """Load the newest whole checkpoint, if there is one; returns its progress ({"step": 0} without one).
 
     The main process says which: on a shared file system the others may not see the newest one yet, and would go on
@@ -82,29 +98,61 @@ def restore_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, Any]
     place = folder / f"{int(broadcast(newest)):06d}"
     if int(place.name) == 0:
         return {"step": 0}
-    accelerator.load_state(str(place))
+    names = dcp.FileSystemReader(place).read_metadata().state_dict_metadata
+    _fill(model, optimizer, names)
+    with _first_failure():
+        dcp.load(_state(model, optimizer), checkpoint_id=place, no_dist=not dist.is_initialized())
     return json.loads((place / "progress.json").read_text(encoding="utf-8"))
 
 
+@contextmanager
+def _first_failure() -> Iterator[None]:
+    """torch gathers the processes' exceptions in one that is no Exception; the first of them says why."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is in one process
+            yield
+    except CheckpointException as gathered:
+        raise next(iter(gathered.failures.values()))[0] from None
+
+
+def _named(model: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(getattr(model, "module", model).named_parameters())
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and what AdamW keeps of each: its `step` and two moments, once it has moved."""
+    state = {}
+    for name, weight in _named(model).items():
+        state[f"weights.{name}"] = weight.detach()
+        for key, value in optimizer.state.get(weight, {}).items():
+            state[f"adamw.{key}.{name}"] = value
+    return state
+
+
+def _fill(model: nn.Module, optimizer: torch.optim.Optimizer, names: Iterable[str]) -> None:
+    """Give the optimizer the tensors, of zeros, that a checkpoint of these names holds."""
+    weights = _named(model)
+    for name in names:
+        part, _, rest = name.partition(".")
+        if part == "adamw":
+            key, _, name = rest.partition(".")
+            weight = weights[name]
+            zeros = torch.zeros((), device=weight.device) if key == "step" else torch.zeros_like(weight.detach())
+            optimizer.state[weight][key] = zeros
+
+
 def is_whole(place: Path) -> bool:
-    """Whether a checkpoint's files end where they should: disks lose what they had, copies break off."""
-    broken = [file.name for file in place.iterdir() if not _ends(file)]
+    """Whether a checkpoint's files are as long as they were: disks lose what they had, copies break off."""
+    files = json.loads((place / "progress.json").read_text(encoding="utf-8")).get("files", {})
+    broken = [name for name, size in files.items() if _size(place / name) != size]
     if broken:
         log.warning("checkpoint %s is not taken: %s cut short", place.name, ", ".join(broken))
     return not broken
 
 
-def _ends(file: Path) -> bool:
-    """A file of weights or of torch.save is whole; others are not looked at."""
-    if file.suffix in (".bin", ".pkl"):
-        return is_zipfile(file)
-    if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, "pt"):
-                return True
-        except SafetensorError:
-            return False
-    return True
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def finished(folder: Path) -> list[Path]:

@@ -2,8 +2,8 @@
 
 A loop of our own and not transformers' Trainer, because three things go against the Trainer's grain: samples addressed
 by number (so that a resumed run sees what the uninterrupted one would have seen), logits on answer tokens only, and
-checkpoints that appear whole. Devices, precision and sharding are accelerate's: under torchrun or `accelerate launch`
-(also with FSDP) the same code serves several GPUs.
+checkpoints that appear whole. Devices are accelerate's: under torchrun or `accelerate launch` the same code serves
+several GPUs, each with all weights, or with its part of them (sharding.py).
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from videonsa.config import TrainSettings, require
 from videonsa.training.batch import answer_loss, encoded
@@ -27,6 +28,7 @@ from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
 from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal
 from videonsa.training.schedule import learning_rate, make_optimizer
+from videonsa.training.sharding import Joined, shard, whole_weights
 from videonsa.training.sources import Source
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,12 @@ def check_finite(step: int, loss: float, norm: float) -> None:
 
 def _local(weight: Tensor) -> Tensor:
     """This process's part of a weight that is sharded."""
-    return weight.to_local() if hasattr(weight, "to_local") else weight
+    return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def _whole(number: Tensor) -> Tensor:
+    """A number that processes hold in parts."""
+    return number.full_tensor() if isinstance(number, DTensor) else number
 
 
 class Trainer:
@@ -79,11 +86,18 @@ class Trainer:
         model.train()
         self.bytes = sum(weight.nbytes for weight in model.parameters())  # of the weights, whole
         self.progress: dict[str, Any] = {"step": 0}
-        self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, settings))
+        self.joined: Joined | None = None
+        if settings.sharding == "full" and self.world > 1:
+            shard(model, self.accelerator.device, settings.precision)
+            self.joined = Joined(model, settings.nsa.attention != "dense")
+        else:
+            model = self.accelerator.prepare(model)
+        self.model: Any = model
+        self.optimizer = make_optimizer(self.model, settings)
 
     def resume(self, folder: Path) -> int:
         """Take up the newest checkpoint in `folder`, if there is one; returns the steps that are done."""
-        self.progress = restore_checkpoint(self.accelerator, folder / "checkpoints")
+        self.progress = restore_checkpoint(self.accelerator, self.model, self.optimizer, folder / "checkpoints")
         return self.progress["step"]
 
     def run(self, folder: Path, journal: Journal | None = None, report: Report | None = None) -> None:
@@ -107,7 +121,9 @@ class Trainer:
                 self.check_weights()
                 state = {"tokens": tokens, "seconds": seconds}
                 needed = 3 * self.bytes  # AdamW keeps two numbers a weight
-                save_checkpoint(self.accelerator, folder / "checkpoints", step + 1, state, needed)
+                save_checkpoint(
+                    self.accelerator, self.model, self.optimizer, folder / "checkpoints", step + 1, state, needed
+                )
 
     def check_weights(self) -> None:
         """Raise Diverged, in all processes at once, unless every weight is finite: only such weights are saved.
@@ -137,7 +153,7 @@ class Trainer:
 
     def weights(self) -> dict[str, Tensor]:
         """The trained weights, whole on the main process, also when they are sharded."""
-        return self.accelerator.get_state_dict(self.model)
+        return self.accelerator.get_state_dict(self.model) if self.joined is None else whole_weights(self.model)
 
     @staticmethod
     def _checkpoint_activations(model: Any) -> None:
@@ -150,13 +166,13 @@ class Trainer:
         for number in range(count):
             batch = next(batches)
             last = number == count - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with self._sums(last):
                 with self._precision():
                     loss = answer_loss(self.model, batch).mean()
-                self.accelerator.backward(loss / count)
+                (loss / count).backward()
             losses.append(loss.detach())
             tokens += int(batch["attention_mask"].sum())
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        norm = _whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, step, self.source.steps)
         self.optimizer.step()
@@ -165,6 +181,13 @@ class Trainer:
         if self.world > 1:
             told = self.accelerator.reduce(told, "sum") / told.new_tensor([self.world, 1])
         return float(told[0]), float(norm), int(told[1])
+
+    def _sums(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are summed over the processes at a step's last micro-batch."""
+        if self.joined is not None:
+            self.model.set_requires_gradient_sync(last)
+            return nullcontext()
+        return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def _precision(self) -> torch.autocast:
         """Matrix products in bfloat16 over float32 weights, where the settings say so.
@@ -188,4 +211,7 @@ class Trainer:
     def _prefetch(self, numbers: Iterable[range]) -> Iterator[dict[str, Tensor]]:
         """Encoded micro-batches on the device, in order."""
         for batch in encoded(self.source, self.processor, self.settings.pixels_per_frame, numbers):
-            yield {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+            moved = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+            if self.joined is not None:
+                self.joined.tell(moved)
+            yield moved

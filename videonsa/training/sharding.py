@@ -1,0 +1,78 @@
+"""A model over several processes, each of which keeps a part of every weight (torch's FSDP2).
+
+A process of a training of 7B in float32 with AdamW would keep 112 GB of weights, gradients and optimizer state; of n
+processes each keeps an n-th. Weights come together for the time of a layer's pass, in the precision of its products,
+and gradients go back in parts, in float32: the weights that the optimizer moves are float32, whatever is computed in.
+
+A layer of the decoder is a unit of this, the vision tower another, whatever the number of pieces that it works in, and
+the embeddings with the output layer a third.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+
+def shard(model: Any, device: torch.device, precision: str) -> None:
+    """Leave of each weight this process's part, on the device. Every process calls it with equal weights."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    gathered = torch.bfloat16 if precision == "bf16" else None  # as they are
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "mp_policy": MixedPrecisionPolicy(gathered, reduce_dtype=torch.float32, cast_forward_inputs=False),
+    }
+    for unit in (model.model.visual, *model.model.language_model.layers, model):
+        fully_shard(unit, **options)
+    model.to(device)  # its buffers
+
+
+class Joined:
+    """Uses the tower and the gates in every process where one of them has a video, to no effect in those that have
+    none: a unit's weights come together, and their gradients are summed, in all processes or in none.
+
+    A weight that no process used keeps its gradient None, as in one process.
+    """
+
+    def __init__(self, model: Any, gates: bool) -> None:
+        self.model, self.joins = model.model, False
+        language_model = self.model.language_model
+        language_model.register_forward_pre_hook(self._with_tower, with_kwargs=True)
+        for layer in language_model.layers if gates else ():  # the layer's own hooks come when its weights are gone
+            layer.self_attn.register_forward_hook(self._with_gates)
+
+    def tell(self, batch: dict[str, Tensor]) -> None:
+        """Before a forward pass with this batch: settle what it uses. Every process calls it."""
+        shown = "pixel_values_videos" in batch
+        shows = torch.tensor(int(shown), device=batch["input_ids"].device)
+        dist.all_reduce(shows, dist.ReduceOp.MAX)
+        self.joins = not shown and bool(shows)
+
+    def _with_tower(self, language_model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if not self.joins:
+            return None
+        tower, embeds = self.model.visual, named["inputs_embeds"]
+        config = tower.config
+        side = config.spatial_merge_size
+        pixels = config.in_channels * config.temporal_patch_size * config.patch_size**2
+        grid = torch.tensor([[1, side, side]], device=embeds.device)
+        features = tower(embeds.new_zeros(side * side, pixels), grid_thw=grid).pooler_output
+        return arguments, {**named, "inputs_embeds": embeds + 0.0 * features.sum().to(embeds.dtype)}
+
+    def _with_gates(self, attention: nn.Module, arguments: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
+        unused = [weight.sum() for name, weight in attention.named_parameters() if name.startswith("g_proj")]
+        if not (self.joins and unused):
+            return None
+        return output[0] + 0.0 * torch.stack(unused).sum().to(output[0].dtype), *output[1:]
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights in the main process's memory; elsewhere nothing. Every process calls it."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
