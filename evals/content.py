@@ -1,6 +1,7 @@
 """Task files, read without lmms-eval: where a task is defined, and what a local one is made of. Imports no torch.
 
-A task in the folder $VIDEONSA_TASKS counts before a shipped one of its name: it was put there for that.
+A task in the folder $VIDEONSA_TASKS counts before a shipped one of its name: it was put there for that. Where no folder
+is named, those count that `python -m evals.data prepare` wrote below $HF_HOME.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import Any
 
 import yaml
 
+from evals.shipped import hf_home
 from videonsa.config import SettingsError, SuiteSettings
 from videonsa.identity import effect
 from videonsa.places import place
 
 OURS = Path(__file__).parent / "tasks"
 TASKS = "VIDEONSA_TASKS"  # environment variable: a folder of task YAML files
+PREPARED = "videonsa_tasks"  # below $HF_HOME: those of prepared benchmarks
 BUILDERS = ("csv", "json", "parquet", "text", "pandas", "arrow")  # of datasets: `dataset_path` names no data set
 PLACES = ("data_files", "data_dir", "cache_dir")  # of dataset_kwargs: where something lies, not what it is
 SKIPPED = ("__pycache__", ".ipynb_checkpoints")  # folders that lmms-eval does not enter
@@ -56,8 +59,15 @@ _Loader.add_constructor("!function", _function)
 
 def local_folder() -> Path | None:
     """The folder of local tasks."""
-    name = os.environ.get(TASKS)
-    return place(name) if name else None
+    if name := os.environ.get(TASKS):
+        return place(name)
+    prepared = prepared_folder()
+    return prepared if prepared.is_dir() else None
+
+
+def prepared_folder() -> Path:
+    """Where tasks of prepared benchmarks lie, where $VIDEONSA_TASKS names no other folder."""
+    return hf_home() / PREPARED
 
 
 def local_file(task: str) -> Path | None:

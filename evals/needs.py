@@ -82,13 +82,15 @@ def data_lack(suite: SuiteSettings) -> str | None:
         return None
     data = content.task_config(suite.task).get("dataset_path")
     prepared = Path(os.path.expanduser(os.environ.get("HF_DATASETS_CACHE") or f"{constants.HF_HOME}/datasets"))
-    if not data or _is_in(Path(constants.HF_HUB_CACHE), f"datasets--{data}") or _is_in(prepared, data):
+    if not data or _is_in(prepared, data):
         return None
-    absent, fetch = f"its data set {data} is not on this machine", f"python -m evals.data prepare {suite.name}"
+    here = _is_in(Path(constants.HF_HUB_CACHE), f"datasets--{data}")
+    where = "was fetched, and its questions were not read" if here else "is not on this machine"
+    absent, fetch = f"its data set {data} {where}", f"python -m evals.data prepare {suite.name}"
     if not _is_prepared(suite):
         fetch = f"hf download --repo-type dataset {data}, and a local task"
     if any(os.environ.get(name, "").lower() in YES for name in OFFLINE):
-        return f"{absent}, and HF_HUB_OFFLINE forbids to fetch it: where there is internet, {fetch}"
+        return f"{absent}, and HF_HUB_OFFLINE forbids to fetch it: {'' if here else 'where there is internet, '}{fetch}"
     if get_token() is None:
         return f"{absent}, and to fetch it takes a login: hf auth login, or HF_TOKEN; without one: {fetch}"
     return None

@@ -11,6 +11,7 @@ import os
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,9 +21,14 @@ HF_HOME = "~/.cache/huggingface"  # lmms-eval's and huggingface_hub's own defaul
 DECORD = ("VideoReader", "cpu", "gpu")
 
 
+def hf_home() -> Path:
+    """$HF_HOME, or where it is when nobody says."""
+    return Path(os.path.expanduser(os.environ.get("HF_HOME") or HF_HOME))
+
+
 def make_loadable() -> None:
     """To be called before lmms-eval loads a task."""
-    os.environ.setdefault("HF_HOME", os.path.expanduser(HF_HOME))
+    os.environ.setdefault("HF_HOME", str(hf_home()))
     if "decord" not in sys.modules and find_spec("decord") is None:
         module = ModuleType("decord", "Absent: its names can be imported and refuse to be used.")
         module.__spec__ = ModuleSpec("decord", None)

@@ -20,7 +20,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evals import content
 from evals.data.catalog import CATALOG, shipped_task
 from evals.data.prepare import needed, prepare, report
 from evals.shipped import make_loadable
@@ -51,14 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(one_line(f"error: {error}"), file=sys.stderr)
         return 2
-    before = os.environ.get(content.TASKS)
     try:
         ready = [_one(name, asked.local, asked.dry_run, asked.all) for name in names]
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
-    if (now := os.environ.get(content.TASKS)) != before:
-        print(f"These questions are not asked of the hub. Where they are asked: export {content.TASKS}={now}")
     return 0 if all(ready) else 1
 
 

@@ -6,7 +6,6 @@ Read in November 2026; a listing is the page "Files and versions" of the reposit
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from evals import content
 from evals.data.files import files_below
-from evals.shipped import HF_HOME
+from evals.shipped import hf_home
 from evals.suites import SUITES, Doc
 from videonsa.config import SettingsError
 from videonsa.values import unknown
@@ -39,8 +38,7 @@ class Task(NamedTuple):
     name: str
     repo: str  # on the hub
     split: str
-    home: Path  # $HF_HOME
-    folder: Path  # where it looks for videos, below
+    folder: Path  # where it looks for videos
     file: Path  # of the task
 
 
@@ -113,14 +111,17 @@ def shipped_task(name: str) -> Task:
     if file is None:
         raise SettingsError(f"suite {name}: lmms-eval has no task {SUITES[name].settings.task!r}: make setup")
     config = content.read_config(file)
-    home = Path(os.path.expanduser(os.environ.get("HF_HOME") or HF_HOME))
-    folder = home / config["dataset_kwargs"]["cache_dir"]
-    return Task(config["task"], config["dataset_path"], config["test_split"], home, folder, file)
+    folder = hf_home() / config["dataset_kwargs"]["cache_dir"]
+    return Task(config["task"], config["dataset_path"], config["test_split"], folder, file)
 
 
 def video_of(name: str, doc: Doc) -> str:
-    """Where the task looks for the question's video, below its folder."""
-    return CATALOG[name].video.format_map(doc)
+    """Where the task looks for the question's video, below its folder. Raises SettingsError for other questions."""
+    try:
+        return CATALOG[name].video.format_map(doc)
+    except KeyError as error:
+        has = ", ".join(doc)
+        raise SettingsError(f"suite {name}: its questions have no field {error.args[0]!r}, but {has}") from None
 
 
 def question_names(name: str) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from videonsa.disk import DiskError, existing, size, space, write_bytes
 from videonsa.lock import Lock
 
 SHOWN = 10  # missing videos that are named, where not all are asked for
-TASKS = "videonsa_tasks"  # folder below $HF_HOME for tasks of questions that are not asked of the hub
 
 
 def needed(name: str, local: Path | None = None) -> Iterator[str]:
@@ -59,7 +57,7 @@ def prepare(name: str, local: Path | None = None) -> tuple[Found, list[str]]:
         if local is None and not task.folder.exists():  # lmms-eval's own task would fetch and unpack in its own way
             done += _unpacked(unpack(source, task.folder), task)
             task.folder.mkdir(exist_ok=True)
-        asked, lines = _questions(name, task, source, local is not None)
+        asked, lines = _questions(name, task, source)
         done += lines
         found, links = _look(name, asked, task, source)
         if found.without and (again := unpack(source, task.folder)):
@@ -125,36 +123,32 @@ def _folder_in(local: Path, name: str, task: Task) -> Path:
     return next((local / own for own in names if (local / own).is_dir()), local)
 
 
-def _questions(name: str, task: Task, source: Path, local: bool) -> tuple[Any, list[str]]:
-    """The task, loaded: lmms-eval's own, or, where that cannot be or is not asked for, one of the files in `source`."""
-    lines = _write_task(name, task, source) if local else []
+def _questions(name: str, task: Task, source: Path) -> tuple[Any, list[str]]:
+    """The task, loaded with the questions in `source`, or, where these are none, as lmms-eval loads it from the hub."""
+    lines = _write_task(name, task, source)
     try:
         return bare_task(suite_settings(name)), lines
     except SettingsError as error:
-        if local:
-            names = ", ".join(pattern for _, pattern in question_names(name))
-            what = "" if lines else f"no file of questions in {source} ({names}), and without it: "
-            raise SettingsError(f"suite {name}: {what}{error}") from None
-        if not (lines := _write_task(name, task, source)):  # no login, or no table of questions from before
+        if lines:
             raise
-    return bare_task(suite_settings(name)), lines
+        names = ", ".join(pattern for _, pattern in question_names(name))
+        raise SettingsError(f"suite {name}: no file of questions in {source} ({names}); without it: {error}") from None
 
 
 def _write_task(name: str, task: Task, source: Path) -> list[str]:
     """Write a task of the shipped one's name for the questions in `source`; lines on it, none where there are none.
 
-    It counts in the shipped one's place wherever $VIDEONSA_TASKS names its folder.
+    It counts in the shipped one's place, which asks the hub, or a table that lmms-eval may keep on another node.
     """
     builder, files = question_files(name, source)
     if not files:
         return []
-    folder = content.local_folder() or task.home / TASKS
+    file = (content.local_folder() or content.prepared_folder()) / f"{task.name}.yaml"
     config: dict[str, Any] = {"include": str(task.file), "task": task.name}
     config |= {"dataset_path": builder, "dataset_name": None}
-    config["dataset_kwargs"] = {"data_files": {task.split: [str(file.resolve()) for file in files]}}
-    write_bytes(folder / f"{task.name}.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-    os.environ[content.TASKS] = str(folder)  # of this process
-    return [f"  questions: {', '.join(file.name for file in files)}, asked by {folder / task.name}.yaml"]
+    config["dataset_kwargs"] = {"data_files": {task.split: [str(path.absolute()) for path in files]}}
+    write_bytes(file, yaml.safe_dump(config, sort_keys=False).encode())
+    return [f"  questions: {', '.join(path.name for path in files)}, asked by {file}"]
 
 
 def _look(name: str, asked: Any, task: Task, source: Path) -> tuple[Found, int]:

@@ -52,7 +52,8 @@ def test_a_local_task_is_its_content_not_its_place(content, tmp_path: Path):
     assert usual == content(task(tmp_path / "g", code=code))  # which nothing names
 
 
-def test_ours_count_each_for_itself_and_shipped_ones_by_name():
+def test_ours_count_each_for_itself_and_shipped_ones_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
     needle, order = (task_content(suite_settings(f"synth_{name}")) for name in ("needle", "order"))
     assert needle is not None
     assert needle != order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from evals import content
 from evals.data import hub
 from evals.data.__main__ import main
 from evals.data.catalog import CATALOG, shipped_task, video_of
@@ -25,8 +27,8 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty $HF_HOME, without login and, as far as anyone knows, without the hub."""
-    for name, value in (("HF_HOME", tmp_path / "hf"), ("VIDEONSA_TASKS", tmp_path / "tasks")):
-        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("VIDEONSA_TASKS", raising=False)
     for name, value in (("HF_HUB_CACHE", str(tmp_path / "hf" / "hub")), ("HF_HUB_OFFLINE", True)):
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
@@ -109,6 +111,14 @@ def test_videos_that_lie_elsewhere_are_linked(home: Path, tmp_path: Path):
     assert not (home / "vsibench" / "arkitscenes" / "s2.mp4").exists()
 
 
+def test_other_questions_are_refused(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    copy = write_repository("vsibench", tmp_path / "copies")
+    doc = {name: value for name, value in STANDINS["vsibench"].docs[0].items() if name != "dataset"}
+    (copy / "test.jsonl").write_text(json.dumps(doc) + "\n")
+    assert main(["prepare", "vsibench", "--local", str(copy)]) == 1
+    assert "its questions have no field 'dataset', but id, question, " in capsys.readouterr().err
+
+
 def test_without_hub_or_copy_it_is_said(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["prepare", "timescope"]) == 1
     said = capsys.readouterr().err
@@ -189,12 +199,15 @@ def repository(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         yield served
 
 
-def test_the_hub_says_what_is_needed_and_is_asked_once(repository: Hub, capsys: pytest.CaptureFixture[str]):
+def test_the_hub_says_what_is_needed_and_is_asked_once(repository: Hub, home: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["prepare", "vsibench"]) == 0
     said = capsys.readouterr().out
     assert "licence: mit; gated: no (the hub)" in said
     assert "in 3 files, 0 B of them here (the hub)" in said
     assert "28 of 28 questions find their video (3 videos)" in said
+    task = home / "videonsa_tasks" / "vsibench.yaml"
+    assert f"  questions: test.jsonl, asked by {task}" in said
+    assert content.local_file("vsibench") == task, "wherever it is asked with this $HF_HOME"
     fetched = [name for method, name, _ in repository.asked if method == "GET"]
     assert sorted(fetched) == ["README.md", "arkitscenes.zip", "test.jsonl"]
     assert main(["prepare", "vsibench"]) == 0

@@ -77,6 +77,8 @@ def test_what_is_missing_is_said_in_one_line(tasks: Path, tmp_path: Path, monkey
             assert f"suite {suite.name}: its data set {data} is not on this machine, and HF_HUB_OFFLINE" in offline
             assert "login: hf auth login, or HF_TOKEN" in stranger
             (tmp_path / "hub" / "hub" / f"datasets--{data.replace('/', '--')}").mkdir(parents=True)
+            assert "was fetched, and its questions were not read" in (missing(suite.settings) or "")
+            (tmp_path / "hub" / "datasets" / data.replace("/", "___").lower()).mkdir(parents=True)
         assert missing(suite.settings) is None
 
 
