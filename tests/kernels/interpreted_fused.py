@@ -54,6 +54,18 @@ def test_sum_and_norm():
     )  # fmt: skip
 
 
+def test_a_sum_of_two_types_as_under_autocast():
+    """Hidden states in float32, what a layer adds to them in half precision: each gets a gradient of its own type."""
+    x, added, weight = noise(3, 5, 24), noise(3, 5, 24, seed=1).half(), 1 + noise(24, seed=2)
+    leaves = [tensor.clone().requires_grad_() for tensor in (x, added, weight)]
+    normed, total = fused.add_norm(*leaves, 1e-3)
+    assert normed.dtype == total.dtype == torch.float32
+    assert torch.equal(total, x + added)
+    gradients = torch.autograd.grad([normed, total], leaves, [noise(3, 5, 24, seed=3), noise(3, 5, 24, seed=4)])
+    assert [gradient.dtype for gradient in gradients] == [torch.float32, torch.float16, torch.float32]
+    assert torch.equal(gradients[0].half(), gradients[1])
+
+
 def test_rotation_of_a_part_of_each_row():
     """Heads of 12 between other numbers, as in the product of one layer for query, key and value."""
     angles = noise(7, 6)

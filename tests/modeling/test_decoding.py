@@ -51,10 +51,9 @@ def test_a_static_cache_serves_as_well(ways):
 def test_rows_end_each_for_itself_and_the_answer_with_the_last(ways):
     inputs = batch(ROWS, "left")
     whole = ways(False, inputs)
-    for at in (-7, -5, -1):  # the first token of an answer, one amid it, the last
-        for row in range(len(ROWS)):
-            end = whole[row][at]
-            assert ways(True, inputs, eos_token_id=end) == ways(False, inputs, eos_token_id=end)
+    for row, at in ((0, -7), (1, -5), (2, -1)):  # the first token of an answer, one amid it, the last
+        end = whole[row][at]
+        assert ways(True, inputs, eos_token_id=end) == ways(False, inputs, eos_token_id=end)
     firsts = [row[-7] for row in whole]
     assert ways(True, inputs, steps=False, eos_token_id=firsts) == ways(False, inputs, eos_token_id=firsts)
 
