@@ -70,15 +70,18 @@ class Unit:
     held: ExitStack
 
     def begin(self, preparing: Executor | None) -> list[Future[Any]]:
-        """Have their videos read; and made into tensors, where somebody prepares ahead. What fails is told later."""
+        """Have their videos read; and made into tensors, where somebody prepares ahead. What fails is told later.
+
+        All readings begin here and now: whoever prepares waits for one after the other, and readers are many.
+        """
         first = self.asks[0]
         samplings = list(dict.fromkeys(one.sampling for ask in self.asks for one in ask.under))
-        if preparing is not None:
-            return [preparing.submit(prepared, self.shown, first.messages, sampling) for sampling in samplings]
         futures: list[Future[Any]] = []
         with suppress(Exception, SystemExit):
             for sampling in samplings:
                 futures += self.shown.videos(first.messages(), sampling)
+        if preparing is not None:
+            return [preparing.submit(prepared, self.shown, first.messages, sampling) for sampling in samplings]
         return futures
 
 

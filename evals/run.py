@@ -31,8 +31,6 @@ from videonsa.surroundings import full_products, settings_decide
 from videonsa.video import Readers
 
 JUDGES = 4  # questions to a judge at a time, as lmms-eval does
-AHEAD = 4  # videos that are claimed, read and made into tensors before a GPU needs them; on a CPU, whose time it would
-# take while it is measured, nothing is done ahead
 SECONDS = ("seconds", "model_waited_s", "reading_waited_s")  # of a cell: those of its answers
 
 Progress = Callable[[int, int], None]  # answers that are there, answers in all
@@ -125,7 +123,10 @@ class SuiteRun:
         with Readers() as readers, ThreadPoolExecutor(1) as pool, ExitStack() as held:
             claimed = self._claimed(asked, partial(Shown, loaded.processor, readers.read), wait, held)
             begin = partial(Unit.begin, preparing=pool if on_gpu else None)
-            for unit, waits in timed_ahead(claimed, begin, AHEAD if on_gpu and not wait else 0):
+            # A GPU finds its videos claimed, read and made into tensors, as many as there are readers. On a CPU nothing
+            # is done ahead: it would take the time that is measured.
+            depth = readers.count if on_gpu and not wait else 0
+            for unit, waits in timed_ahead(claimed, begin, depth):
                 with unit.held:
                     done = self._settled(asked)
                     for one, question, row in give(loaded, unit, self.suite.max_new_tokens):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,16 @@ import pytest
 
 from evals import asking
 from evals.answers import Answers
-from evals.asking import Asked
+from evals.asking import Asked, Unit
 from evals.checkpoint import Checkpoint, load
 from evals.run import SuiteRun, evaluate
+from evals.shown import Shown
 from evals.suites import suite_settings
 from tests.evals.test_run import NEEDLE as SIX
 from tests.evals.test_run import damaged, unmeasured  # noqa: F401  a fixture
 from videonsa.methods.registry import make
 from videonsa.modeling import MethodDidNotRun
-from videonsa.video import Readers
+from videonsa.video import Readers, Video, VideoError
 
 NEEDLE = suite_settings("synth_needle", limit=2, frames=8)
 VARIANTS: dict[str, tuple[dict[str, Any], Any]] = {
@@ -176,3 +179,23 @@ def test_a_method_that_does_not_run_fails_alone(loaded: Checkpoint, data: Path, 
     assert isinstance(asked["tri_shape"].error, MethodDidNotRun)
     assert not run.complete(asked["tri_shape"])
     assert run.complete(asked["dense"])
+
+
+def test_all_readings_begin_before_the_first_has_ended(loaded: Checkpoint, data: Path, tmp_path: Path) -> None:
+    """One thread makes tensors, and waits for one video after the other; the workers must not."""
+    run = SuiteRun(NEEDLE, tmp_path, data=data)
+    asked = run.under(loaded, {})
+    begun: list[Future[Video]] = []
+
+    def reading(*_: Any) -> Future[Video]:
+        begun.append(Future())
+        return begun[-1]
+
+    with ThreadPoolExecutor(1) as pool:
+        asks = run._open([asked], [0])
+        units = [Unit(asks, Shown(loaded.processor, reading), None, ExitStack()) for _ in range(3)]  # type: ignore[arg-type]
+        prepared = [future for unit in units for future in unit.begin(pool)]
+        assert len(begun) == 3
+        for future in begun:
+            future.set_exception(VideoError("never read"))
+    assert [future.result()[0]["error"] for future in prepared] == ["VideoError: never read"] * 3
