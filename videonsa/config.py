@@ -196,6 +196,7 @@ class TrainSettings:
     precision: str = "bf16"
     activation_checkpointing: bool = field(default=True, metadata=NO_EFFECT)  # saves memory, takes time
     sharding: str = field(default="none", metadata=NO_EFFECT)  # of weights over the processes: none, or full
+    sequence_parallel: int = field(default=1, metadata=NO_EFFECT)  # processes over which a sample's tokens lie
     save_every: int = field(default=100, metadata=NO_EFFECT)  # steps between checkpoints for resuming
 
     def __post_init__(self) -> None:
@@ -208,7 +209,14 @@ class TrainSettings:
         for name in ("model", "data"):
             _text(name, getattr(self, name))
             _name(name, getattr(self, name))
-        for name in ("batch_size", "micro_batch_size", "save_every", "max_tokens", "pixels_per_frame"):
+        for name in (
+            "batch_size",
+            "micro_batch_size",
+            "sequence_parallel",
+            "save_every",
+            "max_tokens",
+            "pixels_per_frame",
+        ):
             _integer(name, getattr(self, name), minimum=1)
         part = self.micro_batch_size
         require(self.batch_size % part == 0, "batch_size", self.batch_size, f"a multiple of micro_batch_size={part}")

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoProcessor
 
 from tests.training.conftest import NSA, metrics, quick
-from tests.training.together import Stopped, all_cases, stop_at
+from tests.training.together import Stopped, all_cases, four_heads, stop_at
 from videonsa.config import SettingsError, to_dict
 from videonsa.identity import FIRST_FIELDS
 from videonsa.modeling import capture_attention, load_model
@@ -239,8 +239,11 @@ def test_the_command_line_names_what_is_wrong(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
     """What together.py leaves when two processes run it."""
-    folder = tmp_path_factory.mktemp("together")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return run_together(tmp_path_factory.mktemp("together"), 2)
+
+
+def run_together(folder: Path, processes: int) -> Path:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, "-m", "tests.training.together", str(folder)],
@@ -278,10 +281,11 @@ def test_one_process_goes_on_where_two_that_shared_the_weights_were_stopped(whol
     assert all(torch.allclose(ours[name], theirs[name], rtol=1e-2, atol=1e-5) for name in theirs)
 
 
-@pytest.mark.parametrize("sharded", ["", " sharded"])
+@pytest.mark.parametrize("sharded", ["", " sharded", " over"])
 @pytest.mark.parametrize("case", ["nsa", "dense"])
 def test_text_and_unused_gates_change_no_gradient_between_processes(case, sharded, one_process, two_processes):
     alone, together = one_process[case], torch.load(two_processes / "found.pt")[case + sharded]
+    assert (together["exchanges"] > 0) == (sharded == " over")
     for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
         # AdamW leaves a weight without a gradient as it is, but would let one whose gradient is 0 decay.
         assert {name for name in ours if ours[name] is None} == {name for name in theirs if theirs[name] is None}
@@ -296,3 +300,25 @@ def test_text_and_unused_gates_change_no_gradient_between_processes(case, sharde
         assert together["gates"] is None
     else:  # the second process has seen no vision
         assert torch.allclose(torch.tensor(together["gates"]), torch.tensor(alone["gates"]), atol=1e-4)
+
+
+@pytest.mark.long
+def test_four_processes_have_a_key_value_head_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    together, alone = torch.load(run_together(tmp_path, 4) / "found.pt"), four_heads(tmp_path / "alone")
+    assert together["exchanges"] > 0
+    for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
+        assert {name for name in ours if ours[name] is None} == {name for name in theirs if theirs[name] is None}
+        assert all(torch.allclose(ours[n], theirs[n], rtol=1e-3, atol=1e-6) for n in ours if ours[n] is not None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sequence_parallel": 3}, "sequence_parallel=3 is not valid: a divisor of the 1 processes"),
+        ({"sharding": "half"}, "sharding='half' is not valid: .*none, full"),
+    ],
+)
+def test_placements_that_cannot_be_are_refused(changes, said, tmp_path):
+    with pytest.raises(SettingsError, match=said):
+        train(quick(**changes), tmp_path)

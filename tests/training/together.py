@@ -1,19 +1,26 @@
-"""Trainings for one process or several, whose gradients must be equal: `python -m tests.training.together FOLDER`."""
+"""Trainings for one process or several, whose gradients must be equal: `python -m tests.training.together FOLDER`.
+
+Two processes run all of them, four that of a model with four key/value heads, each of which a process has.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tests.training.conftest import NSA, quick
+from videonsa import tiny
+from videonsa.modeling.exchange import SequenceParallel
 from videonsa.tiny import build_tiny
 from videonsa.training.loop import Trainer
 from videonsa.training.run import train
@@ -56,9 +63,18 @@ def gradients(folder: Path, **changes: Any) -> dict[str, Any]:
         steps.append({name: whole(weight.grad) for name, weight in model.named_parameters()})
 
     trainer.optimizer.register_step_pre_hook(note)
-    trainer.run(folder)
+    exchange, exchanges = SequenceParallel.exchange, []
+
+    def counted(*given: Any) -> Tensor:
+        exchanges.append(given)
+        return exchange(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SequenceParallel, "exchange", counted)
+        trainer.run(folder)
     weights = {name: whole(weight.detach()) for name, weight in model.named_parameters()}
-    return {"steps": steps, "weights": weights, "gates": trainer.mean_gates(), "main": trainer.rank == 0}
+    found = {"steps": steps, "weights": weights, "gates": trainer.mean_gates(), "main": trainer.rank == 0}
+    return {**found, "exchanges": len(exchanges)}
 
 
 class Stopped(Exception):
@@ -81,15 +97,35 @@ def all_cases(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-if __name__ == "__main__":
-    place = Path(sys.argv[1])
+def four_heads(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Of a model with four key/value heads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "KEY_VALUE_HEADS", 4)
+        return gradients(folder, **changes)
+
+
+def main(place: Path) -> None:
+    if int(os.environ["WORLD_SIZE"]) == 4:
+        found = four_heads(place / "four", sequence_parallel=4)
+        if found["main"]:
+            torch.save(found, place / "found.pt")
+        return
     train(quick(), place / "run", on_progress=lambda done, total: None)
     found = all_cases(place)
     full = {"sharding": "full"}
     found["nsa sharded"] = gradients(place / "nsa sharded", activation_checkpointing=True, **full)
     found["dense sharded"] = gradients(place / "dense sharded", nsa=dataclasses.replace(NSA, attention="dense"), **full)
+    over = {"sequence_parallel": 2}
+    found["nsa over"] = gradients(place / "nsa over", activation_checkpointing=True, **over)
+    found["dense over"] = gradients(
+        place / "dense over", nsa=dataclasses.replace(NSA, attention="dense"), **over, **full
+    )
     train(quick(**full), place / "run sharded", on_progress=lambda done, total: None)
     with contextlib.suppress(Stopped):
         train(quick(**full), place / "stopped", on_progress=stop_at(3))
     if found["nsa"]["main"]:
         torch.save(found, place / "found.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -93,7 +93,8 @@ class LayerCall:
     value: Tensor  # [B, L, Hkv, D]
     hidden_states: Tensor  # [B, L, hidden], what the projections saw
     scale: float  # of the dot products
-    module: nn.Module  # the attention layer
+    module: Any  # the attention layer
+    heads: slice = field(default_factory=lambda: slice(None))  # which of the layer's query heads these are
 
 
 class Method:
@@ -105,6 +106,7 @@ class Method:
 
     needs_vision: ClassVar[bool] = True  # False: serves prompts of text alone, too
     trains: ClassVar[bool] = False  # gradients flow through it, and it may be asked while training
+    gated: ClassVar[bool] = False  # it asks the attention layers for gates
 
     def __init__(self, settings: Any, config: Any) -> None:
         """settings: the entry's; config: the model's configuration (`text_config`, `vision_config`, ...)."""

@@ -62,6 +62,7 @@ class Gated(Method):
 
     settings: NSASettings
     trains = True
+    gated = True
 
     def given_gates(self, device: torch.device) -> Tensor | None:
         """Gates that replace those of the hidden states, [layers, heads, 3]; None when they are dynamic."""
@@ -76,7 +77,7 @@ class Gated(Method):
     def layer_gates(self, call: LayerCall, hidden_states: Tensor, given: Tensor | None) -> Tensor:
         """Gates [..., heads, 3] of hidden states [..., hidden] in this layer."""
         if given is not None:
-            return given[call.layer].to(hidden_states.dtype).expand(*hidden_states.shape[:-1], -1, -1)
+            return given[call.layer, call.heads].to(hidden_states.dtype).expand(*hidden_states.shape[:-1], -1, -1)
         return call.module.gates(hidden_states, self.settings.gate_temperature)  # type: ignore[operator]
 
 

@@ -20,6 +20,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 
 from videonsa.methods.contract import LayerCall, Method
 from videonsa.methods.paper import AttentionInputs
+from videonsa.modeling.exchange import SequenceParallel, exchanged
 from videonsa.modeling.layers import rotate
 
 Look = Callable[[Method, LayerCall], None]
@@ -47,10 +48,14 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
         past_key_values: Cache | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         method: Method | None = None,
+        parallel: SequenceParallel | None = None,
         fuse: bool = True,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """[B, L, hidden] -> ([B, L, hidden], weights or None); with a method, padding gives o_proj of zeros."""
+        """[B, L, hidden] -> ([B, L, hidden], weights or None); with a method, padding gives o_proj of zeros.
+
+        parallel: these are a run of the tokens (exchange.py).
+        """
         batch, length, _ = hidden_states.shape
         query, key, value = (
             projection(hidden_states).view(batch, length, -1, self.head_dim)
@@ -73,15 +78,22 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
             return self.o_proj(output.reshape(batch, length, -1)), weights
         # A prefill: the cache was empty, so the call's own keys are all keys.
         call = LayerCall(self.layer_idx, query, key, value, hidden_states, self.scaling, self)
+        if parallel is not None:
+            call = exchanged(parallel, call, self.gate_logits(hidden_states) if method.gated else None)
         if self.look is not None:
             self.look(method, call)
         output = method.attend(call)
+        if parallel is not None:
+            output = parallel.to_tokens(output)
         return self.o_proj(output.flatten(2)), None
 
     def gates(self, hidden_states: Tensor, temperature: float) -> Tensor:
         """Gates [..., heads, 3] of hidden states [..., hidden]: sigmoid(W2 gelu(W1 x) / temperature)."""
-        logits = self.g_proj_2(gelu(self.g_proj_1(hidden_states)))
-        return torch.sigmoid(logits / temperature).unflatten(-1, (self.num_heads, 3))
+        return torch.sigmoid(self.gate_logits(hidden_states) / temperature).unflatten(-1, (self.num_heads, 3))
+
+    def gate_logits(self, hidden_states: Tensor) -> Tensor:
+        """[..., hidden] -> [..., heads * 3]."""
+        return self.g_proj_2(gelu(self.g_proj_1(hidden_states)))
 
 
 def _rotate(query: Tensor, key: Tensor, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,12 +27,14 @@ from videonsa.config import SettingsError
 from videonsa.methods import registry
 from videonsa.methods.asked import asked_attention
 from videonsa.methods.contract import Batch, Method, causal_pairs, make_batch, with_positions
+from videonsa.methods.dense import Dense
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.meter import Meter
 from videonsa.methods.samples import text_positions
 from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig, check_nsa_fields
 from videonsa.modeling.decoding import GreedyDecoding
+from videonsa.modeling.exchange import SequenceParallel
 from videonsa.modeling.layers import FeedForward
 from videonsa.modeling.modality import (
     KINDS,
@@ -83,6 +85,7 @@ class VideoNSATextModel(Qwen2_5_VLTextModel):
         attention_mask: Any = None,
         inputs_embeds: Tensor | None = None,
         method: Method | None = None,
+        parallel: SequenceParallel | None = None,
         **kwargs: Any,
     ) -> Any:
         """As the stock decoder, or by a method, whose batch knows the padding, so that no L x L mask is built.
@@ -103,9 +106,18 @@ class VideoNSATextModel(Qwen2_5_VLTextModel):
         method.batch = with_positions(method.batch, kwargs.get("position_ids"))
         method.meter.starts(causal_pairs(method.batch.lengths) if method.meter.on else 0.0)
         embeds, passage = method.prepare(inputs_embeds), Prefill(method)
-        return passage.end(
+        if parallel is not None:
+            positions = kwargs.get("position_ids")
+            if positions is None:
+                positions = torch.arange(embeds.shape[1], device=embeds.device).expand(3, len(embeds), -1)
+            kwargs |= {"position_ids": parallel.split(positions, dim=-1), "parallel": parallel}
+            embeds = parallel.split(embeds)
+        output = passage.end(
             super().forward(*args, attention_mask=masks, inputs_embeds=embeds, method=method, passage=passage, **kwargs)
         )
+        if parallel is not None:
+            output.last_hidden_state = parallel.join(output.last_hidden_state)
+        return output
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, GateLinear):
@@ -129,6 +141,7 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         if config.awq:
             pack_layers(self.language_model, config.awq)
         self.meters: list[Meter] | None = None  # filled while `metered` looks on
+        self.parallel: SequenceParallel | None = None  # a training's samples lie over these processes
         if checkpointing:
             config.gradient_checkpointing = True  # the stock decoder has used it up
         self.post_init()
@@ -156,7 +169,11 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         is_vision = None if kinds is None else kinds > 0
         given = input_ids if input_ids is not None else inputs_embeds
         assert given is not None
-        if method is not None and self._serves(method, is_vision, given, past_key_values):
+        if method is not None and not self._serves(method, is_vision, given, past_key_values):
+            method = None
+        if self.parallel is not None:
+            method, kwargs["parallel"] = method or Dense(self.config.spends, self.config), self.parallel
+        if method is not None:
             if is_vision is None:
                 is_vision = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)
             batch = _batch(is_vision, attention_mask, position_ids)
@@ -232,7 +249,7 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         """What will spend the attention of a prefill; None: the stock layers. Dense attention needs none unseen."""
         settings = self.config.spends
         entry = registry.entry_of(settings)
-        if entry.name == "dense" and self.meters is None:
+        if entry.name == "dense" and self.meters is None and self.parallel is None:
             return None
         method: Method = registry.load(entry)(settings, self.config)
         if self.meters is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from videonsa.training.sources import Conversation, Source, video_size
 
@@ -52,6 +52,15 @@ def encoded(
                 yield waiting.pop(0).result()
         while waiting:
             yield waiting.pop(0).result()
+
+
+def padded(batch: dict[str, Tensor], multiple: int, pad_token: int) -> dict[str, Tensor]:
+    """The batch with rows of a multiple of so many tokens, padded on the right."""
+    missing = -batch["input_ids"].shape[1] % multiple
+    fill = {"input_ids": pad_token, "attention_mask": 0, "labels": IGNORED, "mm_token_type_ids": 0}
+    return {
+        name: pad(tensor, (0, missing), value=fill[name]) if name in fill else tensor for name, tensor in batch.items()
+    }
 
 
 def messages(conversation: Conversation) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from videonsa.config import TrainSettings, require
-from videonsa.training.batch import answer_loss, encoded
+from videonsa.training.batch import answer_loss, encoded, padded
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
 from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal
 from videonsa.training.schedule import learning_rate, make_optimizer
-from videonsa.training.sharding import Joined, shard, whole_weights
+from videonsa.training.sharding import Joined, sequence_groups, shard, whole_weights
 from videonsa.training.sources import Source
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,12 @@ class Trainer:
         on_cpu = not torch.accelerator.is_available()
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[UNUSED_WEIGHTS])
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        part = settings.micro_batch_size * self.world
-        valid = f"a multiple of micro_batch_size x processes = {part}"
+        self.parallel = sequence_groups(model, settings, self.world, self.rank)
+        self.lanes = self.world // settings.sequence_parallel  # of samples: processes that see others
+        part = settings.micro_batch_size * self.lanes
+        valid = (
+            f"a multiple of micro_batch_size x processes{' / sequence_parallel' * (self.lanes < self.world)} = {part}"
+        )
         require(settings.batch_size % part == 0, "batch_size", settings.batch_size, valid)
         if settings.activation_checkpointing:
             self._checkpoint_activations(model)
@@ -105,7 +109,7 @@ class Trainer:
         first, steps = self.progress["step"], self.source.steps
         tokens, seconds = self.progress.get("tokens", 0), self.progress.get("seconds", 0.0)
         log.info("steps %d to %d on %d x %s", first + 1, steps, self.world, self.accelerator.device)
-        batches = self._prefetch(self._numbers(first, steps))
+        batches = self._prefetch(self._numbers(first, steps, self.lanes, self.rank * self.lanes // self.world))
         for step in range(first, steps):
             started = time.perf_counter()
             loss, norm, seen = self._step(step, batches)
@@ -145,9 +149,9 @@ class Trainer:
         samples = min(GATE_SAMPLES, self.source.steps * self.settings.batch_size // 50)
         count = max(1, samples // self.settings.batch_size)
         steps = [index * self.source.steps // count for index in range(count)]
-        numbers = itertools.chain.from_iterable(self._numbers(step, step + 1) for step in steps)
+        numbers = itertools.chain.from_iterable(self._numbers(step, step + 1, self.world, self.rank) for step in steps)
         self.model.eval()
-        with self._precision():
+        with self._precision(), self._samples_whole():
             sums, tokens = gate_sums(self.model, self._prefetch(numbers))
         return mean_of(*(self.accelerator.reduce(tensor, "sum") for tensor in (sums, tokens)))
 
@@ -179,7 +183,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         told = torch.stack([torch.stack(losses).mean(), losses[0].new_tensor(tokens)])
         if self.world > 1:
-            told = self.accelerator.reduce(told, "sum") / told.new_tensor([self.world, 1])
+            told = self.accelerator.reduce(told, "sum") / told.new_tensor([self.world, self.world // self.lanes])
         return float(told[0]), float(norm), int(told[1])
 
     def _sums(self, last: bool) -> AbstractContextManager[Any]:
@@ -199,19 +203,34 @@ class Trainer:
 
     @property
     def _micro_batches(self) -> int:
-        return self.settings.batch_size // (self.settings.micro_batch_size * self.world)
+        return self.settings.batch_size // (self.settings.micro_batch_size * self.lanes)
 
-    def _numbers(self, first: int, steps: int) -> Iterable[range]:
-        """The sample numbers of this process's micro-batches, from step `first` on."""
-        size = self.settings.micro_batch_size
-        for start in range(first * self.settings.batch_size, steps * self.settings.batch_size, size * self.world):
-            own = start + self.rank * size
-            yield range(own, own + size)
+    def _numbers(self, first: int, steps: int, lanes: int, lane: int) -> Iterable[range]:
+        """The sample numbers of the micro-batches of one of the lanes that samples are dealt to, from step `first` on.
+
+        Where the lanes do not divide a step's samples the last ones get fewer.
+        """
+        size, end = self.settings.micro_batch_size, steps * self.settings.batch_size
+        for start in range(first * self.settings.batch_size, end, size * lanes):
+            own = start + lane * size
+            yield range(min(own, end), min(own + size, end))
+
+    @contextmanager
+    def _samples_whole(self) -> Iterator[None]:
+        """Each process sees other samples, and all tokens of them."""
+        inner = getattr(self.model, "module", self.model).model
+        inner.parallel = None
+        try:
+            yield
+        finally:
+            inner.parallel = self.parallel
 
     def _prefetch(self, numbers: Iterable[range]) -> Iterator[dict[str, Tensor]]:
         """Encoded micro-batches on the device, in order."""
         for batch in encoded(self.source, self.processor, self.settings.pixels_per_frame, numbers):
             moved = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+            if self.parallel is not None:
+                moved = padded(moved, self.parallel.degree, self.processor.tokenizer.pad_token_id)
             if self.joined is not None:
                 self.joined.tell(moved)
             yield moved

@@ -19,6 +19,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from videonsa.config import TrainSettings, differences, require
+from videonsa.modeling.exchange import SequenceParallel
+
 
 def shard(model: Any, device: torch.device, precision: str) -> None:
     """Leave of each weight this process's part, on the device. Every process calls it with equal weights."""
@@ -31,6 +34,27 @@ def shard(model: Any, device: torch.device, precision: str) -> None:
     for unit in (model.model.visual, *model.model.language_model.layers, model):
         fully_shard(unit, **options)
     model.to(device)  # its buffers
+
+
+def sequence_groups(model: Any, settings: TrainSettings, world: int, rank: int) -> SequenceParallel | None:
+    """Lay each sample over `sequence_parallel` processes whose ranks follow one another; every process calls it.
+
+    Raises SettingsError for a degree that does not divide the processes or the key/value heads, and for semantics under
+    which heads of different groups meet.
+    """
+    degree, text = settings.sequence_parallel, model.config.text_config
+    if degree == 1:
+        return None
+    require(world % degree == 0, "sequence_parallel", degree, f"a divisor of the {world} processes")
+    heads = text.num_key_value_heads
+    require(heads % degree == 0, "sequence_parallel", degree, f"a divisor of the {heads} key/value heads")
+    dense = settings.nsa.attention == "dense"
+    mixed = sorted(set(differences(settings.nsa.semantics)) & {"head_layout", "importance_lse"})
+    valid = f"1 under {' and '.join(mixed)}, by which heads of different groups meet"
+    require(dense or not mixed, "sequence_parallel", degree, valid)
+    groups = [dist.new_group(range(first, first + degree)) for first in range(0, world, degree)]
+    model.model.parallel = SequenceParallel(groups[rank // degree], degree, rank % degree)
+    return model.model.parallel
 
 
 class Joined:
