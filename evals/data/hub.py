@@ -11,12 +11,14 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from videonsa.disk import writing
+from videonsa.disk import require_room, writing
 
 SECONDS = 20.0  # that the hub has to answer what it is asked about a data set
 LARGE = 16 << 20  # bytes from which a file goes on
 STREAMS = 4  # files at once
+BEGUN = ".begun"  # ends the name of a file that is not whole yet
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,11 @@ class Listing:
 
 def listing(repo: str) -> Listing:
     """Ask the hub. Raises what huggingface_hub raises: it is away, there is no such data set, a login is needed."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    info = HfApi().dataset_info(repo, files_metadata=True, timeout=SECONDS)
-    files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    here = (
-        size
-        for file, size in files.items()
-        if isinstance(try_to_load_from_cache(repo, file, revision=info.sha, repo_type="dataset"), str)
-    )
+    info = _info(repo)
+    sizes, absent = _sizes(info), _absent(repo, info)
     licence = info.card_data.get("license") if info.card_data else None
-    return Listing(str(info.sha), licence, bool(info.gated), len(files), sum(files.values()), sum(here))
+    size = sum(sizes.values())
+    return Listing(str(info.sha), licence, bool(info.gated), len(sizes), size, size - sum(absent.values()))
 
 
 def fetch(repo: str) -> Path:
@@ -51,15 +47,38 @@ def fetch(repo: str) -> Path:
 
     One process at a time may do so. Raises what huggingface_hub raises, or DiskError.
     """
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
-    info = HfApi().dataset_info(repo, files_metadata=True, timeout=SECONDS)
+    info = _info(repo)
+    absent, begun = _absent(repo, info), sum(file.stat().st_size for file in cache_of(repo).glob(f"blobs/*{BEGUN}"))
+    require_room(cache_of(repo), sum(absent.values()) - begun)
     most = constants.MAX_HTTP_DOWNLOAD_SIZE  # larger ones take another way, which snapshot_download knows
-    large = [file.rfilename for file in info.siblings or () if LARGE <= (file.size or 0) <= most]
+    large = [name for name, size in absent.items() if LARGE <= size <= most]
     with ThreadPoolExecutor(STREAMS) as pool:
         for _ in pool.map(lambda name: _fetch_large(repo, str(info.sha), name), large):
             pass
     return Path(snapshot_download(repo, repo_type="dataset", etag_timeout=60))
+
+
+def _info(repo: str) -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(repo, files_metadata=True, timeout=SECONDS)
+
+
+def _sizes(info: Any) -> dict[str, int]:
+    """Bytes by file of the repository."""
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
+def _absent(repo: str, info: Any) -> dict[str, int]:
+    """Those that the cache does not have whole."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def is_here(name: str) -> bool:
+        return isinstance(try_to_load_from_cache(repo, name, revision=info.sha, repo_type="dataset"), str)
+
+    return {name: size for name, size in _sizes(info).items() if not is_here(name)}
 
 
 def _fetch_large(repo: str, revision: str, name: str) -> None:
@@ -71,7 +90,7 @@ def _fetch_large(repo: str, revision: str, name: str) -> None:
     headers = build_hf_headers()
     file = get_hf_file_metadata(hf_hub_url(repo, name, repo_type="dataset", revision=revision), headers=headers)
     blob = cache_of(repo) / "blobs" / str(file.etag)
-    begun = blob.with_name(f"{blob.name}.begun")
+    begun = blob.with_name(blob.name + BEGUN)
     if blob.exists():
         return
     with writing(begun, file.size):

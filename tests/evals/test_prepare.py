@@ -17,9 +17,11 @@ from evals.data.__main__ import main
 from evals.data.catalog import CATALOG, shipped_task, video_of
 from evals.data.unpack import archives, unpack
 from evals.suites import SUITES
+from tests.disks import small_disk
 from tests.evals.hub_server import Hub, serving
 from tests.evals.standins import STANDINS, write_repository
 from videonsa.config import SettingsError
+from videonsa.disk import DiskError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -231,6 +233,16 @@ def test_a_fetch_that_was_stopped_goes_on(repository: Hub, home: Path, monkeypat
     assert next(asked for asked in repository.asked if asked[0] == "GET")[1:] == ("arkitscenes.zip", "bytes=2000-")
     assert (copy / "arkitscenes.zip").read_bytes() == (repository.folder / "arkitscenes.zip").read_bytes()
     assert not list((home / "hub").rglob("*.begun"))
+
+
+def test_a_disk_without_room_is_named_before_anything_is_fetched(
+    repository: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(disk / "hub"))
+        with pytest.raises(DiskError, match=r"No space left on device; disk .*/disk: 64 KiB free, 16\d KiB needed"):
+            hub.fetch(repository.repo)
+    assert not [asked for asked in repository.asked if asked[0] == "GET"]
 
 
 class Stopped(Exception):
