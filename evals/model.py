@@ -6,6 +6,8 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -30,6 +32,7 @@ from videonsa.methods.asked import asked_attention
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.meter import MethodDidNotRun
 from videonsa.surroundings import full_products, settings_decide
+from videonsa.video import Readers, Video, ahead
 
 NSA_FIELDS = tuple(field.name for field in dataclasses.fields(NSASettings))
 MAX_FRAMES = 32  # when neither max_frames nor fps is given
@@ -107,32 +110,53 @@ class VideoNSA(lmms):
         return self
 
     def _bind(self, checkpoint: Checkpoint, sampling: Sampling) -> None:
-        self.checkpoint, self.sampling = checkpoint, sampling
+        self.checkpoint, self.sampling, self.readers = checkpoint, sampling, Readers()
         self.device, self.batch_size = checkpoint.device, 1
 
     @settings_decide()
     @full_products()
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answers in the order of the requests."""
+        """Answers in the order of the requests. A GPU finds the videos of the next ones read, or being read."""
         draw_by_questions(requests)
-        return [self._ask(*request.args) for request in tqdm(requests, desc="VideoNSA", disable=self.rank != 0)]
+        shows = ((request, Shown(self.checkpoint.processor, self.readers.read)) for request in requests)
+        depth = self.readers.count if self.checkpoint.device.type == "cuda" else 0
+        coming = tqdm(ahead(shows, self._begin, depth), "VideoNSA", len(requests), disable=self.rank != 0)
+        return [self._ask(*request.args, shown=shown) for (request, shown), _ in coming]
+
+    def _begin(self, show: tuple[Instance, Shown]) -> list[Future[Video]]:
+        """Have a request's videos read. What fails is told when it is asked."""
+        _, doc_to_messages, _, doc_id, task, split = show[0].args
+        with suppress(Exception, SystemExit):
+            return show[1].videos(doc_to_messages(self.task_dict[task][split][doc_id]), self.sampling)
+        return []
 
     def _ask(
-        self, context: str, doc_to_messages: Callable, generation: dict[str, Any], doc_id: int, task: str, split: str
+        self,
+        context: str,
+        doc_to_messages: Callable,
+        generation: dict[str, Any],
+        doc_id: int,
+        task: str,
+        split: str,
+        shown: Shown | None = None,
     ) -> GenerationResult:
         doc = self.task_dict[task][split][doc_id]
         length = int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)
         try:
-            row = self.question(lambda: doc_to_messages(doc), length)
+            row = self.question(lambda: doc_to_messages(doc), length, shown)
         except MethodDidNotRun as error:  # lmms-eval's command line exits with 0 after a mere exception
             raise SystemExit(f"videonsa: {values.one_line(str(error))}") from None
         if row["error"]:
             logger.warning(f"{task}, question {doc_id}: {row['error']}; counted as a wrong answer")
         return GenerationResult(row["prediction"] or "", TokenCounts(input_tokens=row["prefill_tokens"]))
 
-    def question(self, messages: Messages, max_new_tokens: int) -> Row:
-        """One question's row. What is wrong with this question alone stands in its `error`: its media, its length."""
-        row, question = prepared(Shown(self.checkpoint.processor), messages, self.sampling)
+    def question(self, messages: Messages, max_new_tokens: int, shown: Shown | None = None) -> Row:
+        """One question's row; `shown`: its videos, where they are being read already.
+
+        What is wrong with this question alone stands in its `error`: its media, its length.
+        """
+        shown = shown or Shown(self.checkpoint.processor, self.readers.read)
+        row, question = prepared(shown, messages, self.sampling)
         if question is None:
             return row
         try:
