@@ -198,6 +198,7 @@ class TrainSettings:
     sharding: str = field(default="none", metadata=NO_EFFECT)  # of weights over the processes: none, or full
     sequence_parallel: int = field(default=1, metadata=NO_EFFECT)  # processes over which a sample's tokens lie
     save_every: int = field(default=100, metadata=NO_EFFECT)  # steps between checkpoints for resuming
+    keep_checkpoints: int = field(default=1, metadata=NO_EFFECT)  # the newest that stay while it trains
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "families", _listed(split_list(self.families)))
@@ -214,6 +215,7 @@ class TrainSettings:
             "micro_batch_size",
             "sequence_parallel",
             "save_every",
+            "keep_checkpoints",
             "max_tokens",
             "pixels_per_frame",
         ):

@@ -66,7 +66,10 @@ def test_a_half_written_checkpoint_is_not_taken(tmp_path):
 
 def test_old_checkpoints_are_pruned(tmp_path):
     with pytest.raises(Stopped):
-        train(quick(save_every=1), tmp_path, on_progress=stop_at(5))
+        train(quick(save_every=1), tmp_path, on_progress=stop_at(4))
+    assert [place.name for place in finished(tmp_path / "checkpoints")] == ["000003"]
+    with pytest.raises(Stopped):
+        train(quick(save_every=1, keep_checkpoints=2), tmp_path, on_progress=stop_at(5))
     assert [place.name for place in finished(tmp_path / "checkpoints")] == ["000003", "000004"]
 
 

@@ -28,8 +28,6 @@ from videonsa.disk import publish, writing
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
-
 
 @contextmanager
 def drafted(place: Path, needed: int, main: bool) -> Iterator[Path]:
@@ -63,8 +61,10 @@ def save_checkpoint(
     step: int,
     progress: dict[str, Any],
     needed: int = 0,
+    keep: int = 1,
 ) -> None:
-    """Write the state after `step` steps, of about `needed` bytes; called by every process. Raises DiskError."""
+    """Write the state after `step` steps, of about `needed` bytes; called by every process. The newest `keep` stay, the
+    others go once it is complete. Raises DiskError."""
     main = accelerator.is_main_process
     with drafted(folder / f"{step:06d}", needed, main) as draft:
         accelerator.wait_for_everyone()
@@ -76,7 +76,7 @@ def save_checkpoint(
             told = {"step": step, **progress, "files": files}
             (draft / "progress.json").write_text(json.dumps(told), encoding="utf-8")
     if main:
-        for old in finished(folder)[:-KEPT]:
+        for old in finished(folder)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
 

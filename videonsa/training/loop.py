@@ -125,9 +125,8 @@ class Trainer:
                 self.check_weights()
                 state = {"tokens": tokens, "seconds": seconds}
                 needed = 3 * self.bytes  # AdamW keeps two numbers a weight
-                save_checkpoint(
-                    self.accelerator, self.model, self.optimizer, folder / "checkpoints", step + 1, state, needed
-                )
+                place, keep = folder / "checkpoints", self.settings.keep_checkpoints
+                save_checkpoint(self.accelerator, self.model, self.optimizer, place, step + 1, state, needed, keep)
 
     def check_weights(self) -> None:
         """Raise Diverged, in all processes at once, unless every weight is finite: only such weights are saved.
