@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from videonsa.record import SCHEMA, read_record, write_text
 DONE, FAILED, INTERRUPTED, WAITING = "done", "failed", "interrupted", "waiting"
 AMENDED = "amended.json"  # of a sweep's folder: ablations/amend.py
 WORTH_A_JOB = 64  # answers: fewer are given sooner than another process has loaded its model
+TOGETHER = (
+    16  # jobs that have the same cells, where there are cells enough: a thousand jobs of a thousand are a million
+)
 
 
 @dataclass(frozen=True)
@@ -241,7 +245,16 @@ def shared(job: Job, most: int) -> list[Job]:
     """The evaluation by so many jobs, at most, that share its questions; none where there are no cells."""
     known = [questions_of(cell.suite) for cell in job.cells]
     number = most if None in known else min(most, -(-sum(count or 0 for count in known) // WORTH_A_JOB))
-    return [replace(job, name=f"{job.name}-{place}") for place in range(number)]
+    parts = deal(job.cells, -(-number // TOGETHER))
+    return [replace(job, name=f"{job.name}-{place}", cells=parts[place % len(parts)]) for place in range(number)]
+
+
+def deal(cells: Iterable[Cell], parts: int) -> list[tuple[Cell, ...]]:
+    """The cells in so many parts, at most one a cell, that cut as few suites as can be: what is cut shares less."""
+    order = [cell for group in by_suite(cells).values() for cell in group]
+    parts = min(parts, len(order))
+    bounds = [len(order) * part // parts for part in range(parts + 1)] if parts else [0]
+    return [tuple(order[start:end]) for start, end in pairwise(bounds)]
 
 
 def by_suite(cells: Iterable[Cell]) -> dict[SuiteSettings, list[Cell]]:

@@ -144,6 +144,12 @@ def test_a_long_cell_is_several_jobs_and_a_short_one_is_one(tmp_path: Path):
     assert all(job.cells == (long,) for job in evaluations([long], 8))
     assert len(evaluations([short], 8)) == 1
     assert len(evaluations([short] * 20, 8)) == 2, "what counts is the answers of all its cells"
+    parts = evaluations(cells("asks: test\naxes: {nsa.block_count: [1, 2, 3]}", tmp_path), 34)
+    assert len(parts) == 27
+    assert {tuple(cell.suite.name for cell in job.cells) for job in parts} == {
+        ("synth_needle", "synth_needle", "synth_needle", "synth_order"),
+        ("synth_order", "synth_order", "synth_layout", "synth_layout", "synth_layout"),
+    }
     assert shared(Job("evaluate-x", "evaluate", long.training), 8) == []
 
 
