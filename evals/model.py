@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -121,7 +122,7 @@ class VideoNSA(lmms):
         shows = ((request, Shown(self.checkpoint.processor, self.readers.read)) for request in requests)
         depth = self.readers.count if self.checkpoint.device.type == "cuda" else 0
         coming = tqdm(ahead(shows, self._begin, depth), "VideoNSA", len(requests), disable=self.rank != 0)
-        return [self._ask(*request.args, shown=shown) for (request, shown), _ in coming]
+        return [partial(self._ask, shown=shown)(*request.args) for (request, shown), _ in coming]
 
     def _begin(self, show: tuple[Instance, Shown]) -> list[Future[Video]]:
         """Have a request's videos read. What fails is told when it is asked."""

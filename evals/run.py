@@ -123,9 +123,10 @@ class SuiteRun:
         with Readers() as readers, ThreadPoolExecutor(1) as pool, ExitStack() as held:
             claimed = self._claimed(asked, partial(Shown, loaded.processor, readers.read), wait, held)
             begin = partial(Unit.begin, preparing=pool if on_gpu else None)
-            # A GPU finds its videos claimed, read and made into tensors, as many as there are readers. On a CPU nothing
+            # A GPU finds its videos claimed, read and made into tensors, as many as there are readers; fewer where each
+            # keeps it busy under many variants, so that no other job waits long for what is claimed. On a CPU nothing
             # is done ahead: it would take the time that is measured.
-            depth = readers.count if on_gpu and not wait else 0
+            depth = max(1, readers.count // max(1, len(asked))) if on_gpu and not wait else 0
             for unit, waits in timed_ahead(claimed, begin, depth):
                 with unit.held:
                     done = self._settled(asked)
