@@ -139,6 +139,7 @@ class VideoNSA(lmms):
         doc_id: int,
         task: str,
         split: str,
+        *,
         shown: Shown | None = None,
     ) -> GenerationResult:
         doc = self.task_dict[task][split][doc_id]

@@ -11,12 +11,12 @@ import pytest
 from tests.video.files import all_of, drawn, write
 from videonsa.video import Clip, Work, choose_frames, read
 
-COUNT = 90
+COUNT = 60
 X264 = {"options": {"g": "20", "bf": "3"}}
 X265 = {"x265-params": "keyint=20:bframes=3:b-adapt=0:log-level=none"}
 HIDDEN = {"g": "40", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"}  # frames that are only referred to
 # From container and codec to how it is written. Uneven times: a burst, a pause, a slow part.
-TIMES = [*range(0, 300, 10), *range(500, 1700, 40), *range(2000, 2090, 3)]
+TIMES = [*range(0, 200, 10), *range(400, 1200, 40), *range(1500, 1560, 3)]
 FILES = {
     "h264.mp4": X264,
     "h264.mkv": X264,
@@ -60,7 +60,7 @@ def test_the_same_frames(name: str, folder: Path, monkeypatch: pytest.MonkeyPatc
     path = write(folder / name, drawn(COUNT), **FILES[name])
     expected = all_of(path)
     assert len(expected) == COUNT
-    for frames in (None, 1, 2, 6, 31):
+    for frames in (None, 2, 9):
         video = read(path, Clip(frames))
         chosen = choose_frames(0, COUNT - 1, video.rate, frames, None)
         assert video.indices.tolist() == chosen.tolist()
@@ -75,7 +75,7 @@ def test_the_same_frames(name: str, folder: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_no_more_is_decoded_than_lies_between_key_frames_and_the_chosen(name: str, skips: bool, folder: Path) -> None:
     """And of that not what nothing refers to: of three B-frames in a row two."""
-    path = write(folder / name, drawn(400), **FILES[name])
+    path = write(folder / name, drawn(240), **FILES[name])
     with av.open(str(path)) as container:
         keys = sorted(packet.pts for packet in container.demux(video=0) if packet.is_keyframe)
     with av.open(str(path)) as container:
