@@ -63,6 +63,6 @@ def all_of(path: Path) -> list[np.ndarray]:
         stream.codec_context.thread_count = 1
         with suppress(av.error.InvalidDataError):
             for packet in container.demux(stream):
-                with suppress(av.error.InvalidDataError):
+                with suppress(av.error.FFmpegError):
                     frames += [frame.to_ndarray(format="rgb24") for frame in packet.decode()]
     return frames

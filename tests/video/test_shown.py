@@ -198,6 +198,15 @@ class TestDamage:
         noise.write_bytes(noise.read_bytes()[:-lost])
         self.same_as_a_full_decode(noise)
 
+    @pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1"])
+    def test_the_last_packet_is_cut_and_its_frame_is_not_the_last(self, codec: str, noise: Path) -> None:
+        """B-frames come after those that they are shown before."""
+        frames = [np.roll(frame, number) for number, frame in enumerate(all_of(noise))]
+        options = {"libx264": {"bf": "2"}, "libx265": {"x265-params": "bframes=3:b-adapt=0:log-level=none"}}
+        path = write(noise, frames, codec=codec, options=options.get(codec), muxer={"movflags": "faststart"})
+        path.write_bytes(path.read_bytes()[:-50])
+        self.same_as_a_full_decode(path)
+
     @staticmethod
     def same_as_a_full_decode(path: Path) -> None:
         whole = all_of(path)

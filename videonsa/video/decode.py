@@ -83,7 +83,7 @@ def _decoded(stream: VideoStream, packet: Packet | None, work: Work) -> list[av.
     codec = stream.codec_context
     try:
         frames = codec.decode(packet)
-    except av.error.InvalidDataError:
+    except av.error.FFmpegError:
         if codec.thread_count != 1:
             raise Damaged from None
         frames = []

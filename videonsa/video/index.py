@@ -55,6 +55,7 @@ class Packets:
     dts: np.ndarray  # int [K]: when each of these is decoded, in the same unit
     holds: np.ndarray  # int [N]: the packet of each frame, in the order of showing
     unreferred: np.ndarray  # bool [P]: frames that may be left out unseen, as no other refers to them
+    cut: bool = False  # the file breaks off within the last packet
 
     def key_before(self, frame: int) -> int:
         """The packet to start from for this frame: the last key frame that is shown no later."""
@@ -89,10 +90,12 @@ class Index:
         even = self.rate is not None and np.abs(stays - 1 / self.rate).max() <= ROUNDED
         return first, last, self.rate if even and self.rate else (last - first + 1) / (ends - begins)
 
-    def upto(self, count: int) -> Index:
-        """The first `count` frames, when those behind turn out to be none."""
-        held = self.packets and replace(self.packets, holds=self.packets.holds[:count])
-        return Index(self.times[:count], float(self.times[count]), self.rate, held)
+    def without(self, numbers: np.ndarray) -> Index:
+        """Without the frames of these numbers, which turn out to be none. What is left ends where the next began."""
+        left = np.setdiff1d(np.arange(len(self)), numbers)
+        end = float([*self.times[1:], self.end][left[-1]])
+        held = self.packets and replace(self.packets, holds=self.packets.holds[left], cut=False)
+        return Index(self.times[left], end, self.rate, held)
 
 
 def scan(container: InputContainer, stream: VideoStream, work: Work) -> Index:
@@ -121,7 +124,7 @@ def scan(container: InputContainer, stream: VideoStream, work: Work) -> Index:
     order = shown[np.argsort(when[shown], kind="stable")]
     index = timed(container, stream, when[order].tolist(), durations[order[-1]])
     _check_whole(container, stream, index)
-    held = Packets(when, np.array(keys), np.array(dts), order, references.unreferred())
+    held = Packets(when, np.array(keys), np.array(dts), order, references.unreferred(), packet.is_corrupt)
     return Index(index.times, index.end, index.rate, held if _can_seek(container, stream, held, sizes) else None)
 
 

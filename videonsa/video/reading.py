@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,6 +146,8 @@ def _by_seeking(path: Path, clip: Clip, work: Work, threads: int) -> Video | Non
     with _opened(path, threads) as (container, stream):
         index = scan(container, stream, work)
         there = len(index)
+        if index.packets is not None and index.packets.cut:
+            index = _whole_frames(container, stream, index, work)
         while index.packets is not None:
             taken = _Taken(stream, clip, index, work)
             try:
@@ -161,8 +163,23 @@ def _by_seeking(path: Path, clip: Clip, work: Work, threads: int) -> Video | Non
             if fine[end:].any():
                 return None  # not the end alone is damaged
             _check_enough(since + end, there)
-            index = index.upto(since + end)
+            index = index.without(np.arange(since + end, len(index)))
     return None
+
+
+def _whole_frames(container: InputContainer, stream: VideoStream, index: Index, work: Work) -> Index:
+    """Without those that need the last packet, which is cut, where it does not decode. It is not always shown last."""
+    assert index.packets is not None
+    shown = np.flatnonzero(index.packets.holds == len(index.packets.pts) - 1)
+    if not len(shown):
+        return index
+    since = int(shown[0])
+    try:
+        fine = decodable(container, stream, index.packets, since, work)
+    except Lost:
+        return replace(index, packets=None)
+    _check_enough(since + int(fine.sum()), len(index))
+    return index.without(since + np.flatnonzero(~fine))
 
 
 def _by_decoding_all(path: Path, clip: Clip, work: Work) -> Video:
