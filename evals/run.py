@@ -134,6 +134,7 @@ class SuiteRun:
                         unit.claim.check()
                         self.answers.add(one.key, question, row | waits)
                         report(done := done + 1, total)
+        self.answers.read()  # so that of several processes the last to come here sees all that the others gave
 
     def complete(self, asked: Asked) -> bool:
         """Each of its questions is settled, by whichever process."""

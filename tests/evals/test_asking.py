@@ -110,6 +110,22 @@ def test_one_variant_more_costs_that_variant(
     assert counts["read"] == 2
 
 
+def test_who_comes_last_knows_what_others_gave_meanwhile(loaded: Checkpoint, data: Path, tmp_path: Path) -> None:
+    """Else nobody would give a suite's cells their records before all else is done."""
+    first, last = (SuiteRun(NEEDLE, tmp_path, data=data) for _ in range(2))
+    with ExitStack() as held:
+        for content in first.contents:
+            held.enter_context(Answers(tmp_path).claimed(content.shown))
+        ask(last, loaded, "as saved")
+        assert not last.complete(last.under(loaded, {}))
+    ask(first, loaded, "as saved")
+    with ExitStack() as held:
+        for content in first.contents:
+            held.enter_context(Answers(tmp_path).claimed(content.shown))
+        asked = ask(last, loaded, "as saved")
+        assert last.complete(asked["as saved"])
+
+
 def test_questions_about_one_video_share_it(
     loaded: Checkpoint, data: Path, tmp_path: Path, counts: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
