@@ -22,6 +22,7 @@ from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.packed import BITS, packed_layers
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.surroundings import settings_decide
+from videonsa.video import Readers
 from videonsa.weights import ask
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -38,6 +39,7 @@ class Checkpoint:
     identity: str  # 12 digits for configuration and weights
     saved: NSASettings  # the attention that the model was made with
     warm: set[Hashable] = field(default_factory=set)  # what has run once: attentions, kinds of the tower's passes
+    readers: Readers = field(default_factory=Readers)  # of the videos that it is asked about; they end with it
     peaks: dict[Hashable, float] = field(default_factory=dict)  # MiB by attention and length; of a CPU
 
     def use(self, nsa: Mapping[str, Any], method: MethodSettings | None = None) -> NSASettings:

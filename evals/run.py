@@ -28,7 +28,6 @@ from videonsa.identity import evaluation_parts, identity, part_version, settings
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.registry import code_of
 from videonsa.surroundings import full_products, settings_decide
-from videonsa.video import Readers
 
 JUDGES = 4  # questions to a judge at a time, as lmms-eval does
 SECONDS = ("seconds", "model_waited_s", "reading_waited_s")  # of a cell: those of its answers
@@ -120,7 +119,8 @@ class SuiteRun:
         report = on_progress or (lambda done, total: None)
         total, on_gpu = len(asked) * self.total, loaded.device.type == "cuda"
         report(self._settled(asked), total)
-        with Readers() as readers, ThreadPoolExecutor(1) as pool, ExitStack() as held:
+        readers = loaded.readers
+        with ThreadPoolExecutor(1) as pool, ExitStack() as held:
             claimed = self._claimed(asked, partial(Shown, loaded.processor, readers.read), wait, held)
             begin = partial(Unit.begin, preparing=pool if on_gpu else None)
             # A GPU finds its videos claimed, read and made into tensors, as many as there are readers; fewer where each
