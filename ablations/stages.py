@@ -14,7 +14,7 @@ class Stages:
 
     train: str = "videonsa.training.run:train"
     load: str = "evals.checkpoint:load"
-    suite: str = "evals.run:SuiteRun"
+    evaluate: str = "evals.run:SuiteRun"  # or a function as evals.run.evaluate, which is asked a cell at a time
     probe: str = "evals.probe:probe"
     gates: str = "videonsa.training.measure:measure_gates"
 

@@ -196,8 +196,10 @@ def _ask(
 ) -> dict[str, Find]:
     """What finds the scores of each cell that is whole, or raises why it has none."""
     first = cells[0]
-    loaded, suite = _loaded(work, first, weights), work.stages.get("suite")
+    loaded, suite = _loaded(work, first, weights), work.stages.get("evaluate")
     about, folder = _provenance(work, loaded), answers_folder(work.out, first)
+    if not isinstance(suite, type):
+        return {cell.id: partial(_evaluate, suite, work, cell, loaded, folder, report) for cell in cells}
     run = suite(first.suite, folder, data=work.out / "data", about=about, attempt=work.attempt)
     found: dict[str, Find] = {}
     asked = {}
@@ -213,6 +215,14 @@ def _ask(
         elif run.complete(one):
             found[key] = partial(run.score, one)
     return found
+
+
+def _evaluate(
+    evaluate: Callable[..., Any], work: Work, cell: Cell, loaded: Any, folder: Path, report: Callable[..., None]
+) -> Any:
+    """What a function that asks and scores at once finds."""
+    method = {} if cell.method is None else {"method": cell.method}
+    return evaluate(loaded, to_dict(cell.nsa), cell.suite, folder, report, data=work.out / "data", **method)
 
 
 def close_cell(work: Work, cell: Cell, find: Find, loaded: Any, wait: bool) -> list[str]:

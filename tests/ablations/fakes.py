@@ -148,6 +148,16 @@ class Suite:
         }
 
 
+def evaluate(
+    loaded: Any, nsa: dict[str, Any], suite: Any, folder: Path, on_progress: Any = None, *, data: Any = None
+) -> dict[str, Any]:
+    """In place of evals.run.evaluate."""
+    run = Suite(suite, folder, data=data, about={}, attempt="one")
+    asked = run.under(loaded, nsa)
+    run.ask(loaded, [asked], on_progress, wait=True)
+    return run.score(asked)
+
+
 def probe(checkpoint: Any, nsa: dict, suite: Any, videos: int = 8, *, data: Path) -> dict[str, Any]:
     assert Path(checkpoint).is_dir()
     out = Path(checkpoint).parent.parent.parent
