@@ -14,9 +14,9 @@ from tests.kernels.triton_cases import ALL, Shape, choices, errors, poisoned, ru
 
 SHAPES = [
     Shape(40, 7, 1, 16, 16, 2, 7),
-    Shape(50, 2, 2, 16, 16, 1, 100),
+    pytest.param(Shape(50, 2, 2, 16, 16, 1, 100), marks=pytest.mark.long),
     Shape(70, 3, 1, 16, 16, 3, 20, ends=(0, 1, 18, 18, 70)),
-    Shape(40, 2, 1, 32, 32, 9, 5, batch=2),
+    pytest.param(Shape(40, 2, 1, 32, 32, 9, 5, batch=2), marks=pytest.mark.long),
     Shape(1, 2, 1, 16, 16, 3, 8),
     Shape(63, 2, 1, 16, 16, 2, 8, branches=("slc",)),
     Shape(33, 2, 1, 16, 16, 3, 8, branches=("cmp",)),
@@ -41,7 +41,7 @@ def test_output_and_gradients_equal_the_reference(shape, listed):
 
 MASKED = [
     Shape(70, 3, 1, 16, 16, 3, 20, ends=(0, 1, 18, 18, 70)),
-    Shape(90, 2, 1, 16, 16, 3, 40),
+    pytest.param(Shape(90, 2, 1, 16, 16, 3, 40), marks=pytest.mark.long),
     Shape(63, 2, 1, 16, 16, 2, 8, branches=("slc",)),
     pytest.param(Shape(1, 2, 1, 16, 16, 3, 8), marks=pytest.mark.long),
     pytest.param(Shape(40, 7, 1, 16, 16, 2, 7), marks=pytest.mark.long),

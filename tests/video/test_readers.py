@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from tests.video.files import drawn, write
 from videonsa.video import Clip, Readers, VideoError, Waits, ahead, read
 
+Workers = Callable[[], list[psutil.Process]]
 CLIP = Clip(6)
 
 
@@ -41,11 +43,18 @@ def test_the_same_as_in_this_process(path: Path, tmp_path: Path) -> None:
         assert futures[2].result().frames.shape == (2, 64, 96, 3)
 
 
-def workers() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children() if "videonsa.video.worker" in one.cmdline()]
+@pytest.fixture
+def workers() -> Workers:
+    """This process's decoders that have come since."""
+
+    def now() -> list[psutil.Process]:
+        return [one for one in psutil.Process().children() if "videonsa.video.worker" in one.cmdline()]
+
+    before = now()
+    return lambda: [one for one in now() if one not in before]
 
 
-def test_a_decoder_that_hangs_or_dies_costs_one_clip(path: Path) -> None:
+def test_a_decoder_that_hangs_or_dies_costs_one_clip(path: Path, workers: Workers) -> None:
     with Readers(1, stalled=1.5) as readers:
         readers.read(path, CLIP).result()
         (worker,) = workers()
@@ -98,7 +107,7 @@ os._exit(1)
     pytest.fail("it still runs")
 
 
-def test_closed_readers_leave_no_process(path: Path) -> None:
+def test_closed_readers_leave_no_process(path: Path, workers: Workers) -> None:
     readers = Readers(1)
     readers.read(path, CLIP).result()
     assert len(workers()) == 1
