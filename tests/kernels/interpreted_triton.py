@@ -84,6 +84,7 @@ def test_masked_kernels_write_every_element(monkeypatch, branches):
     assert all(torch.equal(a, b) for a, b in zip(again, clean, strict=True))
 
 
+@pytest.mark.long
 def test_the_windows_output_computed_anew_changes_no_gradient(monkeypatch, listed):
     from videonsa.kernels import tiling
 
