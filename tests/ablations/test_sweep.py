@@ -201,7 +201,10 @@ def test_a_killed_training_worker_is_resumed(out: Path, grid_file: Path, sweep: 
     assert sweep() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGINT, signal.SIGKILL))],
+)
 def test_a_killed_sweep_leaves_no_worker_and_resumes(number: signal.Signals, out: Path, grid_file: Path, sweep: Sweep):
     set_faults(out, synth_order=60)
     process = local(out, grid_file)
