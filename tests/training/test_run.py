@@ -310,6 +310,7 @@ def test_four_processes_have_a_key_value_head_each(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     together, alone = torch.load(run_together(tmp_path, 4) / "found.pt"), four_heads(tmp_path / "alone")
     assert together["exchanges"] > 0
+    assert torch.allclose(torch.tensor(together["gates"]), torch.tensor(alone["gates"]), atol=1e-4)
     for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
         assert {name for name in ours if ours[name] is None} == {name for name in theirs if theirs[name] is None}
         assert all(torch.allclose(ours[n], theirs[n], rtol=1e-3, atol=1e-6) for n in ours if ours[n] is not None)

@@ -109,7 +109,7 @@ class Trainer:
         first, steps = self.progress["step"], self.source.steps
         tokens, seconds = self.progress.get("tokens", 0), self.progress.get("seconds", 0.0)
         log.info("steps %d to %d on %d x %s", first + 1, steps, self.world, self.accelerator.device)
-        batches = self._prefetch(self._numbers(first, steps, self.lanes, self.rank * self.lanes // self.world))
+        batches = self._prefetch(self._numbers(first, steps))
         for step in range(first, steps):
             started = time.perf_counter()
             loss, norm, seen = self._step(step, batches)
@@ -148,7 +148,7 @@ class Trainer:
         samples = min(GATE_SAMPLES, self.source.steps * self.settings.batch_size // 50)
         count = max(1, samples // self.settings.batch_size)
         steps = [index * self.source.steps // count for index in range(count)]
-        numbers = itertools.chain.from_iterable(self._numbers(step, step + 1, self.world, self.rank) for step in steps)
+        numbers = itertools.chain.from_iterable(self._numbers(step, step + 1) for step in steps)
         self.model.eval()
         with self._precision(), self._samples_whole():
             sums, tokens = gate_sums(self.model, self._prefetch(numbers))
@@ -204,19 +204,16 @@ class Trainer:
     def _micro_batches(self) -> int:
         return self.settings.batch_size // (self.settings.micro_batch_size * self.lanes)
 
-    def _numbers(self, first: int, steps: int, lanes: int, lane: int) -> Iterable[range]:
-        """The sample numbers of the micro-batches of one of the lanes that samples are dealt to, from step `first` on.
-
-        Where the lanes do not divide a step's samples the last ones get fewer.
-        """
-        size, end = self.settings.micro_batch_size, steps * self.settings.batch_size
-        for start in range(first * self.settings.batch_size, end, size * lanes):
+    def _numbers(self, first: int, steps: int) -> Iterable[range]:
+        """The sample numbers of the micro-batches of this process's lane, from step `first` on."""
+        size, lane = self.settings.micro_batch_size, self.rank * self.lanes // self.world
+        for start in range(first * self.settings.batch_size, steps * self.settings.batch_size, size * self.lanes):
             own = start + lane * size
-            yield range(min(own, end), min(own + size, end))
+            yield range(own, own + size)
 
     @contextmanager
     def _samples_whole(self) -> Iterator[None]:
-        """Each process sees other samples, and all tokens of them."""
+        """Each process sees all tokens of its lane's samples: sums over the processes count these alike often."""
         inner = getattr(self.model, "module", self.model).model
         inner.parallel = None
         try:

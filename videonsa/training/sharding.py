@@ -90,8 +90,10 @@ class Joined:
         return arguments, {**named, "inputs_embeds": embeds + 0.0 * features.sum().to(embeds.dtype)}
 
     def _with_gates(self, attention: nn.Module, arguments: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
+        if not self.joins:
+            return None
         unused = [weight.sum() for name, weight in attention.named_parameters() if name.startswith("g_proj")]
-        if not (self.joins and unused):
+        if not unused:
             return None
         return output[0] + 0.0 * torch.stack(unused).sum().to(output[0].dtype), *output[1:]
 
