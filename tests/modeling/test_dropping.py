@@ -18,7 +18,7 @@ from videonsa.config import SettingsError
 from videonsa.methods import compression, fastv, random_tokens, tower, vscan
 from videonsa.methods.meter import Clock
 from videonsa.methods.registry import load, make
-from videonsa.modeling.model import metered
+from videonsa.modeling import metered
 
 CLOSE = TOLERANCE[torch.float32]
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}

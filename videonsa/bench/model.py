@@ -38,7 +38,7 @@ from videonsa.methods.contract import make_batch
 from videonsa.methods.layout import token_layout
 from videonsa.methods.mixed import mixed_attention
 from videonsa.methods.paper import Paper
-from videonsa.modeling.model import VideoNSATextModel
+from videonsa.modeling.backbone import VideoNSATextModel
 from videonsa.options import Parser, folder
 
 SHAPE_7B = {

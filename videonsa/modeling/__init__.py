@@ -4,9 +4,10 @@ from videonsa.methods.meter import Meter, MethodDidNotRun
 from videonsa.methods.paper import AttentionInputs
 from videonsa.modeling.attention import capture_attention, looking
 from videonsa.modeling.auto import register
+from videonsa.modeling.backbone import VideoNSAModel, metered
 from videonsa.modeling.configuration import VideoNSAConfig
 from videonsa.modeling.load import load_model
-from videonsa.modeling.model import VideoNSAForConditionalGeneration, VideoNSAModel, metered
+from videonsa.modeling.model import VideoNSAForConditionalGeneration
 
 register()
 

@@ -11,8 +11,9 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 
+from videonsa.modeling.backbone import VideoNSAModel
 from videonsa.modeling.configuration import VideoNSAConfig
-from videonsa.modeling.model import VideoNSAForConditionalGeneration, VideoNSAModel
+from videonsa.modeling.model import VideoNSAForConditionalGeneration
 
 MODELS = {
     Qwen2_5_VLModel: VideoNSAModel,
