@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videonsa.bench import __main__ as bench
-from videonsa.bench import choices, providers, public, rows
+from videonsa.bench import choices, command, methods, model, providers, public, question, reading, release, rows
 from videonsa.bench.case import Case, flops, make_inputs, visible_keys
 from videonsa.bench.check import CheckFailed, check, sample, without_ties
 from videonsa.kernels.reference import attention_probabilities
@@ -110,11 +110,15 @@ def test_neighbours_of_video_data_share_more_of_their_choice_than_random_ones():
 def test_rows_have_the_columns_asked_for(tmp_path):
     assert ", ".join(bench.COLUMNS) == COLUMNS_ASKED
     path = tmp_path / "folder" / "rows.csv"
-    row = {**dict.fromkeys(bench.COLUMNS, 1.0), "provider": "triton", "stage": "all", "data": "random"}
-    bench.write([row], path)
-    bench.write([row], path)
+    about = dict.fromkeys(command.SOFTWARE, "X")
+    row = {**dict.fromkeys(bench.COLUMNS, 1.0), "provider": "triton"}
+    table = command.table(bench.COLUMNS, path, about)
+    table.add({name: value for name, value in row.items() if name not in about})
+    command.table(bench.COLUMNS, path, about).add(row, row)
     with path.open() as file:
-        assert [found["provider"] for found in csv.DictReader(file)] == ["triton", "triton"]
+        found = list(csv.DictReader(file))
+    assert [row["provider"] for row in found] == ["triton"] * 3
+    assert {row["gpu"] for row in found} == {"X"}
 
 
 def test_a_file_holds_rows_of_one_card_and_of_the_same_columns(tmp_path):
@@ -126,12 +130,20 @@ def test_a_file_holds_rows_of_one_card_and_of_the_same_columns(tmp_path):
     assert "has other columns" in rows.refusal(path, bench.COLUMNS[1:], "A")
 
 
-def test_the_recorded_files_have_the_columns_of_the_command():
-    recorded = ROOT / "benchmarks" / "h200.csv"
-    assert rows.refusal(recorded, bench.COLUMNS, "NVIDIA H200") is None
-    with recorded.open() as file:
-        found = {(row["provider"], row["semantics"]) for row in csv.DictReader(file)}
-    assert found == {(name, providers.semantics(name)) for name in ("triton", "sdpa_cudnn", "sdpa_flash")}
+RECORDED = {
+    "h200": bench, "h100": bench, "methods": methods, "model_h200": model, "question": question,
+    "release_h200": release, "release_h100": release, "reading": reading,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_recorded_files_have_the_columns_of_the_command(name):
+    with (ROOT / "benchmarks" / f"{name}.csv").open() as file:
+        found = csv.DictReader(file)
+        assert tuple(found.fieldnames) == RECORDED[name].COLUMNS
+        if name == "h200":
+            named = {(row["provider"], row["semantics"]) for row in found}
+            assert named == {(name, providers.semantics(name)) for name in ("triton", "sdpa_cudnn", "sdpa_flash")}
 
 
 def test_a_group_of_heads_padded_with_zeros_computes_the_same():
@@ -154,15 +166,10 @@ def test_a_public_kernel_that_is_not_installed_is_refused_in_one_line(provider, 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_device_it_says_so(capsys):
-    assert bench.main(["--lengths", "64"]) == 2
-    assert "CUDA" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_choices_without_a_device_say_so(capsys):
-    assert choices.main([]) == 2
-    assert "CUDA" in capsys.readouterr().err
+@pytest.mark.parametrize("timed", [bench, choices, methods, model, question, release], ids=lambda each: each.__name__)
+def test_without_a_device_it_says_so(timed, capsys):
+    assert timed.main([]) == 2
+    assert "measures on CUDA, and torch finds no CUDA device" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

@@ -103,12 +103,6 @@ def test_rows_are_appended_under_one_header(tmp_path):
     assert [entry["total_ms"] for entry in read] == ["4.0", "4.0"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
-def test_without_a_device_it_says_so(capsys):
-    assert methods.main(["--lengths", "512"]) == 2
-    assert "torch finds no CUDA device" in capsys.readouterr().err
-
-
 def test_it_takes_every_method_that_chooses_keys_and_no_other():
     assert methods.parse([]).methods == methods.sparse_methods()
     assert {"tri_shape", "minference", "flexprefill", "xattention"} <= set(methods.sparse_methods())

@@ -16,18 +16,16 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from videonsa.bench import case as cases
-from videonsa.bench import providers, public, rows
+from videonsa.bench import command, providers, public
 from videonsa.bench.case import Case, Inputs
 from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure, replay
-from videonsa.git import git
-from videonsa.options import Parser, folder
 
+NAME = "videonsa.bench"
 COLUMNS = (
     "provider", "semantics", "stage", "mode", "timing", "length", "heads", "kv_heads", "head_dim", "block_size",
     "block_count", "window", "dtype", "data", "ms_p20", "ms_p50", "ms_p80", "peak_gib", "tflops", "gpu", "torch",
@@ -38,9 +36,7 @@ TIMINGS = ("eager", "graph")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m videonsa.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(NAME, __doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 65536, 131072])
     parser.add_argument("--providers", nargs="+", choices=providers.PROVIDERS, default=["triton", "sdpa_cudnn"])
     parser.add_argument("--stages", nargs="+", choices=providers.STAGES, default=["all"])
@@ -54,8 +50,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--block-count", type=int, default=32)
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--dtype", choices=tuple(cases.DTYPES), default="bfloat16")
-    parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=folder, help="CSV file to append to")
     return parser.parse_args(arguments)
 
 
@@ -65,12 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         if refused := public.refusal(provider):
             print(refused, file=sys.stderr)
             return 2
-    if not torch.cuda.is_available():
-        print("videonsa.bench times CUDA kernels, and torch finds no CUDA device", file=sys.stderr)
-        return 2
-    software = describe(options.commit)
-    if refused := rows.refusal(options.out, COLUMNS, software["gpu"]):
-        print(refused, file=sys.stderr)
+    table = command.opened(NAME, COLUMNS, options)
+    if table is None:
         return 2
     modes = ("fwd", "bwd") if options.mode == "both" else (options.mode,)
     failures = 0
@@ -83,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
                 failures += 1
                 print(f"no row: {provider} at {case.length}: {error}", file=sys.stderr)
                 continue
-            write([{**row, **software} for row in timed], options.out)
+            for row in timed:
+                print(line(row), flush=True)
+            table.add(*timed)
         del inputs
         torch.cuda.empty_cache()
     return 1 if failures else 0
@@ -144,30 +136,12 @@ def _row(
     return {**named, **dataclasses.asdict(case), **numbers, "tflops": round(rate, 1)}
 
 
-def describe(commit: str | None) -> dict[str, str]:
-    import triton
-
-    if commit is None:
-        found = git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")  # a hash, "-dirty" if it is
-        commit = (found or "").strip() or "unknown"
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "commit": commit,
-    }
-
-
-def write(measured: list[dict[str, object]], path: Path | None) -> None:
-    """Append to the CSV file (made with its header when missing) and print a short line for each row."""
-    for row in measured:
-        print(
-            f"{row['provider']:>11} {row['stage']:>7} {row['mode']} {row['timing']:>5} {row['length']:>7}"
-            f" {row['data']:>6} {row['ms_p50']:>9.3f} ms {row['tflops']:>6.1f} TFLOP/s {row['peak_gib']:>6.2f} GiB",
-            flush=True,
-        )
-    if path is not None:
-        rows.append(measured, COLUMNS, path)
+def line(row: dict[str, object]) -> str:
+    """A row for people."""
+    return (
+        f"{row['provider']:>11} {row['stage']:>7} {row['mode']} {row['timing']:>5} {row['length']:>7}"
+        f" {row['data']:>6} {row['ms_p50']:>9.3f} ms {row['tflops']:>6.1f} TFLOP/s {row['peak_gib']:>6.2f} GiB"
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videonsa.bench import providers
+from videonsa.bench import command, providers
 from videonsa.bench.case import DTYPES, Case, make_inputs
 from videonsa.kernels.plan import make_plan
 from videonsa.kernels.reference import attention_probabilities, choose_blocks
@@ -120,8 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--dtypes", nargs="+", choices=tuple(DTYPES), default=["bfloat16", "float16"])
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        print("the kernels run on a CUDA device, and torch finds none", file=sys.stderr)
+    if not command.has_device("videonsa.bench.choices"):
         return 2
     sizes = (options.length, options.heads, options.kv_heads, options.head_dim, options.block_size, options.block_count)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {options}")

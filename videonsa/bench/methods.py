@@ -24,19 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videonsa.bench import providers
-from videonsa.bench.__main__ import describe
+from videonsa.bench import command, providers
 from videonsa.bench.case import DTYPES, Case, Inputs, visible_keys
 from videonsa.bench.check import TOLERANCE, CheckFailed, check
 from videonsa.bench.lifelike import lifelike
 from videonsa.bench.measure import measure
-from videonsa.bench.rows import append
 from videonsa.config import to_dict
 from videonsa.kernels.block_sparse import KeyChoice, block_sparse_attention
 from videonsa.methods import registry
 from videonsa.methods.sparse import SparsePrefill
-from videonsa.options import Parser, folder
 
+NAME = "videonsa.bench.methods"
 DATA = ("lifelike", "random")
 DENSE, NSA = "dense", "paper"
 COLUMNS = (
@@ -167,10 +165,7 @@ def check_choice(
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m videonsa.bench.methods", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser(NAME, __doc__)
     known = sparse_methods()
     parser.add_argument("--lengths", type=int, nargs="+", default=[32768, 65536, 131072])
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
@@ -180,20 +175,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--kv-heads", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
-    parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=folder, help="CSV file to append to")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a line for each row; 0 when all were right, 1 when one was not, 2 without a device."""
     options = parse(arguments)
-    if not torch.cuda.is_available():
-        print("videonsa.bench.methods times CUDA kernels, and torch finds no CUDA device", file=sys.stderr)
+    table, failures = command.opened(NAME, COLUMNS, options), 0
+    if table is None:
         return 2
-    given = sys.argv[1:] if arguments is None else arguments
-    software = {**describe(options.commit), "command": shlex.join(["python", "-m", "videonsa.bench.methods", *given])}
-    failures = 0
+    asked = shlex.join(["python", "-m", NAME, *(sys.argv[1:] if arguments is None else arguments)])
     for data in options.data:
         for length in options.lengths:
             sizes = (length, options.heads, options.kv_heads, options.head_dim)
@@ -203,8 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
                     print(f"no row: {row['failed']}", file=sys.stderr, flush=True)
                     continue
                 print(line(row), flush=True)
-                if options.out is not None:
-                    append([{**row, **software}], COLUMNS, options.out)
+                table.add({**row, "command": asked})
             torch.cuda.empty_cache()
     return 1 if failures else 0
 

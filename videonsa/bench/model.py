@@ -12,35 +12,30 @@ as by `python -m videonsa.bench`, and its output must be found in the mixed one,
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
-from videonsa.bench.__main__ import describe
+from videonsa.bench import command
 from videonsa.bench.case import Case, make_inputs
 from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure as measure_on_device
 from videonsa.bench.providers import attention
 from videonsa.config import NSASettings
-from videonsa.disk import write_bytes
 from videonsa.methods.contract import make_batch
 from videonsa.methods.layout import token_layout
 from videonsa.methods.mixed import mixed_attention
 from videonsa.methods.paper import Paper
 from videonsa.modeling.backbone import VideoNSATextModel
-from videonsa.options import Parser, folder
 
+NAME = "videonsa.bench.model"
 SHAPE_7B = {
     "hidden_size": 3584,
     "intermediate_size": 18944,
@@ -144,25 +139,18 @@ def measure(call: Callable[[], None], repeats: int) -> tuple[float, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="python -m videonsa.bench.model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(NAME, __doc__)
     parser.add_argument("--lengths", type=int, nargs="*", default=[32768, 65536, 131072], help="of prefills")
     parser.add_argument("--train", type=int, nargs="*", default=[32768, 65536], help="lengths of training steps")
     parser.add_argument("--attention", type=int, nargs="*", default=[131072], help="vision tokens of mixed prompts")
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=folder, help="CSV file, written anew")
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        print("videonsa.bench.model times a model on CUDA, and torch finds no CUDA device", file=sys.stderr)
+    table = command.opened(NAME, COLUMNS, options)
+    if table is None:
         return 2
-    software = describe(options.commit)
-    rows: list[dict[str, object]] = []
     for length in options.attention:
-        rows += [{**row, **software} for row in attention_rows(length)]
-        write(rows, options.out)
+        table.add(*attention_rows(length))
         torch.cuda.empty_cache()
     if not options.lengths and not options.train:
         return 0
@@ -176,22 +164,10 @@ def main(arguments: list[str] | None = None) -> int:
                 call()  # compiles what this length needs
                 seconds, peak = measure(call, options.repeats)
                 row = {"provider": provider, "mode": mode, "length": length, "layers": options.layers}
-                rows.append({**row, "seconds": round(seconds, 4), "peak_gib": round(peak, 2), **software})
+                table.add({**row, "seconds": round(seconds, 4), "peak_gib": round(peak, 2)})
                 print(f"{provider:>9} {mode:>8} {length:>7} {seconds:8.3f} s {peak:7.2f} GiB", flush=True)
                 torch.cuda.empty_cache()
-                write(rows, options.out)
     return 0
-
-
-def write(rows: list[dict[str, object]], path: Path | None) -> None:
-    """All rows so far, so that a run that is cut short leaves what it has."""
-    if path is None:
-        return
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":

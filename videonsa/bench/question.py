@@ -28,15 +28,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from videonsa.bench.__main__ import describe
+from videonsa.bench import command
 from videonsa.bench.check import CheckFailed
 from videonsa.bench.model import SHAPE_7B
-from videonsa.bench.rows import append, refusal
 from videonsa.modeling import VideoNSAConfig, VideoNSAForConditionalGeneration
 from videonsa.modeling.decoding import Decoder, prompts_of
 from videonsa.modeling.vision import speed_up_vision
-from videonsa.options import Parser, folder
 
+NAME = "videonsa.bench.question"
 VOCABULARY, VIDEO, VISION_START, VISION_END = 152064, 151656, 151652, 151653
 VISION_7B = {
     "depth": 32,
@@ -242,11 +241,7 @@ def size_of(text: str) -> tuple[int, int]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m videonsa.bench.question",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(NAME, __doc__)
     parser.add_argument("--attention", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--tokens", type=int, nargs="+", default=[32768, 65536, 131072], help="of a video, about")
     frames = "patches of a frame, ROWSxCOLUMNS"
@@ -254,21 +249,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--answer", type=int, default=33, help="tokens; the first is not among the decoded")
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--vision-layers", type=int, default=32)
-    parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=folder, help="CSV file to append to")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print and append the rows; 0 when all came, 1 when some did not, 2 without a device."""
     options = parse(arguments)
-    if not torch.cuda.is_available():
-        print("videonsa.bench.question times a model on CUDA, and torch finds no CUDA device", file=sys.stderr)
-        return 2
-    software = describe(options.commit)
-    refused = refusal(options.out, COLUMNS, software["gpu"])
-    if refused is not None:
-        print(refused, file=sys.stderr)
+    table = command.opened(NAME, COLUMNS, options)
+    if table is None:
         return 2
     ours = build(options.layers, options.vision_layers)
     stock, failures = stock_of(ours), 0
@@ -289,8 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
                     print(f"{kind} {tokens} {size[0]}x{size[1]}: {str(error).splitlines()[0]}", file=sys.stderr)
                     continue
                 print(", ".join(f"{name} {made[name]}" for name in COLUMNS if name in made), flush=True)
-                if options.out:
-                    append([{**made, **software}], COLUMNS, options.out)
+                table.add(made)
     return 1 if failures else 0
 
 

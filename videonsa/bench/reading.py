@@ -10,7 +10,6 @@ counts the frames from the key frame before each chosen one to itself.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -24,10 +23,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
-from videonsa.bench.rows import append
-from videonsa.git import git
-from videonsa.options import Parser, folder
+from videonsa.bench import command, rows
 from videonsa.video import Clip, Fit, Video, Work, read
 
 RATE, KEY, PIECE = 30, 60, 300  # frames: a second, from one key frame to the next, of the clip that is repeated
@@ -47,18 +45,11 @@ COLUMNS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="python -m videonsa.bench.reading",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=folder, metavar="FILE", help="CSV file that gets the rows")
+    parser = command.parser("videonsa.bench.reading", __doc__)
     parser.add_argument("--longest", type=int, default=3600, metavar="SECONDS", help="of a file; less is for a try")
     options = parser.parse_args(arguments)
-    import torch  # reading imports it to resize: here, before processes are forked, and with one thread, as workers do
-
-    torch.set_num_threads(1)
-    rows, full, machine = [], {}, about_this_machine()
+    torch.set_num_threads(1)  # as workers have it; reading resizes by torch
+    made, full, machine = [], {}, about_this_machine(options.commit)
     with tempfile.TemporaryDirectory() as place:
         for size, seconds, asked in CASES:
             seconds = min(seconds, options.longest)
@@ -67,10 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
                 write_repeated(path, size, seconds)
                 full[path] = in_a_process(partial(decode_all, path))
             row = {"size": size, "seconds": seconds, "asked": asked, "full_decode_cpu_s": full[path]["cpu_s"]}
-            rows.append(row | in_a_process(partial(read_once, path, asked)) | machine)
-            print("  ".join(f"{name} {rows[-1][name]}" for name in COLUMNS[:10]), flush=True)
+            made.append(row | in_a_process(partial(read_once, path, asked)) | machine)
+            print("  ".join(f"{name} {made[-1][name]}" for name in COLUMNS[:10]), flush=True)
     if options.out is not None:
-        append(rows, COLUMNS, options.out)
+        rows.append(made, COLUMNS, options.out)
     return 0
 
 
@@ -154,18 +145,17 @@ def scenery(height: int, width: int) -> Iterator[np.ndarray]:
         yield frame
 
 
-def about_this_machine() -> dict[str, object]:
+def about_this_machine(commit: str | None) -> dict[str, object]:
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if "model name" in line
     ]
-    found = git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     return {
         "processor": names[0] if names else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "av": av.__version__,
-        "commit": (found or "unknown").strip(),
+        "commit": commit or command.this_commit(),
     }
 
 

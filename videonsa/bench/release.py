@@ -18,17 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videonsa.bench.__main__ import describe
+from videonsa.bench import command
 from videonsa.bench.case import DTYPES, Case
 from videonsa.bench.check import TOLERANCE, CheckFailed
 from videonsa.bench.choices import TIE
 from videonsa.bench.measure import measure
-from videonsa.bench.rows import append, refusal
 from videonsa.config import canonical_semantics, differences
 from videonsa.kernels import release
 from videonsa.names import BRANCHES
-from videonsa.options import Parser, folder
 
+NAME = "videonsa.bench.release"
 TEXT = 100  # one token in so many
 SLICE = 96  # queries of a slice that is checked
 COLUMNS = (
@@ -161,11 +160,7 @@ def _backward(tensors: dict[str, Tensor], is_vision: Tensor, case: Case, names: 
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m videonsa.bench.release",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(NAME, __doc__)
     parser.add_argument("--semantics", nargs="+", default=["release"], help="release, release-NAME or NAME+NAME")
     parser.add_argument("--lengths", type=int, nargs="+", default=[32768, 65536, 131072])
     parser.add_argument("--mode", choices=("fwd", "bwd", "both"), default="both")
@@ -173,21 +168,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
-    parser.add_argument("--commit", default=None, help="recorded in the rows; read from git when not given")
-    parser.add_argument("--out", type=folder, help="CSV file to append to")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print and append the rows; 0 when all were right, 1 when some were not, 2 without a device."""
     options = parse(arguments)
-    if not torch.cuda.is_available():
-        print("videonsa.bench.release times CUDA kernels, and torch finds no CUDA device", file=sys.stderr)
-        return 2
-    software, failures = describe(options.commit), 0
-    refused = refusal(options.out, COLUMNS, software["gpu"])
-    if refused is not None:
-        print(refused, file=sys.stderr)
+    table, failures = command.opened(NAME, COLUMNS, options), 0
+    if table is None:
         return 2
     for length in options.lengths:
         for semantics in map(canonical_semantics, options.semantics):
@@ -202,8 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
                         f"choices {made['same_choices']}, widest gap {made['widest_gap']}, error {made['error']}",
                         flush=True,
                     )
-                    if options.out:
-                        append([{**made, **software}], COLUMNS, options.out)
+                    table.add(made)
             except (CheckFailed, torch.OutOfMemoryError) as error:
                 failures += 1
                 print(f"{semantics} {length}: {error}", file=sys.stderr)
