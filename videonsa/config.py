@@ -183,10 +183,11 @@ class TrainSettings:
     frames: tuple[int, ...] = (8, 16, 32)  # lengths of synthetic videos: stages, shortest first, equally many steps
     fps: float = 4.0  # frames a second sampled from real videos
     pixels_per_frame: int = 50176  # cap of a frame, px; 64 vision tokens a 2-frame patch
-    max_tokens: int = 36_000  # tokens a sample; longer samples lose frames, evenly
+    max_tokens: int = 36_000  # of a sample, as the decoder sees them; longer samples lose frames, evenly
     steps: int | None = None  # optimizer steps; None: one epoch
     batch_size: int = 32  # samples a step over all devices
-    micro_batch_size: int = field(default=1, metadata=NO_EFFECT)  # samples a device holds at once
+    micro_batch_size: int = field(default=1, metadata=NO_EFFECT)  # samples a device holds at once, each padded
+    packing: bool = field(default=False, metadata=NO_EFFECT)  # ... in its place as many as max_tokens hold, in one row
     learning_rate: float = 1e-6  # peak
     warmup_fraction: float = 0.1  # of the steps, linear
     warmup_start: float = 1e-5  # first learning rate, as a share of the peak
@@ -237,8 +238,8 @@ class TrainSettings:
         require(names, "families", self.families, "names of question families, joined with +")
         even = all(isinstance(n, int) and n >= 2 and n % 2 == 0 for n in self.frames) and bool(self.frames)
         require(even, "frames", self.frames, "even numbers of at least 2")
-        given = self.activation_checkpointing
-        require(isinstance(given, bool), "activation_checkpointing", given, "true or false")
+        for name in ("activation_checkpointing", "packing"):
+            require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
         one_of("precision", self.precision, PRECISIONS)
         one_of("sharding", self.sharding, SHARDINGS)
         require(isinstance(self.nsa, NSASettings), "nsa", self.nsa, "settings such as {window: 8}")

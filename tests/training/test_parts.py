@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 
@@ -14,7 +15,7 @@ from tests.training.conftest import NSA, quick
 from videonsa.config import SettingsError, TrainSettings
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.tiny import FRAME, build_tiny
-from videonsa.training.batch import IGNORED, answer_loss, encode
+from videonsa.training.batch import IGNORED, MicroBatch, answer_loss, encode, packed, place_tokens
 from videonsa.training.schedule import learning_rate, make_optimizer
 from videonsa.training.sources import Conversation, SyntheticSource, VideoSource
 
@@ -111,6 +112,30 @@ def test_the_loss_is_that_of_all_logits(processor, shown):
             for row, target in zip(logits, batch["labels"][:, 1:], strict=True)
         ]
         assert relative_error(answer_loss(model, batch), torch.stack(expected)) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("attention", ["nsa", "dense"])
+def test_samples_in_a_row_have_the_losses_and_gradients_of_samples_alone(processor, attention):
+    model, _ = build_tiny(dataclasses.replace(NSA, attention=attention), seed=0)
+    source = SyntheticSource(quick())
+    talk = (("user", "how many"), ("assistant", "one two"), ("user", "how"), ("assistant", "red"))
+    asked = [source[0], Conversation(talk), source[12], Conversation(talk, source[1].video)]
+    alone = [place_tokens(encode(processor, [each], FRAME**2), model.model.get_rope_index) for each in asked]
+    rows = list(packed((MicroBatch(each, each["labels"].shape[1], each is alone[-1]) for each in alone), most=110))
+    assert [row.inputs["position_ids"][0].eq(0).sum() for row in rows] == [3, 1]
+    assert [row.last for row in rows] == [False, True]
+    assert sum(row.tokens for row in rows) == sum(row.inputs["labels"].numel() for row in rows)
+    found = []
+    for batches in ([encode(processor, asked, FRAME**2)], [row.inputs for row in rows]):
+        losses = torch.cat([answer_loss(model, batch) for batch in batches])
+        model.zero_grad()
+        (losses * torch.arange(1, 5)).sum().backward()
+        found.append((losses.detach(), {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}))
+    (losses, gradients), (expected, theirs) = found
+    assert relative_error(losses, expected) < TOLERANCE[torch.float32]
+    assert gradients.keys() == theirs.keys()
+    for name, gradient in gradients.items():
+        assert relative_error(gradient, theirs[name]) < 1e-4, name
 
 
 def test_the_head_sees_answers_only(processor, monkeypatch):

@@ -92,8 +92,9 @@ def test_the_seed_decides(whole_run, tmp_path):
     assert metrics(tmp_path)[0]["loss"] != metrics(whole_run)[0]["loss"]
 
 
-def test_micro_batches_do_not_change_the_step(whole_run, tmp_path):
-    train(quick(micro_batch_size=4), tmp_path, on_progress=lambda done, total: None)
+@pytest.mark.parametrize("changes", [{"micro_batch_size": 4}, {"packing": True, "max_tokens": 120}], ids=str)
+def test_what_a_device_holds_at_once_does_not_change_the_step(changes, whole_run, tmp_path):
+    train(quick(**changes), tmp_path, on_progress=lambda done, total: None)
     for ours, theirs in zip(metrics(tmp_path), metrics(whole_run), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)

@@ -29,6 +29,8 @@ from videonsa.training.sources import Conversation, SyntheticSource
 # A step a word, V a sample with a video, T one of text alone. Two processes take a step's samples in turn:
 # 1 the second sees no video; 2 each sees one in another micro-batch; 3 nobody does; 4 only the first micro-batches do.
 STEPS = ("VTVT", "VTTV", "TTTT", "VVTT")
+# Two texts make a row, two videos do not: of the first step the first process has a row more than the second.
+PACKED = {"packing": True, "max_tokens": 60}
 
 
 class Mixed:
@@ -89,10 +91,10 @@ def stop_at(step: int) -> Callable[[int, int], None]:
     return on_progress
 
 
-def all_cases(folder: Path) -> dict[str, dict[str, Any]]:
+def all_cases(folder: Path, **changes: Any) -> dict[str, dict[str, Any]]:
     """What is compared."""
     return {
-        "nsa": gradients(folder / "nsa", activation_checkpointing=True),
+        "nsa": gradients(folder / "nsa", activation_checkpointing=True, **changes),
         "dense": gradients(folder / "dense", nsa=dataclasses.replace(NSA, attention="dense")),
     }
 
@@ -111,14 +113,14 @@ def main(place: Path) -> None:
             torch.save(found, place / "found.pt")
         return
     train(quick(), place / "run", on_progress=lambda done, total: None)
-    found = all_cases(place)
+    found = all_cases(place, **PACKED)
     full = {"sharding": "full"}
-    found["nsa sharded"] = gradients(place / "nsa sharded", activation_checkpointing=True, **full)
+    found["nsa sharded"] = gradients(place / "nsa sharded", activation_checkpointing=True, **PACKED, **full)
     found["dense sharded"] = gradients(place / "dense sharded", nsa=dataclasses.replace(NSA, attention="dense"), **full)
     over = {"sequence_parallel": 2}
     found["nsa over"] = gradients(place / "nsa over", activation_checkpointing=True, **over)
     found["dense over"] = gradients(
-        place / "dense over", nsa=dataclasses.replace(NSA, attention="dense"), **over, **full
+        place / "dense over", nsa=dataclasses.replace(NSA, attention="dense"), **over, **full, **PACKED
     )
     train(quick(**full), place / "run sharded", on_progress=lambda done, total: None)
     with contextlib.suppress(Stopped):

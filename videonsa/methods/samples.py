@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,3 +77,13 @@ def text_positions(position_ids: Tensor | None, attention_mask: Tensor | None) -
             "positions before the three axes, [4, B, L], which say where each sample begins"
         )
     return None
+
+
+def are_packed(position_ids: Tensor | None, attention_mask: Any = None) -> bool:
+    """Whether position ids say that a row holds several samples."""
+    if position_ids is None or position_ids.dim() != 3 or len(position_ids) != 4:
+        return False
+    numbers = position_ids[0]
+    padded = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
+    is_token = attention_mask.bool() if padded else torch.ones_like(numbers, dtype=torch.bool)
+    return bool(_begins(is_token, numbers.expand_as(is_token)).any())

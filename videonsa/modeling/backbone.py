@@ -23,7 +23,7 @@ from videonsa.methods import registry
 from videonsa.methods.contract import Batch, Method, causal_pairs, make_batch, with_positions
 from videonsa.methods.dense import Dense
 from videonsa.methods.meter import Meter
-from videonsa.methods.samples import text_positions
+from videonsa.methods.samples import are_packed, text_positions
 from videonsa.modeling.attention import GateLinear, VideoNSAAttention
 from videonsa.modeling.configuration import VideoNSAConfig
 from videonsa.modeling.exchange import SequenceParallel
@@ -155,7 +155,11 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         if method is not None and not self._serves(method, is_vision, given, past_key_values):
             method = None
         if self.parallel is not None:
-            method, kwargs["parallel"] = method or Dense(self.config.spends, self.config), self.parallel
+            kwargs["parallel"] = self.parallel
+        # Sample by sample: the stock layers would build a mask of the whole row, L x L, and with padding none at all.
+        packed = past_key_values is None and are_packed(position_ids, attention_mask)
+        if method is None and (packed or self.parallel is not None):
+            method = Dense(self.config.spends, self.config)
         if method is not None:
             if is_vision is None:
                 is_vision = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)

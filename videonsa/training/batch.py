@@ -1,9 +1,13 @@
-"""Conversations -> tensors for one forward, with labels on the answers only; and the loss on them."""
+"""Conversations -> tensors for one forward, with labels on the answers only; and the loss on them.
+
+A forward's samples stand in rows of their own, padded, or packed one after the other in one row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,9 +18,22 @@ from videonsa.training.sources import Conversation, Source, video_size
 
 PREFETCHED = 4  # micro-batches read ahead; one of 36,000 tokens takes 0.7 GB
 IGNORED = -100  # label of a token that is no answer
+BY_TOKEN = ("input_ids", "attention_mask", "labels", "mm_token_type_ids", "position_ids")  # their last axis; else items
+
+Inputs = dict[str, Tensor]  # of the model, and `labels`
+Positions = Callable[..., tuple[Tensor, Tensor]]  # as ModelPositions.get_rope_index
 
 
-def encode(processor: Any, conversations: Sequence[Conversation], pixels_per_frame: int) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class MicroBatch:
+    """What a device takes through the model at once: some of a step's samples."""
+
+    inputs: Inputs
+    tokens: int  # without padding
+    last: bool = False  # of its step's
+
+
+def encode(processor: Any, conversations: Sequence[Conversation], pixels_per_frame: int) -> Inputs:
     """Inputs of the model, padded on the right, and `labels` [B, L]: the answers' tokens, IGNORED elsewhere."""
     shown = [each.video for each in conversations if each.video is not None]
     videos: dict[str, Any] = {}
@@ -32,19 +49,17 @@ def encode(processor: Any, conversations: Sequence[Conversation], pixels_per_fra
     return {**batch, "labels": answer_labels(batch["input_ids"], processor.tokenizer)}
 
 
-def encoded(
-    source: Source, processor: Any, pixels_per_frame: int, numbers: Iterable[range]
-) -> Iterator[dict[str, Tensor]]:
-    """Micro-batches of the samples of these numbers, in order; meanwhile threads read and encode the next ones.
+def encoded(source: Source, processor: Any, pixels_per_frame: int, numbers: Iterable[range]) -> Iterator[Inputs]:
+    """Inputs for the samples of these numbers, in order; meanwhile threads read and encode the next ones.
 
     One thread encodes: tokenizers serve one at a time.
     """
 
-    def make(reads: list[Future[Conversation]]) -> dict[str, Tensor]:
+    def make(reads: list[Future[Conversation]]) -> Inputs:
         return encode(processor, [read.result() for read in reads], pixels_per_frame)
 
     with ThreadPoolExecutor(source.readers) as readers, ThreadPoolExecutor(1) as encoder:
-        waiting: list[Future[dict[str, Tensor]]] = []
+        waiting: list[Future[Inputs]] = []
         for indices in numbers:
             reads = [readers.submit(source.__getitem__, index) for index in indices]
             waiting.append(encoder.submit(make, reads))
@@ -54,13 +69,54 @@ def encoded(
             yield waiting.pop(0).result()
 
 
-def padded(batch: dict[str, Tensor], multiple: int, pad_token: int) -> dict[str, Tensor]:
+def place_tokens(sample: Inputs, positions: Positions) -> Inputs:
+    """A sample, alone in its batch, with position ids [4, 1, L]: each token's number, then time, height and width."""
+    names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+    axes, _ = positions(**{name: sample[name] for name in names if name in sample})
+    numbers = torch.arange(axes.shape[-1], device=axes.device)
+    return {**sample, "position_ids": torch.cat([numbers.expand(1, 1, -1), axes])}
+
+
+def packed(samples: Iterable[MicroBatch], most: int) -> Iterator[MicroBatch]:
+    """Rows of as many samples as have `most` tokens together, in order; a sample of more has a row of its own.
+
+    Each of `samples` is one that `place_tokens` made. A row ends with its step.
+    """
+    row: list[MicroBatch] = []
+    for sample in samples:
+        if row and sum(each.tokens for each in row) + sample.tokens > most:
+            yield one_row(row)
+            row = []
+        row.append(sample)
+        if sample.last:
+            yield one_row(row)
+            row = []
+
+
+def one_row(samples: Sequence[MicroBatch]) -> MicroBatch:
+    """Samples one after the other; the model keeps them apart, as position ids begin again with each."""
+    inputs = {}
+    for name in dict.fromkeys(name for sample in samples for name in sample.inputs):
+        parts = [sample.inputs[name] for sample in samples if name in sample.inputs]
+        inputs[name] = torch.cat(parts, dim=-1 if name in BY_TOKEN else 0)
+    return MicroBatch(inputs, sum(sample.tokens for sample in samples), samples[-1].last)
+
+
+def idle(tokens: int, pad_token: int, device: torch.device) -> MicroBatch:
+    """A row without a sample: takes part in what all processes do together, and gives a loss of 0."""
+    ids = torch.full((1, tokens), pad_token, device=device)
+    places = torch.arange(tokens, device=device).expand(4, 1, -1)
+    marks = {"attention_mask": torch.ones_like(ids), "mm_token_type_ids": torch.zeros_like(ids)}
+    labels = torch.full_like(ids, IGNORED)
+    return MicroBatch({"input_ids": ids, **marks, "labels": labels, "position_ids": places}, tokens=0, last=True)
+
+
+def padded(batch: MicroBatch, multiple: int, pad_token: int) -> MicroBatch:
     """The batch with rows of a multiple of so many tokens, padded on the right."""
-    missing = -batch["input_ids"].shape[1] % multiple
-    fill = {"input_ids": pad_token, "attention_mask": 0, "labels": IGNORED, "mm_token_type_ids": 0}
-    return {
-        name: pad(tensor, (0, missing), value=fill[name]) if name in fill else tensor for name, tensor in batch.items()
-    }
+    missing = -batch.inputs["input_ids"].shape[1] % multiple
+    fill = {"input_ids": pad_token, "attention_mask": 0, "labels": IGNORED, "mm_token_type_ids": 0, "position_ids": 1}
+    wider = {name: pad(batch.inputs[name], (0, missing), value=fill[name]) for name in fill if name in batch.inputs}
+    return replace(batch, inputs={**batch.inputs, **wider})
 
 
 def messages(conversation: Conversation) -> list[dict[str, Any]]:
@@ -87,15 +143,25 @@ def answer_labels(input_ids: Tensor, tokenizer: Any) -> Tensor:
     return labels
 
 
-def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Mean negative log likelihood of each sample's answer tokens, [B].
+def answer_loss(model: nn.Module, batch: Inputs) -> Tensor:
+    """Mean negative log likelihood of each sample's answer tokens, [samples], in the order of their tokens.
 
-    Logits are computed only where some sample has an answer: 36,000 tokens times 152,000 words would be 22 GB.
+    Logits are computed only where some row has an answer: 36,000 tokens times 152,000 words would be 22 GB.
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     targets = batch["labels"][:, 1:]
     places = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
     logits = model(**inputs, logits_to_keep=places, use_cache=False).logits
-    targets = targets[:, places]
-    losses = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
-    return losses.view_as(targets).sum(dim=1) / (targets != IGNORED).sum(dim=1).clamp(min=1)
+    targets = targets[:, places].flatten()
+    losses = cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORED, reduction="none")
+    by_sample = losses[targets != IGNORED].split(count_answers(batch))
+    return torch.stack([each.sum() / max(1, len(each)) for each in by_sample])
+
+
+def count_answers(batch: Inputs) -> list[int]:
+    """Answer tokens of each sample. A row is a sample, unless position ids say which of its samples a token is of."""
+    is_answer = batch["labels"] != IGNORED
+    if "position_ids" not in batch:
+        return is_answer.sum(dim=1).tolist()
+    sample = (batch["position_ids"][0] == 0).cumsum(dim=1)
+    return sample[is_answer].bincount(minlength=int(sample.max()) + 1)[1:].tolist()

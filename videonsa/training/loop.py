@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from videonsa.config import TrainSettings, require
-from videonsa.training.batch import answer_loss, encoded, padded
+from videonsa.training.batch import MicroBatch, answer_loss, encoded, idle, packed, padded, place_tokens
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
 from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal
@@ -80,10 +81,11 @@ class Trainer:
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.parallel = sequence_groups(model, settings, self.world, self.rank)
         self.lanes = self.world // settings.sequence_parallel  # of samples: processes that see others
-        part = settings.micro_batch_size * self.lanes
-        valid = (
-            f"a multiple of micro_batch_size x processes{' / sequence_parallel' * (self.lanes < self.world)} = {part}"
-        )
+        self.size = 1 if settings.packing else settings.micro_batch_size  # samples that are read together
+        part = self.size * self.lanes
+        factors = ["micro_batch_size x "] * (not settings.packing) + ["processes"]
+        factors += [" / sequence_parallel"] * (self.lanes < self.world)
+        valid = f"a multiple of {''.join(factors)} = {part}"
         require(settings.batch_size % part == 0, "batch_size", settings.batch_size, valid)
         if settings.activation_checkpointing:
             self._checkpoint_activations(model)
@@ -97,6 +99,7 @@ class Trainer:
         else:
             model = self.accelerator.prepare(model)
         self.model: Any = model
+        self.positions = self._inner.get_rope_index
         self.optimizer = make_optimizer(self.model, settings)
 
     def resume(self, folder: Path) -> int:
@@ -151,7 +154,7 @@ class Trainer:
         numbers = itertools.chain.from_iterable(self._numbers(step, step + 1) for step in steps)
         self.model.eval()
         with self._precision(), self._samples_whole():
-            sums, tokens = gate_sums(self.model, self._prefetch(numbers))
+            sums, tokens = gate_sums(self.model, (batch.inputs for batch in self._prefetch(numbers)))
         return mean_of(*(self.accelerator.reduce(tensor, "sum") for tensor in (sums, tokens)))
 
     def weights(self) -> dict[str, Tensor]:
@@ -162,25 +165,25 @@ class Trainer:
     def _checkpoint_activations(model: Any) -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def _step(self, step: int, batches: Iterator[dict[str, Tensor]]) -> tuple[float, float, int]:
+    def _step(self, step: int, batches: Iterator[MicroBatch]) -> tuple[float, float, int]:
         """One optimizer step; returns the loss (mean over the samples), the gradient's norm and the tokens seen."""
-        count = self._micro_batches
-        losses, tokens = [], 0
-        for number in range(count):
+        share = self.settings.batch_size // self.lanes  # of the samples, this process's
+        losses, tokens, last = [], 0, False
+        while not last:
             batch = next(batches)
-            last = number == count - 1
+            last = batch.last
             with self._sums(last):
                 with self._precision():
-                    loss = answer_loss(self.model, batch).mean()
-                (loss / count).backward()
+                    loss = answer_loss(self.model, batch.inputs).sum() / share
+                loss.backward()
             losses.append(loss.detach())
-            tokens += int(batch["attention_mask"].sum())
+            tokens += batch.tokens
         norm = _whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, step, self.source.steps)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        told = torch.stack([torch.stack(losses).mean(), losses[0].new_tensor(tokens)])
+        told = torch.stack([torch.stack(losses).sum(), losses[0].new_tensor(tokens)])
         if self.world > 1:
             told = self.accelerator.reduce(told, "sum") / told.new_tensor([self.world, self.world // self.lanes])
         return float(told[0]), float(norm), int(told[1])
@@ -200,13 +203,9 @@ class Trainer:
         bf16 = self.settings.precision == "bf16"
         return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=bf16)
 
-    @property
-    def _micro_batches(self) -> int:
-        return self.settings.batch_size // (self.settings.micro_batch_size * self.lanes)
-
     def _numbers(self, first: int, steps: int) -> Iterable[range]:
         """The sample numbers of the micro-batches of this process's lane, from step `first` on."""
-        size, lane = self.settings.micro_batch_size, self.rank * self.lanes // self.world
+        size, lane = self.size, self.rank * self.lanes // self.world
         for start in range(first * self.settings.batch_size, steps * self.settings.batch_size, size * self.lanes):
             own = start + lane * size
             yield range(own, own + size)
@@ -214,19 +213,37 @@ class Trainer:
     @contextmanager
     def _samples_whole(self) -> Iterator[None]:
         """Each process sees all tokens of its lane's samples: sums over the processes count these alike often."""
-        inner = getattr(self.model, "module", self.model).model
-        inner.parallel = None
+        self._inner.parallel = None
         try:
             yield
         finally:
-            inner.parallel = self.parallel
+            self._inner.parallel = self.parallel
 
-    def _prefetch(self, numbers: Iterable[range]) -> Iterator[dict[str, Tensor]]:
-        """Encoded micro-batches on the device, in order."""
-        for batch in encoded(self.source, self.processor, self.settings.pixels_per_frame, numbers):
-            moved = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            if self.parallel is not None:
-                moved = padded(moved, self.parallel.degree, self.processor.tokenizer.pad_token_id)
-            if self.joined is not None:
-                self.joined.tell(moved)
-            yield moved
+    @property
+    def _inner(self) -> Any:
+        """Tower and decoder, inside of what shares the work."""
+        return getattr(self.model, "module", self.model).model
+
+    def _prefetch(self, numbers: Iterable[range]) -> Iterator[MicroBatch]:
+        """Micro-batches on the device, in order; of each step as many in every process where weights are shared."""
+        samples = self._on_device(numbers)
+        for batch in packed(samples, self.settings.max_tokens) if self.settings.packing else samples:
+            told = self._tell(batch)
+            yield told
+            while batch.last and not told.last:  # others have more
+                told = self._tell(idle(1, self.processor.tokenizer.pad_token_id, self.accelerator.device))
+                yield told
+
+    def _on_device(self, numbers: Iterable[range]) -> Iterator[MicroBatch]:
+        each = self.settings.batch_size // (self.size * self.lanes)  # step
+        for number, inputs in enumerate(encoded(self.source, self.processor, self.settings.pixels_per_frame, numbers)):
+            tokens = int(inputs["attention_mask"].sum())
+            placed = place_tokens(inputs, self.positions) if self.settings.packing else inputs
+            moved = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in placed.items()}
+            yield MicroBatch(moved, tokens, last=(number + 1) % each == 0)
+
+    def _tell(self, batch: MicroBatch) -> MicroBatch:
+        """The batch as this process takes it, when the others know of it."""
+        if self.parallel is not None:
+            batch = padded(batch, self.parallel.degree, self.processor.tokenizer.pad_token_id)
+        return batch if self.joined is None else replace(batch, last=self.joined.tell(batch.inputs, batch.last))

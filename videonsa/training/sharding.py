@@ -71,12 +71,15 @@ class Joined:
         for layer in language_model.layers if gates else ():  # the layer's own hooks come when its weights are gone
             layer.self_attn.register_forward_hook(self._with_gates)
 
-    def tell(self, batch: dict[str, Tensor]) -> None:
-        """Before a forward pass with this batch: settle what it uses. Every process calls it."""
+    def tell(self, batch: dict[str, Tensor], last: bool) -> bool:
+        """Before a forward pass with this batch, the step's last one or not: settle what it uses, and whether it is the
+        last one of every process. Every process calls it."""
         shown = "pixel_values_videos" in batch
-        shows = torch.tensor(int(shown), device=batch["input_ids"].device)
-        dist.all_reduce(shows, dist.ReduceOp.MAX)
+        told = torch.tensor([shown, not last], dtype=torch.int32, device=batch["input_ids"].device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        shows, goes_on = told.tolist()
         self.joins = not shown and bool(shows)
+        return not goes_on
 
     def _with_tower(self, language_model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if not self.joins:
