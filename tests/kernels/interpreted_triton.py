@@ -62,6 +62,7 @@ def test_masked_keys_equal_the_reference(shape):
     assert max(found.values()) < TOLERANCE[torch.float32], found
 
 
+@pytest.mark.long
 def test_every_element_is_written_whatever_memory_held(monkeypatch, listed):
     shape = Shape(49, 2, 1, 16, 16, 2, 7)
     inputs = tensors(shape, torch.float32, "cpu")
@@ -186,6 +187,7 @@ def test_a_window_or_a_count_beyond_the_sequence_is_no_limit(window, count):
     assert max(found.values()) < TOLERANCE[torch.float32], found
 
 
+@pytest.mark.long
 def test_the_default_type_of_torch_changes_nothing():
     shape = Shape(70, 2, 1, 16, 16, 2, 7, branches=("slc",))
     torch.set_default_dtype(torch.bfloat16)
@@ -271,6 +273,7 @@ def test_a_shape_of_the_fuzz(capsys):
     assert "1 shapes of seed 0, 0 outside" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_stages_that_are_timed_are_the_steps_of_the_whole(listed):
     from videonsa.bench import case, providers
     from videonsa.kernels import triton_backend

@@ -228,9 +228,9 @@ def test_status_without_the_controller_answers_from_the_records(slurm: SlurmSwee
     [
         ("partition: nowhere", "there is no partition 'nowhere'; partitions: debug, urgent"),
         ("partition: debug\ngpus_per_node: 8", "no node of partition debug with 8 GPUs, 1 cores, 4 GB a node"),
-        ("partition: debug\nmemory: 90000", "90000 GB a node"),
         ("partition: debug\naccount: nobody", "Slurm refuses account 'nobody'; yours: `sacctmgr show assoc"),
-        ("partition: debug\nconstraint: h100", "no node has the constraint 'h100'"),
+        pytest.param("partition: debug\nmemory: 90000", "90000 GB a node", marks=pytest.mark.long),
+        pytest.param("partition: debug\nconstraint: h100", "no node has the constraint 'h100'", marks=pytest.mark.long),
     ],
 )
 def test_a_profile_that_the_site_refuses_is_one_line(slurm: SlurmSweep, line: str, message: str):
