@@ -11,7 +11,7 @@ from ablations.cell import Cell, Training
 from ablations.display import describe
 from ablations.estimate import estimate
 from ablations.grid import FOLDER, grid_names, load_grid
-from ablations.plan import DONE, FAILED, INTERRUPTED, WAITING, Job, State, Sweep, fingerprint
+from ablations.plan import DONE, FAILED, INTERRUPTED, WAITING, Job, State, Sweep, fingerprint, training_folder
 from ablations.power import power_lines
 from ablations.profile import profile_names
 from ablations.progress import read_progress
@@ -21,6 +21,7 @@ from videonsa.lock import describe as owner_of
 from videonsa.lock import is_held, read_owner
 from videonsa.record import write_text
 from videonsa.text import line_of, padded, width
+from videonsa.training.skipped import in_words
 
 
 def list_text(profile: str) -> str:
@@ -126,7 +127,7 @@ def status_text(sweep: Sweep, state: State, queued: bool = False) -> str:
         lines += [f"  {describe(progress)}" for progress in states if progress.get("phase") not in (None, "end")]
     elif not queued and (state.count(WAITING) or state.count(INTERRUPTED)):
         lines.append("not running; the same command without --status goes on")
-    return "\n".join(lines + problems(sweep.cells, state, sweep))
+    return "\n".join(lines + problems(sweep.cells, state, sweep) + skipped_lines(sweep))
 
 
 def problems(cells: Collection[Cell], state: State, sweep: Sweep) -> list[str]:
@@ -149,6 +150,12 @@ def problems(cells: Collection[Cell], state: State, sweep: Sweep) -> list[str]:
     return lines
 
 
+def skipped_lines(sweep: Sweep) -> list[str]:
+    """One line for every training that passed over samples."""
+    found = {key: in_words(training_folder(sweep.out, key)) for key in sweep.trainings}
+    return [f"  training {key}: {words}" for key, words in found.items() if words]
+
+
 def show(sweep: Sweep, state: State) -> bool:
     """Print the table and where it lies; make it first unless it is there already. False when it cannot be made."""
     try:
@@ -164,7 +171,7 @@ def show(sweep: Sweep, state: State) -> bool:
     if table.is_file():
         print(table.read_text(encoding="utf-8").rstrip())
     print("\n" + _counts(state))
-    print("\n".join(f"  {line}" for line in by_stem(paths)))
+    print("\n".join([f"  {line}" for line in by_stem(paths)] + skipped_lines(sweep)))
     return True
 
 

@@ -31,6 +31,7 @@ from videonsa.lock import Lock, LockHeld, claimed
 from videonsa.process import is_alive
 from videonsa.record import failure, provenance, read_record, without_paths, write_record, write_text
 from videonsa.surroundings import settings_decide
+from videonsa.training import skipped
 
 Find = Callable[[], dict[str, Any]]  # finds what a record says
 
@@ -109,6 +110,7 @@ def run_training(work: Work, progress: Progress) -> list[str]:
         except Exception as error:
             record |= {"error": _word_of_another(folder) or _failure(error, folder)}
         claim.check()
+        record |= {"skipped": skipped.summary(folder)} if training.gates is None else {}
         write_record(folder / "record.json", record | {"provenance": _provenance(work)})
     if record["status"] == DONE:
         return []

@@ -198,6 +198,7 @@ class TrainSettings:
     activation_checkpointing: bool = field(default=True, metadata=NO_EFFECT)  # saves memory, takes time
     sharding: str = field(default="none", metadata=NO_EFFECT)  # of weights over the processes: none, or full
     sequence_parallel: int = field(default=1, metadata=NO_EFFECT)  # processes over which a sample's tokens lie
+    max_skipped: float = field(default=0.1, metadata=NO_EFFECT)  # share of the samples; more that fail end it
     save_every: int = field(default=100, metadata=NO_EFFECT)  # steps between checkpoints for resuming
     keep_checkpoints: int = field(default=1, metadata=NO_EFFECT)  # the newest that stay while it trains
 
@@ -255,6 +256,7 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {  # of a training: w
     "warmup_start": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
     "weight_decay": ("a number of at least 0", lambda value: value >= 0),
     "max_grad_norm": ("a number above 0", lambda value: value > 0),
+    "max_skipped": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
 }
 
 

@@ -119,10 +119,10 @@ def test_a_source_that_yields_nothing_ends_the_training_and_says_why(kind, video
     (tmp_path / "data.jsonl").write_bytes(lines(GOOD))
     settings = quick(data=str(tmp_path / "data.jsonl"), video_folder=str(videos))
     with pytest.raises(
-        SettingsError, match=r"^video_folder='.*': 20 samples in a row cannot be read; the last: video a.mp4: ."
+        SettingsError, match=r"^video_folder='.*': 20 samples in a row cannot be shown; the last: a, a.mp4: ."
     ):
         train(settings, tmp_path / "run", lambda done, total: None)
-    assert "sample a skipped: video a.mp4" in (tmp_path / "run" / "log.txt").read_text()
+    assert "sample a, a.mp4 skipped: " in (tmp_path / "run" / "log.txt").read_text()
 
 
 def without_frames(folder: Path) -> bytes:
@@ -147,4 +147,4 @@ def test_a_video_that_ends_too_early_is_not_shown_as_if_it_were_whole(video_data
     settings = quick(data=str(tmp_path / "data.jsonl"), video_folder=str(tmp_path), batch_size=1, micro_batch_size=1)
     shown = [VideoSource(settings, processor)[index].video for index in range(4)]
     assert {len(video.frames) for video in shown if video is not None} == {8}
-    assert "video cut.avi: " in caplog.text
+    assert "cut.avi skipped: " in caplog.text

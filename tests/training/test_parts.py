@@ -17,6 +17,7 @@ from videonsa.modeling.vision import speed_up_vision
 from videonsa.tiny import FRAME, build_tiny
 from videonsa.training.batch import IGNORED, MicroBatch, answer_loss, encode, packed, place_tokens
 from videonsa.training.schedule import learning_rate, make_optimizer
+from videonsa.training.skipped import SampleError
 from videonsa.training.sources import Conversation, SyntheticSource, VideoSource
 
 
@@ -84,7 +85,36 @@ def test_a_broken_video_is_replaced_by_the_next(video_data, processor, caplog):
     source = VideoSource(settings, processor)
     asked = [source[index].turns for index in range(3)]
     assert len({json.dumps(turns) for turns in asked}) == 2
-    assert "video 2.mp4" in caplog.text
+    assert "sample 2, 2.mp4 skipped" in caplog.text
+    assert {each.entry for each in source.take_skipped(range(3))} == {3}
+    assert source.take_skipped(range(3)) == []
+
+
+def test_a_text_takes_of_the_video_what_it_needs_and_one_without_room_is_none(video_data, processor, tmp_path):
+    talk = [{"from": "human", "value": "how many " * 519}, {"from": "gpt", "value": "one"}]
+    entries = [
+        {"id": "long", "video": "0.mp4", "conversations": talk},
+        {"id": "longer", "video": "0.mp4", "conversations": [{**talk[0], "value": "red " * 1046}, talk[1]]},
+        {"id": "text", "conversations": [{**talk[0], "value": "red " * 1046}, talk[1]]},
+        {"id": "marks", "conversations": [{**talk[0], "value": "is <|video_pad|> a token"}, talk[1]]},
+    ]
+    (tmp_path / "data.json").write_text(json.dumps(entries))
+    settings = quick(
+        data=str(tmp_path / "data.json"), video_folder=str(video_data), max_tokens=1112, pixels_per_frame=56 * 56
+    )
+    source = VideoSource(settings, processor)
+    loaded, refused = {}, {}
+    for entry in source.entries:
+        try:
+            loaded[entry["id"]] = source._load(entry).video
+        except SampleError as error:
+            refused[entry["id"]] = str(error)
+    assert len(loaded["long"].frames) == 4  # of 8: 9 tokens are left
+    assert loaded["text"] is None
+    assert refused == {
+        "longer": "a text of 1111 tokens, where max_tokens=1112 has room for 1108",
+        "marks": "its text holds <|video_pad|>",
+    }
 
 
 def test_labels_are_the_answers_and_nothing_else(processor):

@@ -25,6 +25,7 @@ from videonsa.training.checkpoint import finished
 from videonsa.training.loop import Diverged
 from videonsa.training.measure import measure_gates
 from videonsa.training.run import claim, main, train
+from videonsa.training.skipped import in_words
 from videonsa.training.sources import SyntheticSource
 
 
@@ -160,9 +161,18 @@ def test_from_a_folder_on_real_videos(tiny_folder, video_data, tmp_path):
         micro_batch_size=1,
         precision="bf16",
         activation_checkpointing=True,
+        save_every=1,
+        max_skipped=0.3,
     )
-    final = train(settings, tmp_path, on_progress=lambda done, total: None)
-    assert "video 2.mp4" in (tmp_path / "log.txt").read_text()
+    with pytest.raises(SettingsError, match=r"max_skipped=0.3: 1 of 3 samples .*, such as 2, 2.mp4: .*skipped.jsonl"):
+        train(settings, tmp_path, on_progress=lambda done, total: None)
+    assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 1
+    final = train(dataclasses.replace(settings, max_skipped=0.4), tmp_path, on_progress=lambda done, total: None)
+    assert "sample 2, 2.mp4 skipped" in (tmp_path / "log.txt").read_text()
+    (line,) = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    found = json.loads(line)
+    assert (found["step"], found["entry"], found["sample"]) == (1, 3, "2, 2.mp4")
+    assert in_words(tmp_path) == f"1 sample could not be shown (1 {found['why']}): {tmp_path / 'skipped.jsonl'}"
     model = load_model(final)
     assert model.dtype == torch.bfloat16
     assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
@@ -290,6 +300,8 @@ def test_one_process_goes_on_where_two_that_shared_the_weights_were_stopped(whol
 def test_text_and_unused_gates_change_no_gradient_between_processes(case, sharded, one_process, two_processes):
     alone, together = one_process[case], torch.load(two_processes / "found.pt")[case + sharded]
     assert (together["exchanges"] > 0) == (sharded == " over")
+    assert together["skipped"] == alone["skipped"]
+    assert [line.count("it is lost") for line in alone["skipped"].splitlines()] == [1] * 4
     for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
         # AdamW leaves a weight without a gradient as it is, but would let one whose gradient is 0 decay.
         assert {name for name in ours if ours[name] is None} == {name for name in theirs if theirs[name] is None}

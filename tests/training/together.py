@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from videonsa.modeling.exchange import SequenceParallel
 from videonsa.tiny import build_tiny
 from videonsa.training.loop import Trainer
 from videonsa.training.run import train
+from videonsa.training.skipped import FILE, Skipped
 from videonsa.training.sources import Conversation, SyntheticSource
 
 # A step a word, V a sample with a video, T one of text alone. Two processes take a step's samples in turn:
@@ -36,10 +37,14 @@ PACKED = {"packing": True, "max_tokens": 60}
 class Mixed:
     """Samples with and without a video."""
 
-    readers, steps = 1, len(STEPS)
+    readers, steps, samples = 1, len(STEPS), 4 * len(STEPS)
 
     def __init__(self) -> None:
         self.shown = SyntheticSource(quick())
+
+    def take_skipped(self, indices: Iterable[int]) -> list[Skipped]:
+        """An entry a step, in whichever process its second sample is."""
+        return [Skipped(index // 4 + 1, f"s{index}", "it is lost") for index in indices if index % 4 == 1]
 
     def __getitem__(self, index: int) -> Conversation:
         sample = self.shown[index]
@@ -55,7 +60,7 @@ def whole(tensor: Tensor | None) -> Tensor | None:
 
 def gradients(folder: Path, **changes: Any) -> dict[str, Any]:
     """Each step's gradients as the optimizer sees them, the weights after the last step, and the mean gates."""
-    settings = quick(batch_size=4, micro_batch_size=1, steps=len(STEPS), **changes)
+    settings = quick(batch_size=4, micro_batch_size=1, steps=len(STEPS), max_skipped=0.25, **changes)
     model, processor = build_tiny(settings.nsa, settings.seed)
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(settings, model, processor, Mixed())
@@ -76,7 +81,7 @@ def gradients(folder: Path, **changes: Any) -> dict[str, Any]:
         trainer.run(folder)
     weights = {name: whole(weight.detach()) for name, weight in model.named_parameters()}
     found = {"steps": steps, "weights": weights, "gates": trainer.mean_gates(), "main": trainer.rank == 0}
-    return {**found, "exchanges": len(exchanges)}
+    return {**found, "exchanges": len(exchanges), "skipped": (folder / FILE).read_text() if trainer.rank == 0 else ""}
 
 
 class Stopped(Exception):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -30,6 +31,7 @@ from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal
 from videonsa.training.schedule import learning_rate, make_optimizer
 from videonsa.training.sharding import Joined, sequence_groups, shard, whole_weights
+from videonsa.training.skipped import FILE, Skipped, Skips, forget_after
 from videonsa.training.sources import Source
 
 log = logging.getLogger(__name__)
@@ -112,6 +114,7 @@ class Trainer:
         first, steps = self.progress["step"], self.source.steps
         tokens, seconds = self.progress.get("tokens", 0), self.progress.get("seconds", 0.0)
         log.info("steps %d to %d on %d x %s", first + 1, steps, self.world, self.accelerator.device)
+        skips = self._skips(folder, first)
         batches = self._prefetch(self._numbers(first, steps))
         for step in range(first, steps):
             started = time.perf_counter()
@@ -121,15 +124,31 @@ class Trainer:
                 rate = self.optimizer.param_groups[0]["lr"]
                 line = {"step": step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
                 journal.write({**line, "tokens": tokens, "seconds": round(seconds, 3)})
+            skips.add(step + 1, self._skipped(step), self.rank == 0)
             check_finite(step + 1, loss, norm)
             if report is not None:
                 report(step + 1, steps, loss)
             if (step + 1) % self.settings.save_every == 0 and step + 1 < steps:
                 self.check_weights()
-                state = {"tokens": tokens, "seconds": seconds}
+                state = {"tokens": tokens, "seconds": seconds, "skipped": sorted(skips.entries)}
                 needed = 3 * self.bytes  # AdamW keeps two numbers a weight
                 place, keep = folder / "checkpoints", self.settings.keep_checkpoints
                 save_checkpoint(self.accelerator, self.model, self.optimizer, place, step + 1, state, needed, keep)
+
+    def _skips(self, folder: Path, first: int) -> Skips:
+        if self.rank == 0:
+            forget_after(folder / FILE, first)
+        known = self.progress.get("skipped", ())
+        return Skips(folder / FILE, self.settings.max_skipped, self.source.samples, known)
+
+    def _skipped(self, step: int) -> list[Skipped]:
+        """What all processes passed over for a step's samples."""
+        found = self.source.take_skipped(number for part in self._numbers(step, step + 1) for number in part)
+        if self.world == 1:
+            return found
+        everyone: list[Any] = [None] * self.world
+        dist.all_gather_object(everyone, found)
+        return [each for part in everyone for each in part]
 
     def check_weights(self) -> None:
         """Raise Diverged, in all processes at once, unless every weight is finite: only such weights are saved.

@@ -5,6 +5,7 @@ python -m videonsa.training.run settings.json FOLDER
 FOLDER/settings.json     what was asked; a folder serves one run
 FOLDER/metrics.jsonl     a line a step
 FOLDER/log.txt           starts, and samples that were skipped
+FOLDER/skipped.jsonl     these samples, and why, each once; absent where there are none
 FOLDER/checkpoints/      to resume from; calling again goes on where the last call stopped
 FOLDER/final/            the trained model, as transformers saves it; complete when it is there
 """
@@ -46,6 +47,7 @@ from videonsa.tiny import build_tiny
 from videonsa.training.checkpoint import drafted
 from videonsa.training.journal import Journal, progress_bar
 from videonsa.training.loop import Report, Trainer
+from videonsa.training.skipped import in_words
 from videonsa.training.sources import Source, SyntheticSource, VideoSource
 from videonsa.values import number, one_line
 
@@ -222,6 +224,8 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     try:
         print(train(read_settings(asked.settings), asked.folder))
+        if skipped := in_words(asked.folder):
+            print(skipped, file=sys.stderr)
     except (SettingsError, OSError, FloatingPointError) as error:
         print(one_line(f"error: {error}"), file=sys.stderr)
         return 2 if isinstance(error, SettingsError) else 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,11 +15,16 @@ import numpy as np
 from videonsa.config import SettingsError, TrainSettings, require
 from videonsa.synth import FAMILIES, SECONDS, check_asked, make_sample, prompt_text
 from videonsa.training.conversations import ROLES, read_conversations
+from videonsa.training.skipped import SampleError, Skipped
 from videonsa.video import Clip, Fit, Readers, Video, VideoError
 
 log = logging.getLogger(__name__)
 
-TEXT_TOKENS = 1024  # of max_tokens, kept free for the conversation
+TEXT_TOKENS = 1024  # of max_tokens, kept free for the conversation; a longer one takes more
+TURN_TOKENS = 32  # of the chat template, for each turn, its system prompt and the marks of a video included
+CONTROLS = tuple(
+    f"<|{name}|>" for name in ("im_start", "im_end", "vision_start", "vision_end", "video_pad", "image_pad")
+)
 SUBSTITUTES = 20  # samples that are tried in place of one whose video cannot be read
 
 
@@ -33,9 +40,14 @@ class Source(Protocol):
     """Samples by number."""
 
     steps: int  # optimizer steps of the run
+    samples: int  # different ones that these show
     readers: int  # threads that may read samples at once
 
     def __getitem__(self, index: int) -> Conversation: ...
+
+    def take_skipped(self, indices: Iterable[int]) -> list[Skipped]:
+        """What was passed over for the samples of these numbers, once they were asked for."""
+        ...
 
 
 class SyntheticSource:
@@ -46,6 +58,7 @@ class SyntheticSource:
     def __init__(self, settings: TrainSettings) -> None:
         assert settings.steps is not None
         self.settings, self.steps = settings, settings.steps
+        self.samples = self.steps * settings.batch_size
         self.lengths = sorted(settings.frames)
         check_asked(settings.families, settings.frames)
 
@@ -61,6 +74,10 @@ class SyntheticSource:
         turns = (("user", prompt_text(sample)), ("assistant", sample.answer))
         return Conversation(turns, Video.of(sample.frames, frames / SECONDS))
 
+    def take_skipped(self, indices: Iterable[int]) -> list[Skipped]:
+        """None: all can be made."""
+        return []
+
 
 class VideoSource:
     """Conversations about video files, as in LLaVA-Video-178K: JSON or JSONL of {"video", "conversations"}.
@@ -72,10 +89,13 @@ class VideoSource:
         self.settings = settings
         self.entries = read_conversations(Path(settings.data))
         self.steps = settings.steps or max(1, len(self.entries) // settings.batch_size)
+        self.samples = min(len(self.entries), self.steps * settings.batch_size)
+        self.skipped: dict[int, list[Skipped]] = {}  # by the number of the sample that was asked for
+        self.processor = processor
         limits, video = video_size(processor, settings.pixels_per_frame), processor.video_processor
         fit = Fit(video.patch_size * video.merge_size, limits["shortest_edge"], limits["longest_edge"])
-        tokens = max(1, settings.max_tokens - TEXT_TOKENS)
-        self.clip = Clip(fps=settings.fps, fit=fit, tokens=tokens)  # evenly fewer frames where there were more tokens
+        self.clip = Clip(fps=settings.fps, fit=fit)
+        self.patch = limits["longest_edge"] // fit.token**2  # tokens of two frames, at most
         self.workers = Readers()
         self.readers = self.workers.count  # each thread waits for one of them
         self.folder = Path(settings.video_folder or "")
@@ -83,16 +103,25 @@ class VideoSource:
 
     def __getitem__(self, index: int) -> Conversation:
         """Each epoch has its own order. A sample whose video cannot be read is replaced by the next one that can."""
+        skipped = self.skipped[index] = []
         for attempt in range(SUBSTITUTES):
-            entry = self.entries[self._place(index + attempt)]
+            place = self._place(index + attempt)
+            entry = self.entries[place]
+            name = ", ".join(str(entry[key]) for key in ("id", "video") if entry.get(key)) or f"entry {place + 1}"
             try:
                 return self._load(entry)
-            except VideoError as error:
-                problem = f"{str(error)[:200]} ({entry['video']})"
-                log.warning("sample %s skipped: %s", entry.get("id"), problem)
+            except (VideoError, SampleError) as error:
+                why = str(error)[:200].removeprefix(f"video {Path(str(entry.get('video'))).name}: ")
+                log.warning("sample %s skipped: %s", name, why)
+                skipped.append(Skipped(place + 1, name, why))
         raise SettingsError(
-            f"video_folder={str(self.folder)!r}: {SUBSTITUTES} samples in a row cannot be read; the last: {problem}"
+            f"video_folder={str(self.folder)!r}: {SUBSTITUTES} samples in a row cannot be shown; "
+            f"the last: {name}: {why}"
         )
+
+    def take_skipped(self, indices: Iterable[int]) -> list[Skipped]:
+        """And forget it."""
+        return [each for index in indices for each in self.skipped.pop(index, ())]
 
     def _place(self, index: int) -> int:
         epoch, within = divmod(index, len(self.entries))
@@ -100,9 +129,33 @@ class VideoSource:
 
     def _load(self, entry: dict[str, Any]) -> Conversation:
         turns = tuple(_turn(part) for part in entry["conversations"])
-        if not entry.get("video"):
-            return Conversation(turns)
-        return Conversation(turns, self.workers.read(self.folder / entry["video"], self.clip).result())
+        conversation = Conversation(turns)
+        text, shown = self._text_tokens(conversation), bool(entry.get("video"))
+        most = self.settings.max_tokens
+        if text > (room := most - self.patch * shown):
+            raise SampleError(f"a text of {text} tokens, where max_tokens={most} has room for {room}")
+        if not shown:
+            return conversation
+        # Evenly fewer frames where there were more tokens.
+        clip = replace(self.clip, tokens=max(1, most - max(TEXT_TOKENS, text)))
+        return Conversation(turns, self.workers.read(self.folder / entry["video"], clip).result())
+
+    def _text_tokens(self, conversation: Conversation) -> int:
+        """Tokens of its turns, as far as they are more than are kept free anyway: a token is a byte or more.
+
+        Raises SampleError for a text that would be taken for the turns, or the video, of the chat template.
+        """
+        texts = [text for _, text in conversation.turns]
+        if control := next((control for control in CONTROLS for text in texts if control in text), None):
+            raise SampleError(f"its text holds {control}")
+        if sum(len(text.encode()) + TURN_TOKENS for text in texts) <= TEXT_TOKENS:
+            return 0
+        return sum(len(self._tokenizer.encode(text)) + TURN_TOKENS for text in texts)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """Of its own: one serves one at a time for what pads, but counts for several threads at once."""
+        return copy.deepcopy(self.processor.tokenizer.backend_tokenizer)
 
 
 @lru_cache(maxsize=2)
