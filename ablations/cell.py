@@ -255,7 +255,7 @@ def make_training(
         nsa |= asked
     named = {key[4:]: value for key, value in changes.items() if key.startswith("nsa.")}
     nsa |= named
-    settings |= {key: value for key, value in changes.items() if not key.startswith("nsa.")}
+    settings |= {key: value for key, value in changes.items() if not key.startswith("nsa.")} | dict(profile.placement)
     train = from_dict(TrainSettings, settings | {"nsa": nsa}, f"{where}: train")
     check_families(train, f"{where}: train")
     if checkpoint:

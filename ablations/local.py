@@ -9,9 +9,10 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from ablations.display import Display
-from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words
+from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words, training_failure
 from ablations.plan import DONE, Job, Sweep, cell_folder, shared, training_folder
 from ablations.progress import read_progress
 from ablations.records import fail_record, set_aside
@@ -19,6 +20,7 @@ from ablations.stages import Stages
 from ablations.worker import Parent, Work, job_folder, make_work
 from slurm.executor import Running, run_here, start_local
 from slurm.machine import local_cores, local_gpus
+from videonsa.config import SettingsError
 from videonsa.disk import DiskError
 from videonsa.process import process_started
 from videonsa.record import read_record
@@ -33,12 +35,22 @@ class Resources:
     workers: int
     cores: int
     gpus: tuple[str, ...]
+    processes: int = 1  # of a training
+
+    def places(self, job: Job) -> int:
+        """The workers whose place a job takes."""
+        return min(self.processes, self.workers) if job.trains else 1
 
 
-def local_resources(workers: int | None) -> Resources:
-    """As many workers as asked for, else one a GPU, else one a core."""
+def local_resources(workers: int | None, processes: int = 1) -> Resources:
+    """As many workers as asked for, else one a GPU, else one a core. Raises SettingsError for more processes of a
+    training than GPUs."""
     cores, gpus = local_cores(), local_gpus()
-    return Resources(workers or len(gpus) or cores, cores, gpus)
+    if gpus and processes > len(gpus):
+        raise SettingsError(
+            f"--processes {processes} is not valid: a training has a GPU each, and here are {len(gpus)}"
+        )
+    return Resources(workers or len(gpus) or cores, cores, gpus, processes)
 
 
 def run_debug(sweep: Sweep, jobs: list[Job], stages: Stages) -> None:
@@ -73,7 +85,7 @@ def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resource
                     disk = disk_words(process.last_words()) or disk
             if disk is not None:
                 waiting.clear()
-            for job in next_jobs(sweep, waiting, running, resources.workers):
+            for job in next_jobs(sweep, waiting, [job for job, _ in running.values()], resources):
                 waiting.remove(job)
                 work = make_work(sweep, job, stages, attempt)
                 running[job.name] = (job, start(sweep, work, waiting, running, resources))
@@ -85,26 +97,32 @@ def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resource
         raise DiskError(disk)
 
 
-def next_jobs(sweep: Sweep, waiting: list[Job], running: Iterable[str], workers: int) -> list[Job]:
-    """The jobs that can start now; one whose training has failed is dropped from `waiting`."""
-    names = set(running) | {job.name for job in waiting}
+def next_jobs(sweep: Sweep, waiting: list[Job], running: list[Job], resources: Resources) -> list[Job]:
+    """The jobs that can start now; one whose training has failed is dropped from `waiting`. What finds no room holds up
+    those behind it: a training on all GPUs would else wait for ever."""
+    names = {job.name for job in (*running, *waiting)}
     ready = []
     for job in list(waiting):
         if job.after is None or is_trained(sweep, job):
             ready.append(job)
         elif job.after not in names:
             waiting.remove(job)
-    return ready[: max(0, workers - len(list(running)))]
+    room = resources.workers - sum(map(resources.places, running))
+    taken = accumulate(map(resources.places, ready))
+    return [job for job, places in zip(ready, taken, strict=True) if places <= room]
 
 
 def start(sweep: Sweep, work: Work, waiting: list[Job], running: dict, resources: Resources) -> Running:
     """Start the work of one job. The cores are divided among the jobs that can run beside it."""
-    beside = len(running) + sum(other.after is None or is_trained(sweep, other) for other in waiting) + 1
-    threads = max(1, resources.cores // min(resources.workers, beside))
+    processes = resources.processes if work.job.trains else 1
+    now = [work.job, *(job for job, _ in running.values())]
+    beside = [*now, *(other for other in waiting if other.after is None or is_trained(sweep, other))]
+    threads = max(1, resources.cores // max(processes, min(resources.workers, sum(map(resources.places, beside)))))
     taken = {gpu for _, process in running.values() for gpu in process.gpus}
-    free = [gpu for gpu in resources.gpus if gpu not in taken] or list(resources.gpus)
+    free = [gpu for gpu in resources.gpus if gpu not in taken]
+    gpus = tuple(free if len(free) >= processes else resources.gpus)[:processes]
     parent = Parent(os.getpid(), process_started(os.getpid()))
-    return start_local(replace(work, parent=parent), work.folder, work.job.name, threads, tuple(free[:1]))
+    return start_local(replace(work, parent=parent), work.folder, work.job.name, threads, gpus, processes)
 
 
 def is_trained(sweep: Sweep, job: Job) -> bool:
@@ -142,6 +160,9 @@ def close_job(sweep: Sweep, job: Job, process: Running, beside: Iterable[Job], w
     if job.kind == "train":
         if not is_trained(sweep, job):
             fail_record(sweep.out, job.training, error)
+            record = read_record(training_folder(sweep.out, job.training.id) / "record.json")
+            if record is not None and record["error"] != error:  # one of its processes has said more
+                error = training_failure(job.training.id, record["error"])
             for cell in job.cells:
                 fail_record(sweep.out, cell, error)
     elif job.probe is not None:

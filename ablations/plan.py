@@ -98,6 +98,11 @@ class Job:
     after: str | None = None  # the name of the training job that must succeed first
 
     @property
+    def trains(self) -> bool:
+        """It trains, on all processes that a training gets."""
+        return self.kind == "train" and self.training.gates is None
+
+    @property
     def measures(self) -> bool:
         """It trains nothing: it measures the mean gates of weights that are there, on one GPU."""
         return self.kind == "train" and self.training.gates is not None

@@ -44,6 +44,7 @@ class Profile:
     probe_videos: int
     checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what given weights were made with
     gate_samples: int = GATE_SAMPLES  # of `train`, at most: for mean gates of given weights that hold none
+    placement: Mapping[str, Any] = field(default_factory=dict)  # of trainings, over all else: ablations/placement.py
 
 
 def load_profile(name: str) -> Profile:

@@ -11,6 +11,7 @@ from ablations.cell import Cell, Training
 from ablations.display import describe
 from ablations.estimate import estimate
 from ablations.grid import FOLDER, grid_names, load_grid
+from ablations.placement import placement_lines
 from ablations.plan import DONE, FAILED, INTERRUPTED, WAITING, Job, State, Sweep, fingerprint, training_folder
 from ablations.power import power_lines
 from ablations.profile import profile_names
@@ -42,8 +43,11 @@ def list_text(profile: str) -> str:
     return "\n".join(lines if FOLDER.is_dir() else lines[-1:])
 
 
-def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, again: Iterable[str] = ()) -> str:
-    """Cells, what they share, what is done, why some was done otherwise (`again`), how long the rest takes."""
+def dry_run_text(
+    sweep: Sweep, state: State, jobs: list[Job], workers: int, again: Iterable[str] = (), processes: int = 1
+) -> str:
+    """Cells, what they share, what is done, why some was done otherwise (`again`), how trainings lie over `processes`,
+    how long the rest takes."""
     lines = [_title(sweep), ""]
     labels = {cell.label: line_of(cell.label) for cell in sweep.cells}
     columns = max(map(width, labels.values()))
@@ -61,7 +65,7 @@ def dry_run_text(sweep: Sweep, state: State, jobs: list[Job], workers: int, agai
     if measured := sum(job.measures for job in jobs):
         counts |= {"train": counts["train"] - measured, "gates": measured}
     lines.append("To run: " + ", ".join(f"{number} {kind} jobs" for kind, number in counts.items()))
-    lines += [*again, *reference_lines(sweep), *hub_lines(sweep)]
+    lines += [*again, *placement_lines(jobs, processes), *reference_lines(sweep), *hub_lines(sweep)]
     lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")
     lines += power_lines(sweep, state)
     lines += needs_lines(sweep.cells)

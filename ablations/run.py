@@ -14,6 +14,7 @@ import argparse
 import fnmatch
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from ablations.facts import facts_now, pin_revisions
 from ablations.grid import load_grid
 from ablations.history import again_lines, older_records, plan_changes
 from ablations.local import Resources, local_resources, run_debug, run_local
+from ablations.placement import check_processes, find_placement
 from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_state, write_plan
 from ablations.profile import TEXTS, Profile, load_profile, profile_names
 from ablations.records import fail_untrained
@@ -99,6 +101,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=positive, metavar="N", help="processes at once (default: one a GPU, or a core)"
     )
+    parser.add_argument(
+        "--processes", type=positive, metavar="N", help="of a training on this machine, a GPU each (default: 1)"
+    )
     parser.add_argument("--wait", action="store_true", help="on Slurm: stay, show progress and then the table")
     parser.add_argument("--cancel", action="store_true", help="on Slurm: cancel this sweep's jobs, and nothing else")
     options = parser.parse_args(arguments)
@@ -116,6 +121,7 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         return 0
     changes = parse_changes(options.set)
     slurm_profile = change_slurm(slurm_profile, changes)
+    profile = replace(profile, placement=find_placement(slurm_profile, changes))
     grid = load_grid(options.grid, profile.name, changes)
     others: dict[str, Any] = {}  # settings for failed cells alone
     if options.retry_failed and changes:
@@ -139,7 +145,10 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         raise ClusterError(f"--cluster slurm: say which with --profile: {', '.join(slurm_profile_names())}")
     if not on_slurm and (idle := unused_gpus()):
         print(idle, file=sys.stderr)
-    resources = local_resources(1 if options.cluster == "debug" else options.workers)
+    if options.processes and (on_slurm or options.cluster == "debug"):
+        valid = "for --cluster local; on Slurm a training has the profile's nodes x gpus_per_node"
+        raise SettingsError(f"--processes {options.processes} is not valid: {valid}")
+    resources = local_resources(1 if options.cluster == "debug" else options.workers, options.processes or 1)
     if others:
         if on_slurm and not options.dry_run:
             settle_ended(sweep)
@@ -147,8 +156,10 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         sweep = amended_sweep(sweep, chosen, others, make)
         chosen = [cell for cell in sweep.cells if cell.place in places]
     if options.dry_run:
-        workers = slurm_profile.max_parallel if on_slurm and slurm_profile else resources.workers
-        return dry_run(sweep, chosen, options.retry_failed, workers)
+        workers, processes = resources.workers, resources.processes
+        if on_slurm and slurm_profile:
+            workers, processes = slurm_profile.max_parallel, slurm_profile.processes
+        return dry_run(sweep, chosen, options.retry_failed, workers, processes)
     identify(sweep)
     check_out(options.out)
     print("\n".join(hub_lines(sweep)), end="\n" if hub_lines(sweep) else "")
@@ -181,11 +192,12 @@ def identify(sweep: Sweep) -> None:
         thing.id  # noqa: B018
 
 
-def dry_run(sweep: Sweep, chosen: list[Cell], retry: bool, workers: int) -> int:
+def dry_run(sweep: Sweep, chosen: list[Cell], retry: bool, workers: int, processes: int) -> int:
     """Print what would run."""
     state = read_state(sweep)
     jobs = make_jobs(sweep, state, chosen, retry, workers)
-    print(dry_run_text(sweep, state, jobs, workers, again_lines(sweep, state, chosen)))
+    check_processes(jobs, processes)
+    print(dry_run_text(sweep, state, jobs, workers, again_lines(sweep, state, chosen), processes))
     return 0
 
 
@@ -223,6 +235,7 @@ def run_at_once(
         write_plan(sweep)
         state = read_state(sweep)
         jobs = make_jobs(sweep, state, chosen, options.retry_failed, resources.workers)
+        check_processes(jobs, resources.processes)
         if not options.retry_failed:
             fail_untrained(sweep, state, chosen)
         if jobs and options.cluster == "debug":

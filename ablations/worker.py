@@ -28,6 +28,7 @@ from slurm.executor import delayed, distributed_environment, leave_when_told, to
 from videonsa.config import TrainSettings, to_dict
 from videonsa.disk import DiskError, disk_error
 from videonsa.lock import Lock, LockHeld, claimed
+from videonsa.placement import placed
 from videonsa.process import is_alive
 from videonsa.record import failure, provenance, read_record, without_paths, write_record, write_text
 from videonsa.surroundings import settings_decide
@@ -111,7 +112,7 @@ def run_training(work: Work, progress: Progress) -> list[str]:
             record |= {"error": _word_of_another(folder) or _failure(error, folder)}
         claim.check()
         record |= {"skipped": skipped.summary(folder)} if training.gates is None else {}
-        write_record(folder / "record.json", record | {"provenance": _provenance(work)})
+        write_record(folder / "record.json", record | {"provenance": _provenance(work) | _placement(work)})
     if record["status"] == DONE:
         return []
     reason = record["error"]
@@ -132,6 +133,12 @@ def _train(work: Work, folder: Path, report: Callable[..., None]) -> dict[str, A
     found = stage(given, to_dict(asked.nsa), settings_here(training), asked.samples, on_progress=report)
     write_text(folder / FILE, json.dumps(found) + "\n")
     return {name: found[name] for name in ("samples", "tokens")}
+
+
+def _placement(work: Work) -> dict[str, Any]:
+    """How a training lay over this job's processes."""
+    settings = work.job.training.settings
+    return {"placement": placed(settings, distributed_environment()[1])} if work.job.trains and settings else {}
 
 
 def _word_of_another(folder: Path) -> dict[str, str] | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm.machine import local_cores, local_device, local_gpus
+from slurm.machine import local_cores, local_device, local_gpus, named_gpus
 from slurm.profile import ClusterError, SlurmProfile
 from slurm.queue import NOT_SHARED, partitions
 
@@ -56,13 +56,24 @@ class Running:
     job: Any  # submitit's
     since: float
     gpus: tuple[str, ...] = ()
+    processes: int = 1  # of the one worker
+    begun: bool = False  # all of them were there
 
     def ended(self) -> bool:
-        """The worker has gone, in whatever way."""
+        """The worker has gone, in whatever way. Of several processes one that fails ends the others, as srun does."""
+        if self.job._process.poll() is None and self.processes > 1 and self._one_has_failed():
+            self.kill()
         return self.job._process.poll() is not None
 
+    def _one_has_failed(self) -> bool:
+        """A process is gone that left no result: it was killed; or one left an error."""
+        there = len(_children(self.job._process.pid))
+        self.begun = self.begun or there == self.processes
+        results = [one.paths.result_pickle for one in self.job._sub_jobs if one.paths.result_pickle.is_file()]
+        return self.begun and (there + len(results) < self.processes or not all(map(_is_success, results)))
+
     def kill(self) -> None:
-        """End the controller and the worker below it."""
+        """End the controller and the processes below it."""
         controller = self.job._process
         workers = _children(controller.pid)
         for pid in (controller.pid, *workers):
@@ -132,21 +143,27 @@ def leave_when_told() -> None:
 
 
 def start_local(
-    function: Callable[[], Any], folder: Path, name: str, threads: int, gpus: tuple[str, ...] = ()
+    function: Callable[[], Any],
+    folder: Path,
+    name: str,
+    threads: int,
+    gpus: tuple[str, ...] = (),
+    processes: int = 1,
 ) -> Running:
     """Start the function in a process of its own on this machine, with this many CPU threads and these GPUs.
 
-    `gpus`: as CUDA_VISIBLE_DEVICES names them, by index or UUID.
+    `gpus`: as CUDA_VISIBLE_DEVICES names them, by index or UUID. Several `processes` are as many tasks of one job, as
+    on Slurm: each sees all the GPUs, and has its number from `distributed_environment`.
     """
     import submitit
 
     folder.mkdir(parents=True, exist_ok=True)
     executor = submitit.LocalExecutor(folder)
-    executor.update_parameters(timeout_min=LOCAL_MINUTES, gpus_per_node=len(gpus))
+    executor.update_parameters(timeout_min=LOCAL_MINUTES, gpus_per_node=len(gpus), tasks_per_node=processes)
     executor.parameters["visible_gpus"] = gpus  # set as a parameter, a UUID would be refused
     with _environment(worker_environment(threads)), _deaf_to_interrupts():
         job = executor.submit(function)
-    return Running(name, folder, job, time.time(), gpus)
+    return Running(name, folder, job, time.time(), gpus, processes)
 
 
 def worker_environment(threads: int, code: Path = ROOT) -> dict[str, str]:
@@ -231,7 +248,10 @@ def distributed_environment() -> tuple[int, int]:
     except RuntimeError:  # not in a job
         return 0, 1
     if here.num_tasks > 1:
-        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        os.environ.pop("MASTER_PORT", None)  # of whatever we were started from: ours goes by the job's number
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        if len(named_gpus(os.environ.get("CUDA_VISIBLE_DEVICES", ""))) == 1:
+            os.environ["LOCAL_RANK"] = "0"  # of the one GPU that the site shows to each task
     return here.global_rank, here.num_tasks
 
 
@@ -255,8 +275,7 @@ def _said(error: Exception) -> str:
 
 def _explain(said: str, profile: SlurmProfile) -> str:
     """sbatch's refusal as one line that says what to do."""
-    where = f"Slurm profile {profile.name} ({profile.file})" if profile.file else f"Slurm profile {profile.name}"
-    known = partitions()
+    where, known = profile.where, partitions()
     if "nvalid partition" in said or (profile.partition and known and profile.partition not in known):
         return f"{where}: there is no partition {profile.partition!r}; partitions: {', '.join(known)}"
     if "nvalid account" in said or "nvalid qos" in said:
@@ -277,6 +296,13 @@ def _explain(said: str, profile: SlurmProfile) -> str:
         return f"{where}: {wanted} of {place} with {asked}; theirs: `sinfo -o '%R %D %c %m %G'`"
     reason = re.search(r"sbatch: error: (.*?)(?= sbatch: |$)", said)
     return f"{where}: sbatch refused: {reason[1] if reason else said[:300]}"
+
+
+def _is_success(result: Path) -> bool:
+    """What a process left is no error."""
+    from submitit.core.utils import pickle_load
+
+    return pickle_load(result)[0] == "success"
 
 
 def _children(pid: int) -> list[int]:

@@ -40,6 +40,7 @@ class SlurmProfile:
     modules: tuple[str, ...] = ()  # for `module load`
     setup: tuple[str, ...] = ()  # shell lines before the job
     max_parallel: int = 16  # evaluation jobs at once
+    placement: Mapping[str, Any] = field(default_factory=dict)  # of a training; ablations/placement.py checks it
     environment: Mapping[str, str] = field(default_factory=dict)
     file: str = ""  # where it was read
 
@@ -64,11 +65,22 @@ class SlurmProfile:
             valid = "a name, or a list of names" if each is _is_name else "a line of shell, or a list of lines"
             self._require(isinstance(value, list | tuple) and all(map(each, value)), name, value, valid)
             object.__setattr__(self, name, tuple(value))
+        self._require(isinstance(self.placement, Mapping), "placement", self.placement, "as in {sharding: full}")
         if not isinstance(self.environment, Mapping):
             raise ClusterError(f"Slurm profile {self.name}: environment: expected a mapping of variables to values")
         for name, value in self.environment.items():
             good = bool(_VARIABLE.fullmatch(name)) and isinstance(value, str)
             self._require(good, f"environment: {name}", value, 'a variable and its text ("" for an empty one)')
+
+    @property
+    def processes(self) -> int:
+        """Of a training, on all its nodes."""
+        return self.nodes * max(1, self.gpus_per_node)
+
+    @property
+    def where(self) -> str:
+        """For messages: its name and file."""
+        return f"Slurm profile {self.name} ({self.file})" if self.file else f"Slurm profile {self.name}"
 
     def _require(self, condition: bool, name: str, value: Any, valid: str) -> None:
         if not condition:
@@ -106,7 +118,8 @@ def make_slurm_profile(name: str, content: Any, file: str = "") -> SlurmProfile:
     for key in ("modules", "setup"):
         given = values.get(key)
         values[key] = (given,) if isinstance(given, str) else () if given is None else given
-    values["environment"] = {} if values.get("environment") is None else values["environment"]
+    for key in ("environment", "placement"):
+        values[key] = {} if values.get(key) is None else values[key]
     return SlurmProfile(name=name, file=file, **values)
 
 

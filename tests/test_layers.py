@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.config": (
         *("videonsa.names", "videonsa.limits", "videonsa.identity", "videonsa.values", "videonsa.places"),
     ),
+    "videonsa.placement": ("videonsa.config",),
     "videonsa.awq": ("videonsa.config",),
     "videonsa.weights": ("videonsa.config", "videonsa.identity", "videonsa.awq"),
     "videonsa.fingerprint": ("videonsa.config", "videonsa.identity"),
@@ -67,6 +68,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.training": (
         *(
             "videonsa.config",
+            "videonsa.placement",
             "videonsa.awq",
             "videonsa.disk",
             "videonsa.record",
@@ -111,7 +113,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
-    *("videonsa.values", "videonsa.options"),
+    *("videonsa.values", "videonsa.options", "videonsa.placement"),
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.git", "videonsa.record"),
     *("videonsa.lock", "videonsa.process"),
     *("videonsa.methods.entries", "videonsa.methods.settings", "videonsa.methods.registry"),

@@ -71,7 +71,8 @@ def paced_train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
     strike(out, "train")
 
     def report(done: int, total: int) -> None:
-        on_progress(done, total)
+        if on_progress is not None:  # the first of several processes
+            on_progress(done, total)
         time.sleep(faults(out).get("pace", 0))
 
     return real_train(settings, folder, report)

@@ -24,7 +24,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from videonsa.config import TrainSettings, require
+from videonsa.config import TrainSettings
+from videonsa.placement import lanes, read_together
 from videonsa.training.batch import MicroBatch, answer_loss, encoded, idle, packed, padded, place_tokens
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
 from videonsa.training.gates import gate_sums, mean_of
@@ -81,14 +82,8 @@ class Trainer:
         on_cpu = not torch.accelerator.is_available()
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[UNUSED_WEIGHTS])
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.lanes, self.size = lanes(settings, self.world), read_together(settings)
         self.parallel = sequence_groups(model, settings, self.world, self.rank)
-        self.lanes = self.world // settings.sequence_parallel  # of samples: processes that see others
-        self.size = 1 if settings.packing else settings.micro_batch_size  # samples that are read together
-        part = self.size * self.lanes
-        factors = ["micro_batch_size x "] * (not settings.packing) + ["processes"]
-        factors += [" / sequence_parallel"] * (self.lanes < self.world)
-        valid = f"a multiple of {''.join(factors)} = {part}"
-        require(settings.batch_size % part == 0, "batch_size", settings.batch_size, valid)
         if settings.activation_checkpointing:
             self._checkpoint_activations(model)
         model.train()

@@ -39,13 +39,12 @@ def shard(model: Any, device: torch.device, precision: str) -> None:
 def sequence_groups(model: Any, settings: TrainSettings, world: int, rank: int) -> SequenceParallel | None:
     """Lay each sample over `sequence_parallel` processes whose ranks follow one another; every process calls it.
 
-    Raises SettingsError for a degree that does not divide the processes or the key/value heads, and for semantics under
-    which heads of different groups meet.
+    Raises SettingsError for a degree that does not divide the key/value heads, and for semantics under which heads of
+    different groups meet.
     """
     degree, text = settings.sequence_parallel, model.config.text_config
     if degree == 1:
         return None
-    require(world % degree == 0, "sequence_parallel", degree, f"a divisor of the {world} processes")
     heads = text.num_key_value_heads
     require(heads % degree == 0, "sequence_parallel", degree, f"a divisor of the {heads} key/value heads")
     dense = settings.nsa.attention == "dense"

@@ -1,0 +1,54 @@
+"""How a training lies over processes: settings that change no result but by rounding. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from videonsa.config import TrainSettings, require
+
+FIELDS = tuple(field.name for field in dataclasses.fields(TrainSettings) if field.metadata.get("no_effect"))
+
+
+def lanes(settings: TrainSettings, processes: int) -> int:
+    """Of so many processes those that see different samples: data parallel; the others have tokens of the same.
+
+    Raises SettingsError where samples or processes cannot be divided so.
+    """
+    degree = settings.sequence_parallel
+    require(processes % degree == 0, "sequence_parallel", degree, f"a divisor of the {processes} processes")
+    count = processes // degree
+    part = read_together(settings) * count
+    factors = "processes" if settings.packing else "micro_batch_size x processes"
+    valid = f"a multiple of {factors}{' / sequence_parallel' * (degree > 1)} = {part}"
+    require(settings.batch_size % part == 0, "batch_size", settings.batch_size, valid)
+    return count
+
+
+def read_together(settings: TrainSettings) -> int:
+    """Samples that a process reads at once; packed, each comes alone."""
+    return 1 if settings.packing else settings.micro_batch_size
+
+
+def placed(settings: TrainSettings, processes: int) -> dict[str, Any]:
+    """The placement as a record keeps it: processes, how samples and tokens lie over them, and the settings of it."""
+    count = {"processes": processes, "data_parallel": processes // settings.sequence_parallel}
+    return count | {name: getattr(settings, name) for name in FIELDS}
+
+
+def described(settings: TrainSettings, processes: int) -> str:
+    """'8 processes (data 4 x sequence 2), sharding full, 8 micro batches of 1 sample each a step, ...'."""
+    data = lanes(settings, processes)
+    size = settings.micro_batch_size
+    count = settings.batch_size // (size * data)
+    step = f"{settings.batch_size // data} samples a step, packed"
+    step = step if settings.packing else f"{count} micro batch{'es' * (count > 1)} of {size} a step"
+    parts = [
+        f"{processes} processes (data {data} x sequence {settings.sequence_parallel})"
+        if processes > 1
+        else "1 process",
+        f"sharding {settings.sharding}" if processes > 1 else "",
+        step,
+        "activation checkpointing" if settings.activation_checkpointing else "",
+    ]
+    return ", ".join(filter(None, parts))
