@@ -37,18 +37,16 @@ def placed(settings: TrainSettings, processes: int) -> dict[str, Any]:
 
 
 def described(settings: TrainSettings, processes: int) -> str:
-    """'8 processes (data 4 x sequence 2), sharding full, 8 micro batches of 1 sample each a step, ...'."""
-    data = lanes(settings, processes)
-    size = settings.micro_batch_size
+    """'8 processes (data 4 x sequence 2), sharding full, 8 micro batches of 1 a step, activation checkpointing'."""
+    data, size = lanes(settings, processes), settings.micro_batch_size
     count = settings.batch_size // (size * data)
-    step = f"{settings.batch_size // data} samples a step, packed"
-    step = step if settings.packing else f"{count} micro batch{'es' * (count > 1)} of {size} a step"
+    spread = (
+        f"{processes} processes (data {data} x sequence {settings.sequence_parallel}), sharding {settings.sharding}"
+    )
     parts = [
-        f"{processes} processes (data {data} x sequence {settings.sequence_parallel})"
-        if processes > 1
-        else "1 process",
-        f"sharding {settings.sharding}" if processes > 1 else "",
-        step,
-        "activation checkpointing" if settings.activation_checkpointing else "",
+        spread if processes > 1 else "1 process",
+        f"{settings.batch_size // data} samples a step, packed" * settings.packing,
+        f"{count} micro batch{'es' * (count > 1)} of {size} a step" * (not settings.packing),
+        "activation checkpointing" * settings.activation_checkpointing,
     ]
     return ", ".join(filter(None, parts))
