@@ -15,10 +15,11 @@ from typing import Any
 from ablations.cell import Cell
 from ablations.plan import AMENDED, FAILED, INTERRUPTED, Sweep, read_amended, read_state, sweep_name
 from ablations.profile import Profile
+from ablations.settings import OF_GRIDS
 from videonsa.config import SettingsError
 from videonsa.record import write_text
 
-OTHER_CELLS = ("suites", "seeds", "checkpoint")
+OTHER_CELLS = (*OF_GRIDS, "checkpoint")
 
 
 def planned_changes(changes: Mapping[str, Any], grid: str, source: str, profile: Profile, out: Path) -> dict[str, Any]:

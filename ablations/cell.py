@@ -18,7 +18,7 @@ from ablations.gates import GateSamples, gates_for
 from ablations.grid import Grid, Variant
 from ablations.inputs import cell_inputs, gates_inputs, identity_of, probe_inputs, training_inputs
 from ablations.profile import Profile, check_suites, suite_settings
-from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict, to_dict
+from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict, require, to_dict
 from videonsa.hub import folder_at
 from videonsa.identity import identity, settings_inputs
 from videonsa.methods.asked import beside
@@ -35,11 +35,17 @@ class Training:
     given: Checkpoint | None
     facts: Facts  # as they were when the sweep was planned
     gates: GateSamples | None = None  # over which the given weights' mean gates are measured, before they are used
+    start: Training | None = None  # whose weights it begins with, in the place of the settings' model
 
     @property
     def exists(self) -> bool:
         """Nothing has to be done before the weights can be used."""
         return self.given is not None and self.gates is None
+
+    @property
+    def before(self) -> tuple[Training, ...]:
+        """The trainings that must be done before it, the next first."""
+        return () if self.start is None else (self.start, *self.start.before)
 
     @property
     def checkpoint(self) -> str | None:
@@ -64,7 +70,7 @@ class Training:
         if self.settings is None:
             weights = self.facts.weights(str(self.checkpoint))
             return gates_inputs(weights, self.gates, self.facts) if self.gates else weights
-        return training_inputs(self.settings, self.facts)
+        return training_inputs(self.settings, self.facts, self.start.inputs if self.start else None)
 
     @cached_property
     def id(self) -> str:
@@ -75,7 +81,9 @@ class Training:
     def record_settings(self) -> dict[str, Any]:
         """The settings as a record keeps them."""
         if self.given is None:
-            return to_dict(self.settings)
+            return to_dict(self.settings) | (
+                {"start": {"id": self.start.id, **self.start.record_settings}} if self.start else {}
+            )
         return self.given.settings | ({"gates": self.gates.settings} if self.gates else {})
 
     @property
@@ -192,17 +200,15 @@ def make_cells(
     suites = profile.suites if grid.suites is None else _chosen_suites(grid, profile)
     cells = []
     for variant in grid.variants:
-        usual = profile.checkpoint if grid.asks == "test" else None
-        checkpoint = variant.settings.get("checkpoint", usual)
         seeds = grid.seeds or profile.seeds
-        for seed in seeds[:1] if checkpoint else seeds:
-            training = make_training(variant, grid, profile, checkpoint, seed, facts)
+        for seed in seeds[:1] if given_to(variant, grid, profile) else seeds:
+            training = make_training(variant, grid, profile, seed, facts)
             for name, changes in suites.items():
                 cell = make_cell(variant, grid, training, name, changes, seed)
                 if others := (amended or {}).get(cell.place):
                     note = ", ".join(f"{key.partition('.')[2]}={value}" for key, value in others.items())
                     other = Variant(f"{variant.label} ({note})", {**variant.settings, **others})
-                    training_ = make_training(other, grid, profile, checkpoint, seed, facts)
+                    training_ = make_training(other, grid, profile, seed, facts)
                     cell = make_cell(other, grid, training_, name, changes, seed)
                     cell = replace(cell, amended=others, planned=variant.label)
                 cells.append(cell)
@@ -235,15 +241,18 @@ def check_model(method: MethodSettings, training: Training, where: str) -> None:
             raise SettingsError(f"{where}: {error}") from None
 
 
-def make_training(
-    variant: Variant, grid: Grid, profile: Profile, checkpoint: str | None, seed: int, facts: Facts
-) -> Training:
+def given_to(variant: Variant, grid: Grid, profile: Profile) -> str | None:
+    """The checkpoint that a variant is asked of; None: it is trained."""
+    return variant.settings.get("checkpoint", profile.checkpoint if grid.asks == "test" else None)
+
+
+def make_training(variant: Variant, grid: Grid, profile: Profile, seed: int, facts: Facts) -> Training:
     """The training that a variant needs, or the weights that it gives.
 
     With `asks: train` its nsa.* settings hold while training too. Of given weights train.nsa.* says what they were made
     with; the profile's recipe says nothing about them.
     """
-    where = f"{grid.name}: {variant.label}"
+    where, checkpoint = f"{grid.name}: {variant.label}", given_to(variant, grid, profile)
     settings = dict(profile.train) | {"seed": seed}
     changes = group(variant.settings, "train")
     nsa = dict(settings.get("nsa") or {})
@@ -253,17 +262,34 @@ def make_training(
             valid = "training is NSA's or dense; ask for it at test time (asks: test)"
             raise SettingsError(f"{where}: method={method.name!r} is not valid: {valid}")
         nsa |= asked
+        if nsa.get("gate_mode") == "static":  # means of what a training has learnt: it learns with dynamic ones
+            nsa["gate_mode"] = "dynamic"
     named = {key[4:]: value for key, value in changes.items() if key.startswith("nsa.")}
     nsa |= named
     settings |= {key: value for key, value in changes.items() if not key.startswith("nsa.")} | dict(profile.placement)
     train = from_dict(TrainSettings, settings | {"nsa": nsa}, f"{where}: train")
     check_families(train, f"{where}: train")
+    start = variant.settings.get("start")
     if checkpoint:
+        require(start is None, f"{where}: start", start, f"nothing is trained of checkpoint {checkpoint}")
         given = describe(checkpoint, _said(grid, profile), named, f"{where}: train.nsa")
         return Training(None, given, facts, gates_for(checkpoint, given.nsa, asked, train, profile.gate_samples))
+    if start is not None:
+        return _begun(train, next(each for each in grid.variants if each.label == start), grid, profile, facts, where)
     if folder := folder_at(train.model):
         check_trainable(folder)
     return Training(train, None, facts)
+
+
+def _begun(train: TrainSettings, first: Variant, grid: Grid, profile: Profile, facts: Facts, where: str) -> Training:
+    """The training that begins with the weights that another variant was trained to, by the same seed."""
+    begun = make_training(first, grid, profile, train.seed, facts)
+    valid = f"{first.label} is given weights: name them by train.model"
+    require(begun.settings is not None, f"{where}: start", first.label, valid)
+    assert begun.settings is not None
+    same = train.model == begun.settings.model
+    require(same, f"{where}: train.model", train.model, f"{first.label} began with {begun.settings.model}")
+    return Training(train, None, facts, start=begun)
 
 
 def check_families(train: TrainSettings, where: str) -> None:

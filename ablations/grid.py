@@ -15,8 +15,9 @@
     checkpoints: {me/model: {semantics: release}}   # what given weights were made with, over the profile's
 
 Settings are dotted: nsa.* (attention at test time; with `asks: train` also while training), train.* (also train.nsa.*),
-suite.* (frames, fps, tokens_per_frame, limit, ...), checkpoint (a hub name or folder: nothing is trained), method and
-the settings of one (ablations/attention.py).
+suite.* (frames, fps, tokens_per_frame, limit, ...), checkpoint (a hub name or folder: nothing is trained), start (a
+variant's label: the training begins with the weights that it was trained to), method and the settings of one
+(ablations/attention.py).
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ SHORT = {
     "nsa.gate_values": "gates",
     "nsa.attention": "",
     "method": "",
+    "start": "from",
     "suite.tokens_per_frame": "tokens",
 }
 
@@ -109,11 +111,12 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     content = load_yaml(path)
     where = path.name
     check_keys(content, KEYS, where)
-    one_of(f"{where}: asks", content.get("asks", "test"), ("test", "train"))
+    changes = dict(changes or {})
+    asks = changes.pop("asks", content.get("asks", "test"))
+    one_of(f"{where}: asks", asks, ("test", "train"))
     one_of(f"{where}: combine", content.get("combine", "product"), ("product", "zip"))
     axes = [_axis(key, values, where) for key, values in mapping_at(content, "axes", where, EXAMPLE).items()]
     _check_axes(axes, where)
-    changes = dict(changes or {})
     suites, seeds = changes.pop("suites", content.get("suites")), changes.pop("seeds", content.get("seeds"))
     for key in changes:
         if any(_varies(axis, key) for axis in axes):
@@ -128,10 +131,11 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     kept = [point for point in points if not any(_matches(base | _merge(point), rule) for rule in excluded)]
     variants = _variants(kept, base, labels, where)
     check_groups((variant.settings for variant in variants), where)
+    _check_starts(variants, where)
     return Grid(
         name=path.stem,
         question=re.sub(r"[ \t\n]+", " ", text_or_none(content.get("question"), f"{where}: question") or "").strip(),
-        asks=content.get("asks", "test"),
+        asks=asks,
         variants=variants,
         suites=_suites(suites, where),
         seeds=None if seeds is None else whole_numbers(seeds, f"{where}: seeds"),
@@ -245,6 +249,25 @@ def _reference(label: Any, variants: tuple[Variant, ...], where: str) -> str | N
         near = unknown(label, labels)
         raise SettingsError(f"{where}: reference: no variant is called {label!r}; variants: {', '.join(labels)}{near}")
     return label
+
+
+def _check_starts(variants: tuple[Variant, ...], where: str) -> None:
+    """Refuse a start that is no variant, or that comes back to where it began."""
+    starts = {variant.label: variant.settings.get("start") for variant in variants}
+    for label, start in starts.items():
+        passed = [label]
+        while start is not None:
+            if start not in starts:
+                near = unknown(start, starts)
+                raise SettingsError(
+                    f"{where}: start: no variant is called {start!r}; variants: {', '.join(starts)}{near}"
+                )
+            if start in passed:
+                raise SettingsError(
+                    f"{where}: start: {' from '.join([*passed, start])}: a training begins with another"
+                )
+            passed.append(start)
+            start = starts[start]
 
 
 def _row_label(row: Mapping[str, Any], labels: Mapping[str, str]) -> str:

@@ -37,13 +37,13 @@ def identity_record(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {"version": VERSION, "inputs": dict(inputs)}
 
 
-def training_inputs(settings: TrainSettings, facts: Facts) -> dict[str, Any]:
-    """What the weights of a training depend on."""
+def training_inputs(settings: TrainSettings, facts: Facts, start: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the weights of a training depend on; `start`: the inputs of the one whose weights it begins with."""
     asked = {key: value for key, value in settings_inputs(settings).items() if key not in BY_CONTENT}
     nsa = settings.nsa
     return {
         "train": asked,
-        "model": "tiny" if settings.model == "tiny" else facts.weights(settings.model),
+        "model": dict(start) if start else "tiny" if settings.model == "tiny" else facts.weights(settings.model),
         "data": "synth" if settings.data == "synth" else facts.data(settings),
         "versions": {name: facts.versions[name] for name in TRAIN_PACKAGES},
         "device": facts.device,

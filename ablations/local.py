@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from ablations.cell import Training
 from ablations.display import Display
 from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words, training_failure
 from ablations.plan import DONE, Job, Sweep, cell_folder, shared, training_folder
@@ -58,7 +59,7 @@ def run_debug(sweep: Sweep, jobs: list[Job], stages: Stages) -> None:
     set_aside(sweep, jobs)
     attempt = uuid.uuid4().hex
     for job in jobs:
-        if job.after is None or is_trained(sweep, job):
+        if can_start(sweep, job):
             folder = job_folder(sweep, job)
             error = run_here(make_work(sweep, job, stages, attempt), folder)
             if isinstance(error, DiskError):  # what else went wrong is in the records
@@ -103,7 +104,7 @@ def next_jobs(sweep: Sweep, waiting: list[Job], running: list[Job], resources: R
     names = {job.name for job in (*running, *waiting)}
     ready = []
     for job in list(waiting):
-        if job.after is None or is_trained(sweep, job):
+        if can_start(sweep, job):
             ready.append(job)
         elif job.after not in names:
             waiting.remove(job)
@@ -116,7 +117,7 @@ def start(sweep: Sweep, work: Work, waiting: list[Job], running: dict, resources
     """Start the work of one job. The cores are divided among the jobs that can run beside it."""
     processes = resources.processes if work.job.trains else 1
     now = [work.job, *(job for job, _ in running.values())]
-    beside = [*now, *(other for other in waiting if other.after is None or is_trained(sweep, other))]
+    beside = [*now, *(other for other in waiting if can_start(sweep, other))]
     threads = max(1, resources.cores // max(processes, min(resources.workers, sum(map(resources.places, beside)))))
     taken = {gpu for _, process in running.values() for gpu in process.gpus}
     free = [gpu for gpu in resources.gpus if gpu not in taken]
@@ -125,11 +126,16 @@ def start(sweep: Sweep, work: Work, waiting: list[Job], running: dict, resources
     return start_local(replace(work, parent=parent), work.folder, work.job.name, threads, gpus, processes)
 
 
-def is_trained(sweep: Sweep, job: Job) -> bool:
-    """The weights that the job needs are there."""
-    if job.training.exists:
+def can_start(sweep: Sweep, job: Job) -> bool:
+    """The weights that the job works with are there."""
+    return job.after is None or job.needs is None or is_trained(sweep, job.needs)
+
+
+def is_trained(sweep: Sweep, training: Training) -> bool:
+    """The training's weights are there."""
+    if training.exists:
         return True
-    record = read_record(training_folder(sweep.out, job.training.id) / "record.json")
+    record = read_record(training_folder(sweep.out, training.id) / "record.json")
     return record is not None and record["status"] == DONE
 
 
@@ -158,7 +164,7 @@ def close_job(sweep: Sweep, job: Job, process: Running, beside: Iterable[Job], w
             _close_cells(sweep, replace(job, cells=tuple(left)), error, read_progress(process.folder)), workers
         )
     if job.kind == "train":
-        if not is_trained(sweep, job):
+        if not is_trained(sweep, job.training):
             fail_record(sweep.out, job.training, error)
             record = read_record(training_folder(sweep.out, job.training.id) / "record.json")
             if record is not None and record["error"] != error:  # one of its processes has said more

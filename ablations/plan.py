@@ -57,7 +57,7 @@ class Sweep:
     @cached_property
     def trainings(self) -> dict[str, Training]:
         """The trainings that the cells need, by id."""
-        return {cell.training.id: cell.training for cell in self.cells}
+        return {each.id: each for cell in self.cells for each in (cell.training, *cell.training.before)}
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
@@ -101,6 +101,11 @@ class Job:
     def trains(self) -> bool:
         """It trains, on all processes that a training gets."""
         return self.kind == "train" and self.training.gates is None
+
+    @property
+    def needs(self) -> Training | None:
+        """The training whose weights it works with."""
+        return self.training.start if self.kind == "train" else self.training
 
     @property
     def measures(self) -> bool:
@@ -222,7 +227,8 @@ def make_jobs(
     busy = busy or Busy()
     again = (WAITING, INTERRUPTED) + ((FAILED,) if retry else ())
     chosen = {cell.id: cell for cell in cells}
-    training_jobs, evaluation_jobs, probe_jobs = [], [], []
+    evaluation_jobs, probe_jobs = [], []
+    waiting: dict[str, list[Cell]] = {}  # training id -> cells that wait for it
     for key, asked in by_training(chosen.values()).items():
         mine = [cell for cell in asked if state.cells[cell.id] in again and cell.id not in busy.cells]
         training = sweep.trainings[key]
@@ -230,20 +236,33 @@ def make_jobs(
         probe = sweep.probes.get(key)
         looked_at = any(cell.is_probed for cell in asked)
         probe_wanted = looked_at and probe is not None and state.probes[key] in again and probe.id not in busy.probes
-        if status == FAILED and not retry:
+        lacking = [] if status == DONE else [each.id for each in (training, *training.before)]
+        lacking = [each for each in lacking if state.trainings[each] != DONE]
+        if any(state.trainings[each] == FAILED for each in lacking) and not retry:
             continue
         after = None
         if status != DONE:
             if not mine and not probe_wanted:
                 continue
             after = f"train-{key}"
-        if status != DONE and key not in busy.trainings:
-            training_jobs.append(Job(f"train-{key}", "train", training, tuple(mine)))
+        for each in lacking:
+            waiting.setdefault(each, []).extend(mine)
         job = Job(f"evaluate-{key}", "evaluate", training, tuple(mine), after=after)
         evaluation_jobs += shared(job, per_training)
         if probe_wanted:
             probe_jobs.append(Job(f"probe-{key}", "probe", training, probe=probe, after=after))
-    return [*training_jobs, *probe_jobs, *evaluation_jobs]
+    return [*_training_jobs(sweep, state, waiting, busy), *probe_jobs, *evaluation_jobs]
+
+
+def _training_jobs(sweep: Sweep, state: State, waiting: Mapping[str, list[Cell]], busy: Busy) -> list[Job]:
+    """A job for each training with the cells that wait for it, after the job of the training that it begins with."""
+    jobs = []
+    for key in sorted(waiting, key=lambda key: len(sweep.trainings[key].before)):
+        training = sweep.trainings[key]
+        start = training.start.id if training.start else None
+        after = f"train-{start}" if start and state.trainings[start] != DONE else None
+        jobs.append(Job(f"train-{key}", "train", training, tuple(waiting[key]), after=after))
+    return [job for job in jobs if job.training.id not in busy.trainings]
 
 
 def shared(job: Job, most: int) -> list[Job]:

@@ -22,7 +22,7 @@ GATES_KEYS = ("samples",)
 GATE_SAMPLES = 1000  # as the paper took
 # Keys of grids and profiles below which text is meant, whatever it looks like.
 TEXTS = frozenset(
-    {"question", "description", "label", "labels", "reference", "checkpoint", "suite"}
+    {"question", "description", "label", "labels", "reference", "checkpoint", "start", "suite"}
     | text_fields(NSASettings)
     | text_fields(TrainSettings)
     | text_fields(SuiteSettings)

@@ -64,8 +64,9 @@ def fail_record(out: Path, what: Training | Cell | Probe, error: Mapping[str, st
 def fail_untrained(sweep: Sweep, state: State, cells: Iterable[Cell]) -> None:
     """Cells whose training has failed before get a record that says so."""
     for cell in cells:
-        key = cell.training.id
-        if state.trainings[key] == FAILED and state.cells[cell.id] == WAITING:
+        needed = (cell.training, *cell.training.before)
+        key = next((each.id for each in needed if state.trainings[each.id] == FAILED), None)
+        if key is not None and state.cells[cell.id] == WAITING:
             record = read_record(training_folder(sweep.out, key) / "record.json")
             if record is not None:
                 fail_record(sweep.out, cell, training_failure(key, record["error"]))

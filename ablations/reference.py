@@ -38,7 +38,8 @@ def _labels(cells: Collection[Cell]) -> list[str]:
 
 def _plain(grid: Grid, profile: Profile, cell: Cell) -> Training:
     """The training of the profile's recipe with the grid's base alone."""
-    return make_training(Variant("base", grid.base), grid, profile, None, cell.seed, cell.training.facts)
+    base = {**grid.base, "checkpoint": None}
+    return make_training(Variant("base", base), grid, profile, cell.seed, cell.training.facts)
 
 
 def _of_the_shared_model(found: list[Cell], planned: Sequence[Cell]) -> list[Cell]:

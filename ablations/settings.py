@@ -19,8 +19,10 @@ _FIELDS = {
     "suite": [f.name for f in dataclasses.fields(SuiteSettings) if f.name != "name"],
 }
 _FIELDS |= {name: registry.fields(name) for name in registry.names() if name not in registry.OF_NSA}
-SETTINGS = ("checkpoint", "method", *(f"{group}.{name}" for group, names in _FIELDS.items() for name in names))
+OF_VARIANTS = ("checkpoint", "method", "start")  # settings without a group: text, or null
+SETTINGS = (*OF_VARIANTS, *(f"{group}.{name}" for group, names in _FIELDS.items() for name in names))
 SETTINGS += tuple(f"train.nsa.{name}" for name in _FIELDS["nsa"])
+OF_GRIDS = ("asks", "suites", "seeds")  # keys of a grid that --set changes, too
 
 
 def flatten(mapping: Any, where: str, is_rule: bool = False) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def flatten(mapping: Any, where: str, is_rule: bool = False) -> dict[str, Any]:
     flat = dict(_leaves(mapping))
     for key, value in flat.items():
         check_setting(key, where)
-        if key in ("checkpoint", "method") and not is_rule:
+        if key in OF_VARIANTS and not is_rule:
             text_or_none(value, f"{where}: {key}")
     return flat
 
@@ -51,7 +53,7 @@ def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def check_setting(key: str, where: str) -> None:
     """Refuse a dotted name that is no setting, listing those near it."""
     group, _, name = key.partition(".")
-    if key in ("checkpoint", "method") or name in _FIELDS.get(group, ()):
+    if key in OF_VARIANTS or name in _FIELDS.get(group, ()):
         return
     if group == "train" and name.startswith("nsa.") and name[4:] in _FIELDS["nsa"]:
         return
@@ -66,12 +68,12 @@ def check_setting(key: str, where: str) -> None:
         if (others := list(_FIELDS)[3:])
         else ", method"
     )
-    settings = f"settings are nsa.*, train.*, suite.*, checkpoint{methods}{more}"
+    settings = f"settings are nsa.*, train.*, suite.*, checkpoint, start{methods}{more}"
     raise SettingsError(f"{where}: unknown setting {key!r}; {settings}{_nearest(key, where)}")
 
 
 def _nearest(key: str, where: str) -> str:
-    return unknown(key, (*SETTINGS, "suites", "seeds") if where == "--set" else SETTINGS)
+    return unknown(key, (*SETTINGS, *OF_GRIDS) if where == "--set" else SETTINGS)
 
 
 def parse_changes(pairs: list[str]) -> dict[str, Any]:
@@ -87,10 +89,10 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
             raise SettingsError(f"--set {pair}: give key=value, such as nsa.window=8")
         if key in changes:
             raise SettingsError(f"--set {key}: given twice")
-        if key not in ("suites", "seeds") and not key.startswith("slurm."):
+        if key not in OF_GRIDS and not key.startswith("slurm."):
             check_setting(key, "--set")
         value = read_value(text, f"--set {key}", means_text(key, texts), texts)
-        if key in ("checkpoint", "method"):
+        if key in OF_VARIANTS:
             text_or_none(value, f"--set {key}")
         elif key in ("suites", "seeds") and isinstance(value, str):
             value = [scalar(part.strip(), f"--set {key}", key == "suites") for part in value.split("+")]

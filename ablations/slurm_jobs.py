@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ablations.cell import Training
 from ablations.failures import (
     CANCELLED,
     DISK_ERROR,
@@ -140,12 +141,14 @@ def settle_lost(sweep: Sweep, states: Mapping[str, JobState]) -> None:
             continue
         error = error_of(job, state, sweep.folder / "jobs")
         if job.kind == "train" and job.training in sweep.trainings:
-            fail_record(sweep.out, sweep.trainings[job.training], error)
+            training = sweep.trainings[job.training]
+            fail_record(sweep.out, training, _with_training(sweep, training.before, error))
         if job.kind == "probe" and job.training in sweep.probes:
             fail_record(sweep.out, sweep.probes[job.training], error)
         for key in job.cells:
             if key in cells and key not in cared_for:
-                fail_record(sweep.out, cells[key], _with_training(sweep, job, error))
+                training = cells[key].training
+                fail_record(sweep.out, cells[key], _with_training(sweep, (training, *training.before), error))
 
 
 def error_of(job: Submitted, state: JobState, logs: Path) -> dict[str, str]:
@@ -172,9 +175,10 @@ def error_of(job: Submitted, state: JobState, logs: Path) -> dict[str, str]:
     return {"type": kind, "message": f"Slurm job {job.id} ({job.name}): {reason}", "traceback": text}
 
 
-def _with_training(sweep: Sweep, job: Submitted, error: dict[str, str]) -> dict[str, str]:
-    """A job that Slurm dropped because its training failed says so."""
-    record = read_record(training_folder(sweep.out, job.training) / "record.json")
-    if record is None or record["status"] == DONE:
-        return error
-    return training_failure(job.training, record["error"])
+def _with_training(sweep: Sweep, needed: Iterable[Training], error: dict[str, str]) -> dict[str, str]:
+    """A job that Slurm dropped because a training failed, of these that it needed, says so."""
+    for training in needed:
+        record = read_record(training_folder(sweep.out, training.id) / "record.json")
+        if record is not None and record["status"] != DONE:
+            return training_failure(training.id, record["error"])
+    return error

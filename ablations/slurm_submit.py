@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
+from typing import Any
 
 from ablations.cell import Cell
 from ablations.placement import check_processes
@@ -100,19 +101,20 @@ def submit_sweep(
 def batches(jobs: list[Job], limit: int) -> list[tuple[list[Job], bool]]:
     """Jobs in as few arrays as Slurm can order: (jobs, whether they wait for trainings), trainings first.
 
-    Trainings that as many jobs wait for share an array. What waits for them goes into an array a training (afterok),
-    or an array for the first job of each, one for the second, ... (aftercorr): whichever are fewer.
+    Trainings that as many jobs wait for share an array, if they begin with the weights of one, or of none. What waits
+    for them goes into an array a training (afterok), or an array for the first job of each, one for the second, ...
+    (aftercorr): whichever are fewer.
     """
     trainings, others = ([job for job in jobs if (job.kind == "train") is own] for own in (True, False))
     waiting: dict[tuple[str, str | None], list[Job]] = {}
     for job in others:
         waiting.setdefault((job.kind, job.after), []).append(job)
-    alike: dict[tuple[int, ...], list[Job]] = {}
+    alike: dict[tuple[Any, ...], list[Job]] = {}
     for training in trainings:
-        counts = (training.measures, *(len(waiting.get((kind, training.name), ())) for kind in KINDS))
+        counts = (training.after, training.measures, *(len(waiting.get((kind, training.name), ())) for kind in KINDS))
         alike.setdefault(counts, []).append(training)
     parts = [part for group in alike.values() for part in _parts(group, limit)]
-    made: list[tuple[list[Job], bool]] = [(part, False) for part in parts]
+    made: list[tuple[list[Job], bool]] = [(part, part[0].after is not None) for part in parts]
     for kind in KINDS:
         made += [(piece, False) for piece in _parts(waiting.pop((kind, None), []), limit)]
         for part in parts:
@@ -132,7 +134,7 @@ def _parts(jobs: list[Job], limit: int) -> list[list[Job]]:
 def _dependency(batch: list[Job], after: bool, waiting_for: Mapping[str, str]) -> str | None:
     if not after:
         return None
-    ids = [waiting_for[job.training.id] for job in batch]
+    ids = [waiting_for[job.needs.id] for job in batch if job.needs]
     if len(set(ids)) == 1:
         return f"afterok:{ids[0]}"
     return f"aftercorr:{ids[0].partition('_')[0]}"

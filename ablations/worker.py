@@ -127,10 +127,10 @@ def _train(work: Work, folder: Path, report: Callable[..., None]) -> dict[str, A
     stage = work.stages.get("train" if training.gates is None else "gates")
     check_here(training.facts, observed().get("device"), TRAIN_PACKAGES)
     if training.gates is None:
-        stage(settings_here(training), folder, on_progress=report)
+        stage(settings_here(training, work.out), folder, on_progress=report)
         return _training_summary(folder)
     given, asked = training.facts.location(str(training.checkpoint)), training.gates
-    found = stage(given, to_dict(asked.nsa), settings_here(training), asked.samples, on_progress=report)
+    found = stage(given, to_dict(asked.nsa), settings_here(training, work.out), asked.samples, on_progress=report)
     write_text(folder / FILE, json.dumps(found) + "\n")
     return {name: found[name] for name in ("samples", "tokens")}
 
@@ -159,7 +159,7 @@ def train_along(work: Work) -> None:
     try:
         train = work.stages.get("train")
         check_here(training.facts, observed().get("device"), TRAIN_PACKAGES)
-        train(settings_here(training), folder)
+        train(settings_here(training, work.out), folder)
     except Exception as error:
         if not told_to_leave():
             fail_record(work.out, training, _failure(error, folder))
@@ -338,11 +338,13 @@ def observed(loaded: Any = None) -> dict[str, Any]:
     return seen
 
 
-def settings_here(training: Training) -> TrainSettings:
+def settings_here(training: Training, out: Path) -> TrainSettings:
     """The settings of a training, or of one whose samples are used, with model and data where this job finds them."""
     settings = training.gates.train if training.gates else training.settings
     assert settings is not None
-    if settings.model != "tiny" and training.gates is None:
+    if training.start is not None:
+        settings = replace(settings, model=str(trained_folder(out, training.start)))
+    elif settings.model != "tiny" and training.gates is None:
         settings = replace(settings, model=training.facts.location(settings.model))
     if settings.data != "synth":
         folder = settings.video_folder and str(Path(settings.video_folder).resolve())
@@ -362,27 +364,35 @@ def _checkpoint(out: Path, of: Cell | Job) -> str | Path:
     given = training.checkpoint and training.facts.location(training.checkpoint)
     if training.exists:
         return str(given)
+    folder = trained_folder(out, training)
+    return given or folder
+
+
+def trained_folder(out: Path, training: Training) -> Path:
+    """The weights that a training has made. Raises TrainingFailed where it has not."""
     folder = training_folder(out, training.id)
     record = read_record(folder / "record.json")
     if record is None or record["status"] != DONE:
         reason = (record or {}).get("error", {}).get("message", "it has no record")
         raise TrainingFailed(f"training {training.id} is not done: {reason}")
-    return given or folder / "final"
+    return folder / "final"
 
 
 def _training_summary(folder: Path) -> dict[str, Any]:
-    """Steps, last loss and tokens of a training, from its metrics."""
-    try:
-        lines = [
-            json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if line
-        ]
-    except (OSError, json.JSONDecodeError):
-        return {}
+    """Steps, last loss and tokens of a training, from its metrics, and what it started from."""
     last: dict[str, Any] = {}
-    for line in lines:
+    for line in _json_lines(folder / "metrics.jsonl"):
         last |= line
     wanted = {"step": "steps", "loss": "final_loss", "tokens": "tokens"}
-    return {name: last[key] for key, name in wanted.items() if key in last}
+    start = {key: value for found in _json_lines(folder / "start.json") for key, value in found.items()}
+    return {name: last[key] for key, name in wanted.items() if key in last} | start
+
+
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, json.JSONDecodeError):
+        return []
 
 
 def _die_with(parent: Parent) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.losses import COLUMNS as LOSS_COLUMNS
+from analysis.losses import read_losses
 from analysis.numbers import SAME, number_of
 from analysis.rows import (
     CELL_COLUMNS,
@@ -45,6 +47,7 @@ class Results:
     points: pd.DataFrame  # sampled keys of the probes
     problems: tuple[str, ...]  # one line each: files left out, numbers that disagree
     recall: pd.DataFrame = field(default_factory=pd.DataFrame)  # one row a probe, layer, method and part of the method
+    losses: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LOSS_COLUMNS))  # a training and step
 
 
 class NotAPlan(ValueError):
@@ -90,7 +93,16 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     asked["score"] = pd.to_numeric(asked["score"], errors="coerce")
     tables = _probe_tables(out, _probe_labels(out, plan), _probe_variants(plan), problems)
     gates, sinks, points, recall = tables
-    return Results(frame, asked, gates, sinks, points, tuple(problems + _disagreements(frame, asked)), recall)
+    return Results(
+        frame,
+        asked,
+        gates,
+        sinks,
+        points,
+        tuple(problems + _disagreements(frame, asked)),
+        recall,
+        read_losses(out, plan),
+    )
 
 
 def find_reference(plan: Mapping[str, Any], cells: pd.DataFrame) -> str | None:

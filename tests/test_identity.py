@@ -39,6 +39,14 @@ SETTINGS = (NSASettings, TrainSettings, SuiteSettings, Suite, Aggregate)
 # Fields that came after FIRST_FIELDS, and the value of each that does what was done before there was the field. A line
 # here is for ever: with another value, finished numbers would count for what they are not.
 BEFORE: dict[str, dict[str, object]] = {cls.__name__: {} for cls in SETTINGS}
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+BEFORE["TrainSettings"] |= {
+    "freeze": (),
+    "lora_rank": 0,
+    "lora_alpha": None,
+    "gate_start": (0.5, 0.5, 0.5),
+    "lora_modules": LORA_MODULES,
+}
 ENTRIES = ("evals.run", "evals.checkpoint", "evals.model", "videonsa.training.run", "videonsa.training.loop")
 
 

@@ -70,6 +70,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "videonsa.config",
             "videonsa.placement",
             "videonsa.awq",
+            "videonsa.weights",
             "videonsa.disk",
             "videonsa.record",
             "videonsa.modeling",

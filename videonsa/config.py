@@ -22,6 +22,8 @@ from videonsa.names import (
     DIFFERENCE_GROUPS,
     DIFFERENCES,
     GATE_MODES,
+    LORA_MODULES,
+    MODEL_PARTS,
     POSITION_DIFFERENCES,
     PRECISIONS,
     SHARDINGS,
@@ -195,6 +197,15 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
     max_grad_norm: float = 1.0
     precision: str = "bf16"
+    gate_start: tuple[float, ...] = field(  # where fresh gates of (cmp, slc, swa) start, between 0 and 1
+        default=(0.5, 0.5, 0.5), metadata={"before": (0.5, 0.5, 0.5)}
+    )
+    freeze: tuple[str, ...] = field(default=(), metadata={"before": ()})  # parts that stay: tower, projector, decoder
+    lora_rank: int = field(default=0, metadata={"before": 0})  # of adapters that learn for the decoder; 0: it does
+    lora_alpha: float | None = field(default=None, metadata={"before": None})  # None: twice the rank
+    lora_modules: tuple[str, ...] = field(  # matrices of the decoder's layers that get one
+        default=LORA_MODULES, metadata={"before": LORA_MODULES}
+    )
     activation_checkpointing: bool = field(default=True, metadata=NO_EFFECT)  # saves memory, takes time
     sharding: str = field(default="none", metadata=NO_EFFECT)  # of weights over the processes: none, or full
     sequence_parallel: int = field(default=1, metadata=NO_EFFECT)  # processes over which a sample's tokens lie
@@ -242,11 +253,47 @@ class TrainSettings:
         for name in ("activation_checkpointing", "packing"):
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
         one_of("precision", self.precision, PRECISIONS)
-        one_of("sharding", self.sharding, SHARDINGS)
         require(isinstance(self.nsa, NSASettings), "nsa", self.nsa, "settings such as {window: 8}")
+        self._check_learning()
+        one_of("sharding", self.sharding, SHARDINGS)
         synthetic = self.data == "synth"
         require(not synthetic or self.steps is not None, "steps", None, "a number of steps with data=synth")
         require(synthetic or self.video_folder is not None, "video_folder", None, "the folder of data's videos")
+
+    @property
+    def learns_gates(self) -> bool:
+        """Gates follow from the hidden states: the networks that make them are used, and so learn."""
+        return self.nsa.attention == "nsa" and self.nsa.gate_mode == "dynamic"
+
+    @property
+    def lora_scale(self) -> float:
+        """What an adapter's product counts: alpha / rank."""
+        return 2.0 if self.lora_alpha is None else self.lora_alpha / self.lora_rank
+
+    def _check_learning(self) -> None:
+        """Something must learn, and nothing be asked twice."""
+        gates = _floats("gate_start", split_list(self.gate_start))
+        require(len(gates) == 3 and all(0 < gate < 1 for gate in gates), "gate_start", gates, "three between 0 and 1")
+        object.__setattr__(self, "gate_start", gates)
+        for name, known in (("freeze", MODEL_PARTS), ("lora_modules", LORA_MODULES)):
+            given = split_list(getattr(self, name))
+            require(isinstance(given, tuple), name, given, "names joined with +")
+            for each in given:
+                one_of(name, each, known)
+            object.__setattr__(self, name, tuple(each for each in known if each in given))
+        _integer("lora_rank", self.lora_rank, minimum=0)
+        require(bool(self.lora_modules), "lora_modules", self.lora_modules, "some of " + ", ".join(LORA_MODULES))
+        if self.lora_alpha is not None:
+            object.__setattr__(self, "lora_alpha", _above_0("lora_alpha", self.lora_alpha))
+        usual = (self.lora_alpha, self.lora_modules) == (None, LORA_MODULES)
+        require(usual or self.lora_rank > 0, "lora_rank", 0, "at least 1 with lora_alpha or lora_modules")
+        twice = self.lora_rank > 0 and "decoder" in self.freeze
+        require(not twice, "freeze", self.freeze, "without decoder: with lora_rank its own weights stay anyway")
+        require(self.learns_gates or set(gates) == {0.5}, "gate_start", gates, "only with NSA and gate_mode=dynamic")
+        valid = "dynamic or fixed: static gates are means of what a training has learnt, asked at test time"
+        require(self.nsa.gate_mode != "static" or self.nsa.attention == "dense", "nsa.gate_mode", "static", valid)
+        learns = self.learns_gates or self.lora_rank > 0 or len(self.freeze) < len(MODEL_PARTS)
+        require(learns, "freeze", self.freeze, "leave something that learns: without dynamic gates nothing does")
 
 
 _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {  # of a training: what is valid

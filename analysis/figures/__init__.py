@@ -22,7 +22,7 @@ class Drawing:
 
     what: str  # one line for --list
     function: str  # "module:function" below analysis.figures; takes one DataFrame, ValueError: nothing to draw
-    source: str  # "rows" (analysis.tables.compare), or "gates", "sinks", "points", "recall" of Results
+    source: str  # "rows" (analysis.tables.compare), or "gates", "sinks", "points", "recall", "losses" of Results
     axes: tuple[str, ...] = ()  # a sweep has this figure when it varies one of these settings; (): every sweep
 
 
@@ -36,6 +36,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     "gates": Drawing("gates by layer, mean and quartiles", "gates:draw", "gates"),
     "sinks": Drawing("sink ratio by layer per branch", "sinks:draw", "sinks"),
     "recall": Drawing("dense attention that each method's keys keep, by layer", "recall:draw", "recall"),
+    "losses": Drawing("loss of each training by step, where there are several", "losses:draw", "losses"),
     "sink_points": Drawing("value norm against attention of sampled keys", "sinks:draw_points", "points"),
 }
 

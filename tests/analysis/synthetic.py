@@ -197,8 +197,20 @@ def branch_sweep(out: Path) -> Path:
             record = evaluation(planned["id"], subset, suite(name), attention, max(0.3, base - 0.08 * (6 - i)))
             write(out / "cells" / planned["id"] / "record.json", record)
     sweep = out / "sweeps" / "tiny-branches"
-    write(sweep / "plan.json", plan("tiny-branches", ["branches"], cells, "cmp+slc+swa"))
+    content = plan("tiny-branches", ["branches"], cells, "cmp+slc+swa")
+    write(sweep / "plan.json", content | {"trainings": begun_trainings(out)})
     return sweep
+
+
+def begun_trainings(out: Path) -> dict[str, Any]:
+    """Two trainings that began with the weights of a third one, and their losses."""
+    first, steps = "d" * 12, 30
+    for name, begin in (("a" * 12, 1.5), ("b" * 12, 0.7), (first, 4.0)):
+        lines = [json.dumps({"step": step, "loss": begin / step**0.5}) for step in range(1, steps + 1)]
+        (out / "trainings" / name).mkdir(parents=True)
+        (out / "trainings" / name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    begun = {"model": "tiny", "start": {"id": first, "model": "tiny"}}
+    return {"a" * 12: begun, "b" * 12: begun, first: {"model": "tiny"}}
 
 
 def token_sweep(out: Path) -> Path:

@@ -21,14 +21,14 @@ from tests.disks import fill, small_disk
 from videonsa.disk import DiskError
 from videonsa.methods import registry
 
-SWEEPS = {"budget": "tiny-budget", "branches": "tiny-branches", "tokens": "tiny-tokens"}
+SWEEPS = {"budget": "tiny-budget", "branches": "tiny-branches", "tokens": "tiny-tokens", "losses": "tiny-branches"}
 SIGNATURES = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
 
 
 @pytest.fixture(scope="session")
 def data(out: Path) -> dict[str, dict]:
     made = {}
-    for sweep in SWEEPS.values():
+    for sweep in set(SWEEPS.values()):
         plan = read_plan(out / "sweeps" / sweep)
         made[sweep] = sweep_data(plan, load(out, plan))
     return made

@@ -63,6 +63,7 @@ def test_probes_become_rows_by_layer_and_branch(results: Results) -> None:
     assert set(results.sinks["branch"]) == {"cmp", "slc", "swa", "gated", "dense"}
     assert len(results.points) == 9 * 400
     assert len(results.recall) == 9 * 6 * (4 + 2)
+    assert results.losses.empty  # its plan tells of no training
     assert set(results.recall["part"]) == {"vision", "text", "slc", "swa"}
 
 
@@ -200,3 +201,13 @@ def test_a_folder_without_a_plan_says_so(tmp_path: Path, content: str | None) ->
         (tmp_path / "plan.json").write_text(content)
     with pytest.raises(NotAPlan, match=r"plan\.json"):
         read_plan(tmp_path)
+
+
+def test_losses_of_trainings_that_began_with_another(out: Path):
+    plan = read_plan(out / "sweeps" / "tiny-branches")
+    losses = load(out, plan).losses
+    assert len(losses) == 3 * 30
+    first = losses[losses["step"] == 1].set_index("training")
+    assert first["label"].to_dict() == {"a" * 12: "cmp", "b" * 12: "b" * 12, "d" * 12: "d" * 12}
+    assert first["start"].dropna().to_dict() == {"a" * 12: "d" * 12, "b" * 12: "d" * 12}
+    assert first["loss"].tolist() == [1.5, 0.7, 4.0]

@@ -318,6 +318,20 @@ def test_text_and_unused_gates_change_no_gradient_between_processes(case, sharde
         assert torch.allclose(torch.tensor(together["gates"]), torch.tensor(alone["gates"]), atol=1e-4)
 
 
+@pytest.mark.parametrize("sharded", ["", " sharded"])
+def test_adapters_learn_alike_in_two_processes(sharded, one_process, two_processes):
+    alone, together = one_process["lora"], torch.load(two_processes / "found.pt")["lora" + sharded]
+    for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
+        learning = {name for name in theirs if theirs[name] is not None}
+        assert {name for name in ours if ours[name] is not None} == learning
+        assert all(".lora_" in name or "g_proj" in name or "merger" in name for name in learning)
+        assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-6) for name in learning)
+    frozen = [
+        name for name in alone["weights"] if ".lora_" not in name and "g_proj" not in name and "merger" not in name
+    ]
+    assert all(torch.equal(together["weights"][name], alone["weights"][name]) for name in frozen)
+
+
 @pytest.mark.long
 def test_four_processes_have_a_key_value_head_each(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")

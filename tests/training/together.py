@@ -30,6 +30,7 @@ from videonsa.training.sources import Conversation, SyntheticSource
 # A step a word, V a sample with a video, T one of text alone. Two processes take a step's samples in turn:
 # 1 the second sees no video; 2 each sees one in another micro-batch; 3 nobody does; 4 only the first micro-batches do.
 STEPS = ("VTVT", "VTTV", "TTTT", "VVTT")
+LORA = {"lora_rank": 2, "freeze": "tower"}
 # Two texts make a row, two videos do not: of the first step the first process has a row more than the second.
 PACKED = {"packing": True, "max_tokens": 60}
 
@@ -101,6 +102,7 @@ def all_cases(folder: Path, **changes: Any) -> dict[str, dict[str, Any]]:
     return {
         "nsa": gradients(folder / "nsa", activation_checkpointing=True, **changes),
         "dense": gradients(folder / "dense", nsa=dataclasses.replace(NSA, attention="dense")),
+        "lora": gradients(folder / "lora", **LORA),
     }
 
 
@@ -127,6 +129,7 @@ def main(place: Path) -> None:
     found["dense over"] = gradients(
         place / "dense over", nsa=dataclasses.replace(NSA, attention="dense"), **over, **full, **PACKED
     )
+    found["lora sharded"] = gradients(place / "lora sharded", activation_checkpointing=True, **LORA, **over, **full)
     train(quick(**full), place / "run sharded", on_progress=lambda done, total: None)
     with contextlib.suppress(Stopped):
         train(quick(**full), place / "stopped", on_progress=stop_at(3))

@@ -117,7 +117,9 @@ def _first_failure() -> Iterator[None]:
 
 
 def _named(model: nn.Module) -> dict[str, nn.Parameter]:
-    return dict(getattr(model, "module", model).named_parameters())
+    """The weights that learn: the others are what the run started from."""
+    weights = getattr(model, "module", model).named_parameters()
+    return {name: weight for name, weight in weights if weight.requires_grad}
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

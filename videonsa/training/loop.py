@@ -30,6 +30,7 @@ from videonsa.training.batch import MicroBatch, answer_loss, encoded, idle, pack
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
 from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal
+from videonsa.training.learning import choose_weights, merged
 from videonsa.training.schedule import learning_rate, make_optimizer
 from videonsa.training.sharding import Joined, sequence_groups, shard, whole_weights
 from videonsa.training.skipped import FILE, Skipped, Skips, forget_after
@@ -84,15 +85,17 @@ class Trainer:
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.lanes, self.size = lanes(settings, self.world), read_together(settings)
         self.parallel = sequence_groups(model, settings, self.world, self.rank)
+        choose_weights(model, settings)
         if settings.activation_checkpointing:
             self._checkpoint_activations(model)
         model.train()
         self.bytes = sum(weight.nbytes for weight in model.parameters())  # of the weights, whole
+        self.bytes_learning = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
         self.progress: dict[str, Any] = {"step": 0}
         self.joined: Joined | None = None
         if settings.sharding == "full" and self.world > 1:
             shard(model, self.accelerator.device, settings.precision)
-            self.joined = Joined(model, settings.nsa.attention != "dense")
+            self.joined = Joined(model, settings.learns_gates)
         else:
             model = self.accelerator.prepare(model)
         self.model: Any = model
@@ -126,7 +129,7 @@ class Trainer:
             if (step + 1) % self.settings.save_every == 0 and step + 1 < steps:
                 self.check_weights()
                 state = {"tokens": tokens, "seconds": seconds, "skipped": sorted(skips.entries)}
-                needed = 3 * self.bytes  # AdamW keeps two numbers a weight
+                needed = 3 * self.bytes_learning  # AdamW keeps two numbers a weight
                 place, keep = folder / "checkpoints", self.settings.keep_checkpoints
                 save_checkpoint(self.accelerator, self.model, self.optimizer, place, step + 1, state, needed, keep)
 
@@ -172,8 +175,9 @@ class Trainer:
         return mean_of(*(self.accelerator.reduce(tensor, "sum") for tensor in (sums, tokens)))
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained weights, whole on the main process, also when they are sharded."""
-        return self.accelerator.get_state_dict(self.model) if self.joined is None else whole_weights(self.model)
+        """The trained weights, adapters merged, whole on the main process, also when they are sharded; elsewhere {}."""
+        whole = self.accelerator.get_state_dict(self.model) if self.joined is None else whole_weights(self.model)
+        return merged(whole, self.settings) if self.accelerator.is_main_process else {}
 
     @staticmethod
     def _checkpoint_activations(model: Any) -> None:

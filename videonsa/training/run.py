@@ -3,6 +3,7 @@
 python -m videonsa.training.run settings.json FOLDER
 
 FOLDER/settings.json     what was asked; a folder serves one run
+FOLDER/start.json        how many weights learn, and what the gates are at the start: fresh, trained or unused
 FOLDER/metrics.jsonl     a line a step
 FOLDER/log.txt           starts, and samples that were skipped
 FOLDER/skipped.jsonl     these samples, and why, each once; absent where there are none
@@ -35,20 +36,17 @@ from torch import Tensor
 from transformers import Qwen2_5_VLProcessor
 
 from videonsa import options
-from videonsa.awq import ONLY_ASKED
 from videonsa.config import SettingsError, TrainSettings, from_dict, to_dict
-from videonsa.hub import loading_arguments
 from videonsa.identity import settings_inputs
-from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.record import write_text
 from videonsa.surroundings import full_products, settings_decide
-from videonsa.tiny import build_tiny
 from videonsa.training.checkpoint import drafted
 from videonsa.training.journal import Journal, progress_bar
 from videonsa.training.loop import Report, Trainer
 from videonsa.training.skipped import in_words
 from videonsa.training.sources import Source, SyntheticSource, VideoSource
+from videonsa.training.start import start_model, told
 from videonsa.values import number, one_line
 
 log = logging.getLogger(__name__)
@@ -81,15 +79,23 @@ def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | N
 
 
 def _train(settings: TrainSettings, folder: Path, on_progress: Progress | None) -> None:
-    model, processor = start_model(settings)
+    model, processor, gates = start_model(settings)
     speed_up_vision(model)
     trainer = Trainer(settings, model, processor, make_source(settings, processor))
     main = trainer.accelerator.is_main_process
+    if main:
+        tell_start(told(model, gates), folder)
     first = trainer.resume(folder)
     with Journal(folder, settings, first) if main else nullcontext() as journal:
         with reporting(on_progress, main, trainer.source.steps) as report:
             trainer.run(folder, journal, report)
         write_final(trainer, folder)
+
+
+def tell_start(found: dict[str, Any], folder: Path) -> None:
+    """Say in the log, and for the record, what the run starts from."""
+    log.info("%(learning)s of %(parameters)s weights learn; gates at the start: %(gates)s", found)
+    write_text(folder / "start.json", json.dumps(found) + "\n")
 
 
 @contextmanager
@@ -147,18 +153,6 @@ def logged(file: Path) -> Iterator[None]:
         logger.setLevel(level)
         logger.removeHandler(handler)
         handler.close()
-
-
-def start_model(settings: TrainSettings) -> tuple[VideoNSAForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """The model to train, in float32 with the settings' NSA, and its processor: tiny, a folder or a hub name."""
-    if settings.model == "tiny":
-        return build_tiny(settings.nsa, settings.seed)
-    torch.manual_seed(settings.seed)  # a stock checkpoint gets fresh gates
-    model = load_model(settings.model, nsa=to_dict(settings.nsa), dtype=torch.float32)
-    if model.config.awq:
-        raise SettingsError(f"model {settings.model!r}: {ONLY_ASKED}")
-    place, revision = loading_arguments(settings.model)
-    return model, Qwen2_5_VLProcessor.from_pretrained(place, **revision)
 
 
 def make_source(settings: TrainSettings, processor: Qwen2_5_VLProcessor) -> Source:

@@ -1,0 +1,42 @@
+"""Losses of a sweep's trainings, step by step, from the metrics.jsonl of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+COLUMNS = ["training", "label", "start", "step", "loss"]
+
+
+def read_losses(out: Path, plan: Mapping[str, Any] | None) -> pd.DataFrame:
+    """One row a step of each training that has begun; `start`: the training whose weights it began with, or None."""
+    rows = []
+    labels = _labels(plan or {})
+    for name, settings in ((plan or {}).get("trainings") or {}).items():
+        start = (settings.get("start") or {}).get("id")
+        about = {"training": name, "label": labels.get(name, name), "start": start}
+        rows += [about | line for line in _steps(out / "trainings" / name / "metrics.jsonl")]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _labels(plan: Mapping[str, Any]) -> dict[str, str]:
+    """What a training is called: the first variant that is asked of it, with its seed where there are several."""
+    cells = plan.get("cells") or []
+    several = len({cell.get("seed") for cell in cells}) > 1
+    named: dict[str, str] = {}
+    for cell in cells:
+        seed = f" seed {cell.get('seed')}" if several else ""
+        named.setdefault(str(cell.get("training")), f"{cell.get('label')}{seed}")
+    return named
+
+
+def _steps(file: Path) -> list[dict[str, Any]]:
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError):
+        return []
+    return [{key: line[key] for key in ("step", "loss")} for line in lines if {"step", "loss"} <= line.keys()]
