@@ -93,11 +93,11 @@ class Answers:
     def _take(self, writer: str, line: bytes) -> None:
         try:
             row = json.loads(line)
-        except ValueError:  # half a line, of a disk that was full
+        except (ValueError, RecursionError):  # half a line, of a disk that was full
             return
         if isinstance(row, dict) and isinstance(row.get("about"), dict):
             self.writers[writer] = row["about"]
-        elif isinstance(row, dict) and {"key", "question", "error"} <= set(row):
+        elif isinstance(row, dict) and _is_answer(row):
             self._keep(row.pop("key"), row.pop("question"), {**row, "by": writer})
 
     def _keep(self, key: str, question: str, row: Row) -> None:
@@ -105,3 +105,9 @@ class Answers:
         old = self.rows.get((key, question))
         if old is None or (old["error"] and not (row["error"] and self.settled(key, question))):
             self.rows[key, question] = row
+
+
+def _is_answer(row: Row) -> bool:
+    """It names its question, and has an answer or an error of some attempt."""
+    kind = ("prediction",) if row.get("error") is None else ("error", "attempt")
+    return "error" in row and all(isinstance(row.get(name), str) for name in ("key", "question", *kind))

@@ -18,14 +18,14 @@ from evals.question import Question, Sampling
 from evals.scoring import one_line
 from evals.shown import Shown
 from videonsa.config import NSASettings
-from videonsa.disk import DiskError
+from videonsa.disk import DiskError, disk_error
 from videonsa.lock import Lock
 from videonsa.methods.entries import MethodSettings
-from videonsa.modeling import MethodDidNotRun
 from videonsa.video import VideoError, Waits, ahead
 
 Messages = Callable[[], list[dict[str, Any]]]  # a question in lmms-eval's chat form; raises where a task lacks its file
-OF_A_QUESTION = (ValueError, OSError, OutOfMemoryError)  # errors of the model that cost the question alone
+OF_A_QUESTION = (ValueError, OSError, MemoryError, OutOfMemoryError)  # errors of the model that cost the question alone
+CPU_MEMORY = "DefaultCPUAllocator"  # in the words of torch's RuntimeError
 
 UNANSWERED: Row = dict.fromkeys(
     (
@@ -107,9 +107,10 @@ def give(loaded: Checkpoint, unit: Unit, length: int) -> Iterator[tuple[Asked, s
     """The answers to questions that show the same, as they are given: (variant, question, row).
 
     Variants of one sampling share what is read and made into tensors; of these, those that watch the tower alike share
-    its pass. What is wrong with one question stands in the `error` of its rows; a variant whose method did not run
-    gets none, and an error of its own. A row's `seconds` are its own and its part of what was shared. Raises
-    DiskError: that is of no question, and whoever asks again when the disk is well gets its answer.
+    its pass. What is wrong with one question stands in the `error` of its rows; a variant that cannot be asked, as its
+    method did not run or a kernel failed, gets none, and an error of its own: the others are asked as if alone. A row's
+    `seconds` are its own and its part of what was shared. Raises DiskError: that is of no question, and whoever asks
+    again when the disk is well gets its answer.
     """
     shares = dict.fromkeys((one.sampling, one.watches) for ask in unit.asks for one in ask.under)
     for share in shares:
@@ -139,10 +140,12 @@ def _answers(
                     encoded.append(encode(loaded, question))
                     shared, begun = shared + time.perf_counter() - begun, time.perf_counter()
                 answered = row | answer_row(answer(loaded, question, length, encoded[0]))
-            except MethodDidNotRun as error:
-                one.error = error
-                continue
-            except OF_A_QUESTION as error:
+            except Exception as error:
+                if (disk := disk_error(error, "a cache of kernels")) is not None:
+                    raise disk from error
+                if not is_of_question(error):
+                    one.error = error
+                    continue
                 answered = row | {"error": one_line(error)}
         yield one, answered | {"seconds": round(shared / len(under) + time.perf_counter() - begun, 6)}
 
@@ -162,6 +165,11 @@ def prepared(shown: Shown, messages: Messages, sampling: Sampling) -> tuple[Row,
     row = UNANSWERED | {"prompt_hash": question.prompt_hash, "prefill_tokens": question.prefill_tokens}
     row |= {"frames_decoded": work.decoded, "frames_skipped": work.skipped, "read_ms": round(1000 * work.seconds, 3)}
     return row | {"vision_tokens": question.vision_tokens}, question
+
+
+def is_of_question(error: Exception) -> bool:
+    """Whether what the model raised says something of the question alone: its length, its memory."""
+    return isinstance(error, OF_A_QUESTION) or CPU_MEMORY in str(error)
 
 
 def answer_row(given: Answer) -> Row:

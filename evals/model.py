@@ -20,7 +20,7 @@ from evals import shipped
 from evals.answer import answer
 from evals.answers import Row
 from evals.arguments import read_arguments
-from evals.asking import OF_A_QUESTION, Messages, answer_row, prepared
+from evals.asking import Messages, answer_row, is_of_question, prepared
 from evals.checkpoint import Checkpoint, load
 from evals.question import Sampling
 from evals.scoring import draw_by_question, one_line
@@ -163,7 +163,9 @@ class VideoNSA(lmms):
             return row
         try:
             return row | answer_row(answer(self.checkpoint, question, max_new_tokens))
-        except OF_A_QUESTION as error:
+        except Exception as error:
+            if not is_of_question(error):
+                raise
             return row | {"error": one_line(error)}
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:

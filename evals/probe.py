@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from evals.asking import prepared
 from evals.checkpoint import Checkpoint, load
-from evals.question import Question, Sampling, prepare
+from evals.question import Question, Sampling
 from evals.recall import Recall
 from evals.run import load_task
+from evals.shown import Shown
 from evals.sinks import Keys, branch_keys
 from videonsa.config import BRANCHES, NSASettings, SettingsError, SuiteSettings
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.registry import described
 from videonsa.modeling import AttentionInputs, capture_attention, looking
 from videonsa.surroundings import full_products, settings_decide
-from videonsa.video import VideoError
 
 BINS = 4096  # of a gate's histogram: quartiles are right to half a bin
 POINTS = 64  # keys of each layer and branch that are kept one by one, for scatter plots; sinks first
@@ -142,10 +144,10 @@ def questions(loaded: Checkpoint, suite: SuiteSettings, videos: int, data: Path 
     task = load_task(suite, data)
     sampling = Sampling(suite.frames, suite.fps, suite.tokens_per_frame)
     for number in range(min(videos, len(task.eval_docs), suite.limit or videos)):
-        try:
-            yield prepare(loaded.processor, task.doc_to_messages(task.eval_docs[number]), sampling)
-        except VideoError:
-            continue
+        messages = partial(task.doc_to_messages, task.eval_docs[number])
+        _, question = prepared(Shown(loaded.processor, loaded.readers.read), messages, sampling)
+        if question is not None and question.vision_tokens:
+            yield question
 
 
 @torch.inference_mode()

@@ -8,7 +8,8 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from transformers import BatchFeature, Qwen2_5_VLProcessor
 
 from evals.pieces import in_pieces
 from videonsa.disk import check_readable
-from videonsa.video import TEMPORAL_PATCH, Clip, Fit, Video, VideoError, choose_frames, fingerprint, read
+from videonsa.video import ABSENT, TEMPORAL_PATCH, Clip, Fit, Video, VideoError, choose_frames, fingerprint, read
 from videonsa.video.picture import resized
 
 SMALLEST = 1  # vision tokens that a frame patch has at least
@@ -160,13 +161,17 @@ def _shrunk(image: Any, fit: Fit) -> Any:
     return Image.fromarray(resized(pixels, fit.size(*pixels.shape[:2])))
 
 
-def content_of(messages: list[dict[str, Any]]) -> Content:
-    """What a question in lmms-eval's chat form shows. No video is decoded."""
+def content_of(messages: list[dict[str, Any]], fingerprint: Callable[[Path], str] = fingerprint) -> Content:
+    """What a question in lmms-eval's chat form shows. No video is decoded.
+
+    fingerprint: of a file. Those that are ABSENT are told apart by their paths: each is an error of its own, and one
+    that comes meanwhile is not taken for another.
+    """
     conversation, media = _parts(messages)
     shown = hashlib.sha256()
     for part in media:
         span = (part.start_time, part.end_time) if part.type == "video" else ()
-        shown.update(repr((part.type, *span)).encode() + _fingerprint(part.url))
+        shown.update(repr((part.type, *span)).encode() + _fingerprint(part.url, fingerprint))
     question = hashlib.sha256(json.dumps(conversation).encode() + shown.digest())
     return Content(question.hexdigest()[:12], (shown if media else question).hexdigest()[:12])
 
@@ -186,14 +191,15 @@ def _parts(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[A
     return conversation, media
 
 
-def _fingerprint(source: Any) -> bytes:
+def _fingerprint(source: Any, of_file: Callable[[Path], str]) -> bytes:
     """Of a file its size and samples; of an image in memory its pixels, or its file's bytes."""
     source = _given(source)
     if isinstance(source, bytes):
         return hashlib.sha256(source).digest()
     if not isinstance(source, str | Path):
         return hashlib.sha256(_pixels(source)).digest()
-    return fingerprint(_path(source)).encode()
+    found = of_file(_path(source))
+    return found.encode() if found != ABSENT else ABSENT.encode() + os.fsencode(_path(source))
 
 
 def _pixels(image: Any) -> bytes:
@@ -214,6 +220,8 @@ def _image(source: Any) -> Any:
     if not isinstance(source, str | Path | bytes):
         return source
     file = io.BytesIO(source) if isinstance(source, bytes) else _path(source)
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        raise VideoError(f"image {file.name[:80]}: it is no file")  # a pipe would be waited for
     try:
         with Image.open(file) as image:
             image.load()

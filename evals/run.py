@@ -28,6 +28,7 @@ from videonsa.identity import evaluation_parts, identity, part_version, settings
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.registry import code_of
 from videonsa.surroundings import full_products, settings_decide
+from videonsa.video import ABSENT, VideoError, fingerprint, in_time
 
 JUDGES = 4  # questions to a judge at a time, as lmms-eval does
 SECONDS = ("seconds", "model_waited_s", "reading_waited_s")  # of a cell: those of its answers
@@ -89,12 +90,13 @@ class SuiteRun:
         about: Mapping[str, Any] | None = None,
         attempt: str = "",
     ) -> None:
-        """folder, about, attempt: see evals.answers.Answers. data: see `evaluate`. Raises SettingsError."""
+        """folder, about, attempt: see evals.answers.Answers. data: see `evaluate`. Raises SettingsError, DiskError."""
         self.suite, self.kind = suite, get_suite(suite.name)
         self.task = load_task(suite, data)
         self.total = min(len(self.task.eval_docs), suite.limit or len(self.task.eval_docs))
         require_videos(suite, self.task, self.total)
         self.answers = Answers(folder, about, attempt)
+        self._seen: dict[Path, str] = {}  # fingerprints of files
         self.contents = [self._content(number) for number in range(self.total)]
 
     def under(self, loaded: Checkpoint, nsa: Mapping[str, Any], method: MethodSettings | None = None) -> Asked:
@@ -171,11 +173,20 @@ class SuiteRun:
         Raises DiskError, as no answer may be lost.
         """
         try:
-            return content_of(self._messages(number))
+            return content_of(self._messages(number), self._fingerprint)
         except (Exception, SystemExit) as error:
             if (disk := disk_error(error, f"question {number} of {self.task.config.task}")) is not None:
                 raise disk from error
             return Content(f"document-{number}", f"document-{number}")
+
+    def _fingerprint(self, path: Path) -> str:
+        """Of a file, looked at once, as its disk may not answer: then it is read by nobody, either."""
+        if path not in self._seen:
+            try:
+                self._seen[path] = in_time(fingerprint, path)
+            except VideoError:
+                self._seen[path] = ABSENT
+        return self._seen[path]
 
     def _messages(self, number: int) -> list[dict[str, Any]]:
         return self.task.doc_to_messages(self.task.eval_docs[number])

@@ -13,7 +13,7 @@ from evals.data.files import files_below
 from evals.suites import MEDIA, Doc
 from evals.task import videos_of
 from videonsa.disk import writing
-from videonsa.video import VideoError, check
+from videonsa.video import VideoError, check, in_time
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _state(task: Any, doc: Doc) -> str | None:
         return ""
     try:
         for path in paths:
-            check(path)
+            in_time(check, path)
     except VideoError as error:
         return str(error)
     return None

@@ -56,7 +56,15 @@ def test_an_error_is_asked_again_by_the_next_attempt_alone(tmp_path: Path) -> No
     assert Answers(tmp_path, attempt="third").rows["k", "q"]["prediction"] == "red", "an answer stands"
 
 
-@pytest.mark.parametrize("end", ['{"key": "k", "question": "q1", "pre', '{"key": "k"}\n', "17\n", "\xff\n", "\n"])
+DAMAGED = (
+    *('{"key": "k", "question": "q1", "pre', '{"key": "k"}\n', "17\n", "\xff\n", "\n"),
+    *("\0" * 50 + "\n", "[" * 99999 + "\n"),
+    *('{"key": ["k"], "question": "q1", "error": null, "prediction": "red"}\n', '{"about": 1, "error": null}\n'),
+    *('{"key": "k", "question": "q1", "error": null}\n', '{"key": "k", "question": "q1", "error": "no attempt"}\n'),
+)
+
+
+@pytest.mark.parametrize("end", DAMAGED, ids=range(len(DAMAGED)))
 def test_what_is_no_answer_is_passed_over(end: str, tmp_path: Path) -> None:
     Answers(tmp_path).add("k", "q0", ROW)
     (path,) = tmp_path.glob("*.jsonl")

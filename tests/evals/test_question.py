@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -143,10 +144,12 @@ def test_images_of_the_same_bytes_are_told_apart(loaded: Checkpoint) -> None:
     assert len({content_of(messages) for messages in asked}) == 3
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(50)])
-def test_an_image_that_cannot_be_read_is_named(content: bytes | None, loaded: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(50), "a pipe"])
+def test_an_image_that_cannot_be_read_is_named(content: bytes | str | None, loaded: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    if content is not None:
+    if isinstance(content, str):
+        os.mkfifo(path)
+    elif content is not None:
         path.write_bytes(content)
     with pytest.raises(VideoError, match=r"^image a.png: [^/\n]+$"):
         prepare(
@@ -173,6 +176,7 @@ def test_questions_that_show_the_same_are_told_apart_and_show_the_same(tmp_path:
     assert asked("copy.mp4", "why?") == one, "where a file lies does not count"
     assert asked("a.mp4", "when?").shown == one.shown
     assert asked("a.mp4", "when?").question != one.question
+    assert asked("gone.mp4", "why?") != asked("lost.mp4", "why?"), "one may come meanwhile"
     assert asked("a.mp4", "why?", start_time=1.0).shown != one.shown
     assert asked("b.mp4", "why?").shown != one.shown
     bare = [content_of([{"role": "user", "content": [{"type": "text", "text": text}]}]) for text in ("1?", "2?")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -114,11 +115,13 @@ def test_attention_settings_change_the_answer_path(
 
 @pytest.fixture
 def damaged(data: Path, tmp_path: Path) -> Path:
-    """A data folder in which the second video is empty and the fourth is garbage."""
+    """A data folder in which the second video is empty, the fourth garbage, the fifth a pipe that nobody fills."""
     identity = make_data(synthetic_data(NEEDLE), data).name
     shutil.copytree(data / identity, tmp_path / "damaged" / identity)
     (tmp_path / "damaged" / identity / "0001.mp4").write_bytes(b"")
     (tmp_path / "damaged" / identity / "0003.mp4").write_bytes(b"garbage" * 50)
+    (tmp_path / "damaged" / identity / "0004.mp4").unlink()
+    os.mkfifo(tmp_path / "damaged" / identity / "0004.mp4")
     return tmp_path / "damaged"
 
 
@@ -127,11 +130,12 @@ def test_damaged_videos_are_errors_not_wrong_answers(
 ) -> None:
     result = evaluate(folder, {}, NEEDLE, tmp_path / "cell", data=damaged)
     errors = {row["doc_id"]: row["error"] for row in result["questions"] if row["error"]}
-    assert list(errors) == [1, 3]
+    assert list(errors) == [1, 3, 4]
     assert errors[1].startswith("VideoError: video 0001.mp4: ")
-    assert all(result["questions"][number]["score"] is None for number in (1, 3))
-    assert (result["scores"]["errors"], result["scores"]["answered"], result["scores"]["questions"]) == (2, 4, 6)
-    whole = [row for row in unmeasured(straight) if row["doc_id"] not in (1, 3)]
+    assert errors[4] == "VideoError: video 0004.mp4: it is no file"
+    assert all(result["questions"][number]["score"] is None for number in (1, 3, 4))
+    assert (result["scores"]["errors"], result["scores"]["answered"], result["scores"]["questions"]) == (3, 3, 6)
+    whole = [row for row in unmeasured(straight) if row["doc_id"] not in (1, 3, 4)]
     assert [row for row in unmeasured(result) if not row["error"]] == whole
     repaired = evaluate(folder, {}, NEEDLE, tmp_path / "cell", data=data)
     assert unmeasured(repaired) == unmeasured(straight), "errors are not asked again"

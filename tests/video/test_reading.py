@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import signal
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from evals.data.synthetic import video_rate, write_video
 from evals.video import VideoError, read_video
 from videonsa.disk import DiskError
 from videonsa.synth import FAMILIES, SECONDS, make_sample
+from videonsa.video import fingerprint, in_time
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +99,14 @@ def test_a_disk_that_does_not_give_the_bytes_is_no_fault_of_the_video(
     monkeypatch.setattr("builtins.open", broken)
     with pytest.raises(DiskError, match=r"cannot read or write \S+grey.mp4: Input/output error; disk /"):
         read_video(video, frames=4, fps=None)
+
+
+def test_a_disk_that_does_not_answer_is_given_up(video: Path) -> None:
+    """Who opens the file waits for the lease to be given back, as for a server that is away."""
+    assert in_time(fingerprint, video) == fingerprint(video)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with open(video, "r+b") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with pytest.raises(VideoError, match=r"^video grey\.mp4: given up after 0\.2 s in which its disk"):
+            in_time(fingerprint, video, 0.2)
+    signal.signal(signal.SIGIO, before)

@@ -10,9 +10,10 @@
 from videonsa.video.clip import TEMPORAL_PATCH, Clip, Fit, choose_frames
 from videonsa.video.index import VideoError, Work
 from videonsa.video.readers import Readers, Waits, ahead
-from videonsa.video.reading import Video, check, fingerprint, key, read
+from videonsa.video.reading import ABSENT, Video, check, fingerprint, in_time, key, read
 
 __all__ = [
+    "ABSENT",
     "TEMPORAL_PATCH",
     "Clip",
     "Fit",
@@ -25,6 +26,7 @@ __all__ = [
     "check",
     "choose_frames",
     "fingerprint",
+    "in_time",
     "key",
     "read",
 ]

@@ -23,12 +23,12 @@ import numpy as np
 
 from videonsa.video.clip import Clip
 from videonsa.video.index import VideoError
-from videonsa.video.reading import Video
+from videonsa.video.reading import STALLED, Video
 
 ROOT = Path(__file__).parents[2]
 CORES_EACH = 2  # of a worker: one video a worker is decoded by so many threads
 MOST = 8  # workers; each holds a clip, 0.15 GB for 1,024 frames of 64 tokens a patch
-STALLED = 60.0  # seconds without a packet or a frame, after which a decoder is given up
+UNKILLED = 5.0  # seconds that the end of a killed worker is waited for
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
@@ -132,13 +132,16 @@ class _Worker:
         self.connection.poll(STALLED)  # imports take their time where many start at once
 
     def _kill(self) -> None:
+        """A process that waits for a disk cannot even be killed until that answers: then it is left to itself."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            try:
+                self.process.wait(UNKILLED)
+            except subprocess.TimeoutExpired:
+                self.process = None
 
     def _fate(self) -> str:
-        assert self.process is not None
-        code = self.process.wait()
+        code = 0 if self.process is None else self.process.wait()
         return f"its decoder died of {signal.Signals(-code).name}" if code < 0 else "its decoder ended"
 
     def _frames(self, shape: tuple[int, ...]) -> np.ndarray:

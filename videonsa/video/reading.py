@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import av
 import numpy as np
@@ -24,6 +26,10 @@ from videonsa.video.picture import Pictures
 if TYPE_CHECKING:
     from transformers.video_utils import VideoMetadata
 
+Looked = TypeVar("Looked")
+
+ABSENT = "absent"  # the fingerprint of no file
+STALLED = 60.0  # seconds without a packet or a frame, or without an answer of the disk, after which a file is given up
 SAMPLE = 1 << 16  # bytes of a video file that tell it from another, at its begin, middle and end
 
 
@@ -102,10 +108,10 @@ def key(path: str | Path, clip: Clip) -> tuple[str, Clip]:
 
 
 def fingerprint(path: str | Path) -> str:
-    """64 digits: of a file its size and samples of its bytes, wherever it lies; "absent" where there is none."""
+    """64 digits: of a file its size and samples of its bytes, wherever it lies; ABSENT where there is none."""
     path = Path(path)
     if not path.is_file():
-        return "absent"
+        return ABSENT
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as stream:
@@ -113,6 +119,23 @@ def fingerprint(path: str | Path) -> str:
             stream.seek(start)
             digest.update(stream.read(SAMPLE))
     return digest.hexdigest()
+
+
+def in_time(look: Callable[[Path], Looked], path: Path, seconds: float = STALLED) -> Looked:
+    """What `look` finds of the file. Raises VideoError when it takes longer: its disk does not answer. For what only
+    opens a file; to decode is for videonsa.video.Readers."""
+    found: Future[Looked] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(look(path))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name=f"look at {path.name}").start()
+    if not wait([found], seconds).done:
+        raise VideoError(f"video {path.name}: given up after {seconds:g} s in which its disk did not answer")
+    return found.result()
 
 
 class _Taken:

@@ -49,6 +49,9 @@ def serve(fd: int) -> None:
 
 
 def _read(parent: Connection, path: Path, clip: Clip, threads: int) -> Video | Exception:
+    if clip.fit is not None:
+        with _pulse(parent, None):
+            import torch  # noqa: F401  picture.py needs it; off a slow disk that takes long, and no decoder hangs
     work = Work()
     with _pulse(parent, work):
         try:
@@ -60,14 +63,14 @@ def _read(parent: Connection, path: Path, clip: Clip, threads: int) -> Video | E
 
 
 @contextmanager
-def _pulse(parent: Connection, work: Work) -> Iterator[None]:
-    """Signs of life, as long as packets are read and frames decoded."""
+def _pulse(parent: Connection, work: Work | None) -> Iterator[None]:
+    """Signs of life, as long as packets are read and frames decoded; without work, as long as it takes."""
     done = threading.Event()
 
     def beat() -> None:
         seen = (0, 0)
         while not done.wait(BEAT):
-            if seen != (seen := (work.packets, work.decoded)):
+            if work is None or seen != (seen := (work.packets, work.decoded)):
                 parent.send(None)
 
     thread = threading.Thread(target=beat, daemon=True)
