@@ -75,15 +75,15 @@ def axes_of(plan: Mapping[str, Any]) -> set[str]:
 def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     """Every record below `out`, or with a plan those of its cells, in its order, with rows for the missing ones."""
     problems: list[str] = []
-    planned = plan["cells"] if plan else [{"id": name} for name in _folders(out / "cells")]
+    planned = plan["cells"] if plan else [{"id": name} for name in folders(out / "cells")]
     cells: list[dict[str, Any]] = []
     questions: dict[str, list[dict[str, Any]]] = {}  # of a record: two variants that ask the same share one
     for place in planned:
-        record = _record(out / "cells" / place["id"] / "record.json", "evaluation", problems)
+        record = read_kind(out / "cells" / place["id"] / "record.json", "evaluation", problems)
         if record is None and not plan:
             continue
         training = part(plan, "trainings").get(str(place.get("training"))) or {}
-        row = _checked(cell_row(place["id"], record, place, training), problems)
+        row = checked(cell_row(place["id"], record, place, training), problems)
         cells.append(row)
         if record is not None and row["status"] == "done":
             questions.setdefault(row["id"], question_rows(row, record))
@@ -91,7 +91,7 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     asked = pd.DataFrame(itertools.chain(*questions.values()), columns=QUESTION_COLUMNS)
     asked["label"] = asked["cell"].map(frame.drop_duplicates("id").set_index("id")["label"])
     asked["score"] = pd.to_numeric(asked["score"], errors="coerce")
-    tables = _probe_tables(out, _probe_labels(out, plan), _probe_variants(plan), problems)
+    tables = probe_tables(out, _probe_labels(out, plan), _probe_variants(plan), problems)
     gates, sinks, points, recall = tables
     return Results(
         frame,
@@ -127,11 +127,13 @@ def find_reference(plan: Mapping[str, Any], cells: pd.DataFrame) -> str | None:
     return str(labels[0]) if len(labels) == 1 else None
 
 
-def _folders(parent: Path) -> list[str]:
+def folders(parent: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; none where it is not there."""
     return sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
 
 
-def _record(path: Path, kind: str, problems: list[str]) -> dict[str, Any] | None:
+def read_kind(path: Path, kind: str, problems: list[str]) -> dict[str, Any] | None:
+    """A whole record of this kind, done or failed; None where there is none: `problems` then says what else it is."""
     if not path.exists():
         return None
     try:
@@ -149,7 +151,7 @@ def _record(path: Path, kind: str, problems: list[str]) -> dict[str, Any] | None
     return None
 
 
-def _checked(row: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+def checked(row: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """The row; one that is done without a number is shown as failed."""
     if row["status"] != "done" or isinstance(row["accuracy"], int | float):
         return row
@@ -183,7 +185,7 @@ def _disagreements(cells: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
 def _probe_labels(out: Path, plan: Mapping[str, Any] | None) -> dict[str, str]:
     """Probe id -> the variant that it looks at, or its training where several variants share that model."""
     if not plan:
-        return {name: f"probe {name[:6]}" for name in _folders(out / "probes")}
+        return {name: f"probe {name[:6]}" for name in folders(out / "probes")}
     variants: dict[str, dict[str, str]] = {}
     for cell in plan["cells"]:
         if cell.get("probe"):
@@ -207,16 +209,17 @@ def _probe_variants(plan: Mapping[str, Any] | None) -> dict[str, dict[str, str]]
     }
 
 
-def _probe_tables(
+def probe_tables(
     out: Path, labels: Mapping[str, str], variants: Mapping[str, Mapping[str, str]], problems: list[str]
 ) -> tuple[pd.DataFrame, ...]:
+    """(gates, sinks, points, recall) of the labelled probes; `variants`: what the methods of each are called."""
     gates: list[dict] = []
     sinks: list[dict] = []
     points: list[dict] = []
     recall: list[dict] = []
     for name, label in labels.items():
         path = out / "probes" / name / "record.json"
-        record = _record(path, "probe", problems)
+        record = read_kind(path, "probe", problems)
         if record is None or record["status"] != "done":
             continue
         suite = part(part(record, "settings"), "suite").get("name") or ""

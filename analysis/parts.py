@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.load import Results
 from analysis.numbers import SAME, number_of_part
 from analysis.rows import each
-from analysis.stats import NO_ESTIMATE
+from analysis.stats import NO_ESTIMATE, Estimate
 from analysis.tables import markdown_row, sweep_title
 from videonsa.record import write_text
 from videonsa.text import markdown
@@ -25,15 +25,19 @@ def parts_of(results: Results) -> pd.DataFrame:
     rows = []
     for cell in each(results.cells[results.cells["status"] == "done"]):
         for name, part in (cell.parts if isinstance(cell.parts, dict) else {}).items():
-            score, questions = part.get("score"), asked.get(cell.id)
-            number = NO_ESTIMATE if questions is None else number_of_part(cell, questions, name)
-            if score is None or not abs(number.mean - score) <= SAME:
-                number = NO_ESTIMATE
+            number = part_number(cell, asked.get(cell.id), name)
             about = {"id": cell.id, "label": cell.label, "seed": cell.seed, "suite": cell.suite, "part": name}
             videos = number.videos or None
             sure = {"low": number.low, "high": number.high, "standard_error": number.error, "videos": videos}
-            rows.append({**about, "score": score, "questions": part.get("questions"), **sure})
+            rows.append({**about, "score": part.get("score"), "questions": part.get("questions"), **sure})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def part_number(cell: Any, questions: pd.DataFrame | None, name: str) -> Estimate:
+    """A cell's sub-score with its interval; NO_ESTIMATE where the record does not say of which questions it is."""
+    score = cell.parts[name].get("score")
+    number = NO_ESTIMATE if questions is None else number_of_part(cell, questions, name)
+    return NO_ESTIMATE if score is None or not abs(number.mean - score) <= SAME else number
 
 
 def write_parts(plan: Mapping[str, Any], results: Results, sweep: Path) -> list[Path]:

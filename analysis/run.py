@@ -4,8 +4,9 @@
 python analysis/run.py budget gates sinks              # these figures, of every sweep that has them
 python analysis/run.py table --sweep tiny-budget       # one sweep's table, shown and written
 python analysis/run.py parts --sweep tiny-budget       # the same for the benchmarks' sub-scores
-python analysis/run.py --all                           # everything of every sweep, and the figures of measurements
-python analysis/run.py --list                          # names, sweeps
+python analysis/run.py table1 fig7                     # the paper's own, of all records, beside the published numbers
+python analysis/run.py --all                           # everything of every sweep, of measurements, and of the paper
+python analysis/run.py --list                          # names, sweeps, and how much of the paper's items there is
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if __name__ == "__main__":
     ensure_environment()
 
 from analysis.figures import DRAWINGS, fits, module  # noqa: E402
+from analysis.items import catalog  # noqa: E402
 from analysis.summary import draw_all, summarize, sweep_data, write_tables  # noqa: E402
 from videonsa.disk import DiskError  # noqa: E402
 from videonsa.options import Parser, folder, text  # noqa: E402
@@ -36,6 +38,7 @@ OTHERS = {
     "report": "one HTML file: table, figures, failures, provenance",
     "published": "the paper's numbers beside ours, where a sweep asks the same",
     "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
+    "appendix": "every table and figure of the paper that we know, ours beside the published numbers, as one HTML file",
     "prefills": "milliseconds of each sparse prefill beside dense attention (benchmarks/methods.csv)",
 }
 LEAST_WIDTH = 60  # columns of a table, however narrow the terminal says it is
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         if options.list:
-            print(_list(options.out))
+            print(_list(options))
             return 0
         return _make(options)
     except DiskError as error:
@@ -64,13 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = ", ".join([*OTHERS, *DRAWINGS])
+    names = ", ".join(["table1 to table37, fig1 to fig29", *OTHERS, *DRAWINGS])
     parser = Parser(prog="analysis/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"what to make: {names}")
     parser.add_argument("--all", action="store_true", help="everything that the records allow")
     parser.add_argument("--list", action="store_true", help="names of figures and tables, and the sweeps there are")
     parser.add_argument("--out", type=folder, default=Path("runs"), help="folder of the records (default: runs)")
     parser.add_argument("--sweep", type=text, action="append", default=[], help="only this sweep (may be repeated)")
+    what = "folder of measurements for the paper's items (default: benchmarks)"
+    parser.add_argument("--measured", type=folder, default=BENCHMARKS, help=what)
     for name, file, figure in MEASURED:
         what = f"measurements for the figure `{figure}`"
         parser.add_argument(name, type=folder, default=BENCHMARKS / file, help=what)
@@ -80,12 +85,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _list(out: Path) -> str:
+def _list(options: argparse.Namespace) -> str:
+    from analysis.items.make import listing
+
     known = OTHERS | {name: drawing.what for name, drawing in DRAWINGS.items()}
     width = max(map(len, known))
     lines = ["Names:", *(f"  {name:<{width}}  {what}" for name, what in known.items())]
-    sweeps = _sweep_names(out)
-    return "\n".join([*lines, f"Sweeps in {out}:", *(f"  {name}" for name in sweeps or ["none yet"])])
+    lines += [f"Sweeps in {options.out}:", *(f"  {name}" for name in _sweep_names(options.out) or ["none yet"])]
+    return "\n".join([*lines, "The paper's tables and figures, by name:", *listing(options.out, options.measured)])
 
 
 def _sweep_names(out: Path) -> list[str]:
@@ -103,11 +110,11 @@ def _chosen_sweeps(out: Path, wanted: Sequence[str]) -> list[str]:
 def _make(options: argparse.Namespace) -> int:
     known = [*OTHERS, *DRAWINGS]
     for name in options.names:
-        if name not in known:
-            raise Refused(f"unknown name {name!r}; names: {', '.join(known)}{unknown(name, known)}")
+        if name not in known and name not in catalog().items:
+            listed = ", ".join([*known, "table1 to table37, fig1 to fig29"])
+            raise Refused(f"unknown name {name!r}; names: {listed}{unknown(name, [*known, *catalog().items])}")
     names = list(dict.fromkeys(options.names))
     measurements = {"kernels": options.benchmark, "prefills": options.methods_benchmark}
-    whole = True
     if options.all:
         sweeps = _chosen_sweeps(options.out, options.sweep)
         for sweep in sweeps:
@@ -120,9 +127,28 @@ def _make(options: argparse.Namespace) -> int:
     for name in [name for name in names if name in measurements]:
         names.remove(name)
         _show(_draw_measured(name, measurements[name], options.out / "figures"))
+    if "appendix" in names or (options.all and not options.sweep):
+        from analysis.items.appendix import write_appendix
+
+        _show([write_appendix(options.out, options.measured)])
+    items = [name for name in names if name in catalog().items]
+    names = [name for name in names if name not in items and name != "appendix"]
+    whole = _items(items, options) if items else True
     if names:
-        whole = _from_sweeps(names, options)
+        whole &= _from_sweeps(names, options)
     return 0 if whole else 1
+
+
+def _items(names: Sequence[str], options: argparse.Namespace) -> bool:
+    """Make these of the paper's items; False when one could not be made."""
+    from analysis.items.make import make
+    from analysis.items.written import to_markdown
+
+    made, whole = make(names, options.out, options.measured)
+    for one in made:
+        print(to_markdown(one.page))
+        _show(one.paths)
+    return whole
 
 
 def _draw_measured(name: str, measurements: Path, folder: Path) -> list[Path]:

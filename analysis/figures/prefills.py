@@ -33,7 +33,7 @@ def draw(table: pd.DataFrame) -> Figure:
     kinds = list(dict.fromkeys(table["data"]))
     methods = list(dict.fromkeys(table["method"]))[::-1]
     figure = style.new_figure(style.TEXT_WIDTH, 0.19 * len(methods) + 0.95)
-    figure.suptitle(style.drawable(_setting(table)), fontsize=6, color="#444444")
+    figure.suptitle(style.drawable(setting(table)), fontsize=6, color="#444444")
     axes = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
     for panel, kind in zip(axes, kinds, strict=True):
         rows = table[table["data"] == kind].set_index("method").reindex(methods)
@@ -62,7 +62,7 @@ def _bars(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_xlim(0, 1.18 * right)
 
 
-def _setting(table: pd.DataFrame) -> str:
+def setting(table: pd.DataFrame) -> str:
     """'131,072 tokens, 28 query heads, 4 KV heads, head size 128, bfloat16, NVIDIA H100; beside a bar: density'"""
     forms = {"length": "{:,} tokens", "heads": "{:g} query heads", "kv_heads": "{:g} KV heads"}
     forms |= {"head_dim": "head size {:g}", "dtype": "{}", "gpu": "{}"}

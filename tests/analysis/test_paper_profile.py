@@ -3,45 +3,27 @@ paper's tables stand beside it, each number once, and nothing beside anything el
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from ablations.cell import Cell
-from ablations.grid import grid_names, load_grid
-from ablations.plan import Sweep, cell_folder, make_sweep, write_plan
-from ablations.profile import load_profile
-from ablations.records import record_of
+from ablations.grid import grid_names
+from ablations.plan import Sweep
+from analysis.items import catalog
+from analysis.items.found import Found, find
+from analysis.items.make import places
+from analysis.items.places import ALONE, DONE, commands, status
 from analysis.load import find_reference, load, read_plan
 from analysis.paper import compared, load_reference
+from analysis.run import main
 from analysis.tables import compare
+from tests.analysis.paper_records import finished
 
-QUESTIONS = 12
+ROOT = Path(__file__).parents[2]
 # The paper's tables that a grid repeats: all of their numbers that are no failed runs, and of our methods.
+CELLS = ("scores", "settings", "cells")
 TABLES = {"branches": [2], "transfer": [3], "tokens": [20, 21, 22, 23, 25], "tomato": [24], "gates": [34]}
-
-
-def made_up(cell: Cell) -> dict:
-    """A finished record of this cell."""
-    right = [float((number * 7 + int(cell.id[:6], 16)) % 5 > 1) for number in range(QUESTIONS)]
-    rows = [
-        {"doc_id": number, "prompt_hash": f"p{number}", "score": score, "vision_tokens": 8, "error": None}
-        for number, score in enumerate(right)
-    ]
-    scores = {"metric": "m", "accuracy": sum(right) / QUESTIONS, "questions": QUESTIONS, "errors": 0, "chance": None}
-    return record_of(cell) | {"status": "done", "scores": scores, "questions": rows}
-
-
-def finished(name: str, out: Path) -> Sweep:
-    sweep = make_sweep(load_grid(name, "paper"), load_profile("paper"), out, name, {})
-    write_plan(sweep)
-    for cell in sweep.cells:
-        path = cell_folder(out, cell.id) / "record.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(made_up(cell)))
-    return sweep
 
 
 def table_of(sweep: Sweep) -> pd.DataFrame:
@@ -51,8 +33,12 @@ def table_of(sweep: Sweep) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
-    out = tmp_path_factory.mktemp("runs")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def tables(out: Path) -> dict[str, pd.DataFrame]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ablations.facts.part_version", lambda part: "code")
         return {name: table_of(finished(name, out)) for name in grid_names("paper")}
@@ -104,3 +90,58 @@ def test_budgets_stand_beside_their_own_sizes(tables: dict) -> None:
     found = set(zip(own["table"], own["label"], own["published"], strict=True))
     assert len(found) == 7 + 6 + 6 + 9 + 6  # of each table those whose sizes the grid has, and that did not fail
     assert found <= known
+
+
+@pytest.fixture(scope="module")
+def found(out: Path, tables: dict) -> Found:
+    """All of the paper's grids together, in one out folder."""
+    return find(out, ROOT / "benchmarks")
+
+
+@pytest.mark.parametrize("name", [name for name, item in catalog().items.items() if item.kind in CELLS])
+def test_the_grids_that_an_item_names_fill_all_of_it(name: str, found: Found) -> None:
+    item = catalog().items[name]
+    several = places(item, found)
+    if item.set:  # its grid, but on other benchmarks
+        assert commands(several) == [
+            f"python ablations/run.py --grid budget --profile paper --set {item.set} --out {found.out}"
+        ]
+        return
+    assert [(place.row, place.column) for place in several if place.state not in (DONE, ALONE)] == []
+    assert status(item, several).startswith("complete: ")
+
+
+def test_items_are_made_of_all_records_beside_the_published_numbers(
+    out: Path, tables: dict, capsys: pytest.CaptureFixture
+) -> None:
+    names = ["table1", "table7", "table29", "fig27"]
+    assert main([*names, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "Table 1: main comparison" in shown
+    assert "| tri_shape | ours, n_local=2176 | " in shown, "of its settings those that have VideoNSA's budget"
+    assert "| llava_onevision_7b | published | 56.3 |" in shown
+    assert "†1 4 blocks with a window of 1,900 here" in shown
+    table = pd.read_csv(out / "paper" / "table7.csv").set_index(["row", "column"])
+    place = table.loc[("videonsa", "3600")]
+    assert (place["state"], place["published"], place["from"]) == (
+        "done",
+        55.1,
+        table.loc[("videonsa", "overall"), "from"],
+    )
+    assert place["low"] < place["ours"] < place["high"]
+    assert (out / "paper" / "fig27.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.long
+def test_every_item_and_the_appendix_of_them(out: Path, tables: dict, capsys: pytest.CaptureFixture) -> None:
+    for name, item in catalog().items.items():
+        capsys.readouterr()
+        assert main([name, "--out", str(out)]) == (0 if item.kind in (*CELLS, "probes", "measured") else 1)
+        assert item.title in capsys.readouterr().out
+    assert main(["appendix", "--out", str(out)]) == 0
+    text = (out / "paper" / "appendix.html").read_text()
+    assert [text.index(f"<section id='{name}'>") for name in catalog().items] == sorted(
+        text.index(f"<section id='{name}'>") for name in catalog().items
+    )
+    assert text.count("data:image/svg+xml") == sum(bool(item.draws) for item in catalog().items.values())
+    assert "<script" not in text

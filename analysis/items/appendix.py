@@ -1,0 +1,92 @@
+"""All items of the paper in its order, as one HTML file: pictures and tables of ours beside the published numbers.
+
+No script, nothing fetched: figures are embedded, and the file works offline.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from analysis.items import catalog
+from analysis.items.make import FOLDER, Made, make
+from analysis.items.written import Page
+from analysis.report import STYLE
+from videonsa.record import write_text
+from videonsa.text import line_of
+
+TITLE = "VideoNSA (arXiv 2510.02295v2): its tables and figures, ours beside the published numbers"
+ABOUT = (
+    "Published numbers are the authors', copied from the paper, without intervals; all others were made by the code of "
+    "this repository. A cell of ours stands beside a number where it was asked the same question: benchmark, weights, "
+    "attention, semantics, gates, sampling, all questions. The published checkpoint was trained and evaluated by code "
+    "that differs from the paper's text, and is asked as that code does."
+)
+MORE = """
+table.items td { white-space: normal; } td.whose, tr.published td { color: #666; } section { margin-top: 3rem; }
+th:first-child { min-width: 7rem; } .status { color: #555; } @media print { .scroll { overflow: visible; } }
+"""
+
+
+def write_appendix(out: Path, measured: Path) -> Path:
+    """Make every item, and <out>/paper/appendix.html of all; returns its path."""
+    made, _ = make(list(catalog().items), out, measured)
+    parts = [f"<h1>{escape(TITLE)}</h1><p class='what'>{escape(ABOUT)}</p>", _contents(made), *map(_section, made)]
+    head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{escape(TITLE)}</title>"
+    page = f"<!doctype html>\n<html lang='en'><head>{head}<style>{STYLE}{MORE}</style></head>\n<body>\n"
+    path = out / FOLDER / "appendix.html"
+    write_text(path, page + "\n".join(parts) + "\n</body></html>\n")
+    return path
+
+
+def _contents(made: Iterable[Made]) -> str:
+    lines = ["<table class='items'>"]
+    for one in made:
+        link = f"<a href='#{one.item.name}'>{one.item.title}</a>"
+        lines.append(f"<tr><td>{link}</td><td>{_text(one.item.shows)}</td><td>{_text(one.page.status)}</td></tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+def _section(one: Made) -> str:
+    page = one.page
+    parts = [f"<h2>{_text(page.title)}</h2><p class='status'>{_text(page.status)}</p>", _picture(one), _table(page)]
+    parts += ["<ul>" + "".join(f"<li>{_text(note)}</li>" for note in page.notes) + "</ul>"] if page.notes else []
+    if page.commands:
+        parts.append("<p>What is missing is filled by:</p><pre>" + escape("\n".join(page.commands)) + "</pre>")
+    return f"<section id='{one.item.name}'>" + "\n".join(filter(None, parts)) + "</section>"
+
+
+def _picture(one: Made) -> str:
+    svg = next((path for path in one.paths if path.suffix == ".svg"), None)
+    if svg is None:
+        return ""
+    image = base64.b64encode(svg.read_bytes()).decode()
+    links = ", ".join(f"<a href='{svg.stem}.{kind}'>{kind}</a>" for kind in ("pdf", "svg", "png"))
+    picture = f"<img alt='{_text(one.page.title)}' src='data:image/svg+xml;base64,{image}'>"
+    return f"<figure>{picture}<figcaption>ours ({links})</figcaption></figure>"
+
+
+def _table(page: Page) -> str:
+    if not page.lines:
+        return ""
+    lines = ["<div class='scroll'><table>", _row("th", ["", "", *page.columns])]
+    for line in page.lines:
+        cells = "".join(f"<td{_kind(cell)}>{_text(cell)}</td>" for cell in line.cells)
+        whose = line.whose.partition(",")[0]
+        named = f"<td>{_text(line.row)}</td><td class='whose'>{_text(line.whose)}</td>"
+        lines.append(f"<tr class='{whose}'>{named}{cells}</tr>")
+    return "\n".join([*lines, "</table></div>"])
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _kind(cell: str) -> str:
+    return {"-": " class='missing'", "failed": " class='failed'"}.get(cell, "")
+
+
+def _text(text: str) -> str:
+    return escape(line_of(text))

@@ -1,0 +1,58 @@
+"""The figures of items, from the cells and probes that they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from analysis.figures import module
+from analysis.items import Item
+from analysis.items.found import Found
+from analysis.items.probes import probes_of
+from analysis.items.scores import base_questions
+from analysis.load import load, probe_tables
+from analysis.tables import compare
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+TABLES = ("gates", "sinks", "points", "recall")  # in the order of probe_tables
+
+
+def draw(item: Item, found: Found) -> Figure:
+    """The item's figure. Raises ValueError where there is nothing to draw."""
+    return DRAWERS[item.kind](item, found)
+
+
+def _drawer(item: Item) -> Callable[[Any], Figure]:
+    place, _, function = item.draws.partition(":")
+    return getattr(module(place), function)
+
+
+def _cells(item: Item, found: Found) -> Figure:
+    bases = base_questions(item.of["like"])
+    near = [asked for base in bases.values() for asked in found.near(base, item.of["vary"])]
+    if not near:
+        raise ValueError("no cell is asked so")
+    plan = {"cells": [{"id": asked.row.id} for asked in near]}
+    return _drawer(item)(compare(load(found.out, plan), None))
+
+
+def _probes(item: Item, found: Found) -> Figure:
+    near = {asked.row.id: asked.row for asked in probes_of(item, found)}
+    if not near:
+        raise ValueError("no probe looked at it")
+    labels = {probe: module("style").suite_title(row.suite) for probe, row in near.items()}
+    tables = dict(zip(TABLES, probe_tables(found.out, labels, {}, []), strict=True))
+    rows = tables[item.of["tables"]]
+    sizes = {name: [getattr(near[probe], name) for probe in rows["probe"]] for name in ("block_size", "window")}
+    return _drawer(item)(rows.assign(**sizes))
+
+
+def _measured(item: Item, found: Found) -> Figure:
+    read = module(item.draws.partition(":")[0]).read
+    return _drawer(item)(read(found.measured / item.of["file"]))
+
+
+DRAWERS: Mapping[str, Callable[[Item, Found], Figure]] = {"cells": _cells, "probes": _probes, "measured": _measured}

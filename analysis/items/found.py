@@ -1,0 +1,86 @@
+"""All evaluations and probes of an out folder, of whatever sweep, to be found by what they were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from analysis.items.published import key
+from analysis.load import checked, folders, read_kind
+from analysis.paper.questions import Question, differing, our_question
+from analysis.rows import CELL_COLUMNS, cell_row, part
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One record, without its questions."""
+
+    row: Any  # analysis.rows.cell_row
+    question: Question
+    method: Mapping[str, Any]  # settings of a method other than NSA
+    layers: Sequence[Mapping[str, Any]] = ()  # of a probe
+    points: int = 0  # of a probe
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an out folder holds."""
+
+    out: Path
+    measured: Path  # folder of measurements
+    cells: Sequence[Asked]
+    probes: Sequence[Asked]
+    problems: Sequence[str]
+
+    def answers(self, question: Question, method: Mapping[str, Any]) -> list[Asked]:
+        """The evaluations that were asked this; of another method, with these settings."""
+        same = self._by_question.get(key(question), ())
+        return [asked for asked in same if all(asked.method.get(name) == value for name, value in method.items())]
+
+    @cached_property
+    def _by_question(self) -> dict[tuple[Any, ...], list[Asked]]:
+        found: dict[tuple[Any, ...], list[Asked]] = {}
+        for asked in self.cells:
+            found.setdefault(key(asked.question), []).append(asked)
+        return found
+
+    def near(self, base: Question, vary: Sequence[str]) -> list[Asked]:
+        """The evaluations that differ from this question in nothing but these fields."""
+        return _near(self.cells, base, vary)
+
+    def probes_near(self, base: Question, vary: Sequence[str]) -> list[Asked]:
+        """The finished probes that do."""
+        return _near(self.probes, base, vary)
+
+
+def find(out: Path, measured: Path) -> Found:
+    """Read the out folder once."""
+    problems: list[str] = []
+    cells = _read(out / "cells", "evaluation", problems, lambda record: True)
+    probes = _read(out / "probes", "probe", problems, lambda record: record["status"] == "done")
+    return Found(out, measured, cells, probes, problems)
+
+
+def _near(several: Sequence[Asked], base: Question, vary: Sequence[str]) -> list[Asked]:
+    return [asked for asked in several if not asked.method and set(differing(asked.question, base)) <= set(vary)]
+
+
+def _read(folder: Path, kind: str, problems: list[str], wanted: Callable[[Mapping[str, Any]], bool]) -> list[Asked]:
+    records = ((name, read_kind(folder / name / "record.json", kind, problems)) for name in folders(folder))
+    return [_asked(name, record, problems) for name, record in records if record is not None and wanted(record)]
+
+
+def _asked(name: str, record: Mapping[str, Any], problems: list[str]) -> Asked:
+    settings, row_ = part(record, "settings"), cell_row(name, record, {}, {})
+    row_ = checked(row_, problems) if record["kind"] == "evaluation" else row_
+    row = SimpleNamespace(**{**dict.fromkeys(CELL_COLUMNS), **row_})
+    method = part(settings, "method")
+    layers, points = record.get("layers") or (), len(record.get("points") or ())
+    if not method:
+        return Asked(row, our_question(row), {}, layers, points)
+    dense = SimpleNamespace(**{**vars(row), "attention": "dense", "semantics": part(settings, "nsa").get("semantics")})
+    return Asked(row, {**our_question(dense), "attention": row.attention}, method, layers, points)

@@ -1,0 +1,52 @@
+"""Places that probes of VideoNSA fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from analysis.items import Item
+from analysis.items.found import Asked, Found
+from analysis.items.places import DONE, MISSING, Place, sweep_command
+from analysis.items.scores import base_questions
+from analysis.paper.questions import SAMPLING, suite_of
+
+ELSEWHERE = (*SAMPLING, "task", "limit")  # what a probe of the same model may have otherwise
+
+
+def probes(item: Item, found: Found) -> list[Place]:
+    """A place for each of the values that a probe is wanted of; one where there are none."""
+    return [_place(item, found, values) for values in _each(item.of.get("each", {}))]
+
+
+def probes_of(item: Item, found: Found) -> list[Asked]:
+    """The probes that the item draws."""
+    fields = (*ELSEWHERE, *item.of.get("vary", ()))
+    return [asked for asked in found.probes_near(base_questions([3])["timescope"], fields) if _shows(item, asked)]
+
+
+def _place(item: Item, found: Found, values: Mapping[str, Any]) -> Place:
+    label = ", ".join(str(value) if name == "benchmark" else f"{name}={value}" for name, value in values.items())
+    place = Place(label or "VideoNSA", "probe", MISSING)
+    if any(_has(asked, values) for asked in probes_of(item, found)):
+        return replace(place, state=DONE)
+    if not item.of.get("reference", {}).items() <= values.items():
+        return place
+    suite = suite_of(values["benchmark"]) if "benchmark" in values else ""
+    return replace(place, command=sweep_command(item, found.out, suite=suite))
+
+
+def _shows(item: Item, asked: Asked) -> bool:
+    table = item.of["tables"]
+    return asked.points > 0 if table == "points" else any(layer.get(table) for layer in asked.layers)
+
+
+def _each(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    return (dict(zip(values, chosen, strict=True)) for chosen in product(*values.values()))
+
+
+def _has(asked: Asked, values: Mapping[str, Any]) -> bool:
+    given = {**asked.question, "benchmark": asked.row.suite}
+    return all(given.get(name) == (suite_of(value) if name == "benchmark" else value) for name, value in values.items())

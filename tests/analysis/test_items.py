@@ -1,0 +1,97 @@
+"""The paper's tables and figures by name: what the file declares, and what is said where there is nothing yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ablations.grid import grid_names
+from analysis.items import catalog
+from analysis.items.published import numbers
+from analysis.paper import load_reference
+from analysis.run import main
+from evals.suites import SUITES
+
+OBSERVED = ["fig5", "fig9", "fig10", "fig11", "fig12", "fig13", "fig20", "fig25"]
+
+
+def test_every_table_and_figure_of_the_paper_is_declared_once_in_its_order() -> None:
+    items = catalog().items
+    assert list(items) == [f"table{n}" for n in range(1, 38)] + [f"fig{n}" for n in range(1, 30)]
+    known = [name for name, item in items.items() if item.kind != "unknown"]
+    assert sum(name.startswith("table") for name in known) == 30
+    assert all(items[name].shows for name in known)
+    made = {item.number for name, item in items.items() if name.startswith("table") and item.kind != "unknown"}
+    assert set(load_reference()["table"]) <= made
+    assert {grid for item in items.values() for grid in item.grids} <= set(grid_names("paper"))
+
+
+def test_what_the_paper_leaves_open_is_asked_as_the_suites_do() -> None:
+    for name in ("lsdbench", "videoevalpro"):
+        asked = SUITES[name].settings
+        assert catalog().sampling[name] == {field: getattr(asked, field) for field in catalog().sampling[name]}
+
+
+def test_each_contradiction_stands_at_a_number_of_each_of_its_tables() -> None:
+    for said in catalog().contradictions:
+        for table in said.tables:
+            assert any(said.says in number.marks for number in numbers([table])), (said.says, table)
+
+
+@pytest.mark.parametrize(
+    ("table", "where", "mark"),
+    [
+        (7, {"method": "videonsa", "metric": "overall"}, "60.0 in tables 1, 2; 59.4 in tables 3, 22; 60.2 in table 7"),
+        (11, {"method": "xattention", "metric": "overall"}, "36.6 in table 1; 35.0 in table 11"),
+        (28, {"block_count": 4}, "a failed run in the paper"),
+        (12, {"method": "videonsa"}, "the paper does not say how it samples this benchmark"),
+        (27, {"benchmark": "vsibench", "context": "64k"}, "ours has 1,024 frames of 64 tokens"),
+    ],
+)
+def test_what_to_know_of_a_number_stands_at_it(table: int, where: dict, mark: str) -> None:
+    of = [
+        number for number in numbers([table]) if all(getattr(number.row, key) == value for key, value in where.items())
+    ]
+    assert of
+    assert all(any(mark in text for text in number.marks) for number in of)
+    agreed = next(number for number in numbers([1]) if number.row.method == "qwen2_5_vl_7b")
+    assert agreed.marks == ()
+
+
+def test_an_empty_folder_lists_every_item_with_the_command_that_fills_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--list", "--measured", "none"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = {line.split()[0]: place for place, line in enumerate(lines) if line.startswith("  ") and line.strip()}
+    for name, item in catalog().items.items():
+        line = lines[at[name]]
+        if item.kind in ("needs", "no_data", "unknown"):
+            assert ("needs an observer" in line) == (name in OBSERVED)
+            assert ("not known to us" in line) == (item.kind == "unknown")
+        else:
+            assert "nothing yet: 0 of" in line
+            assert lines[at[name] + 1].startswith("           python ")
+    assert lines[at["table2"] + 1].strip() == "python ablations/run.py --grid branches --profile paper"
+    assert (
+        lines[at["table37"] + 1]
+        .strip()
+        .endswith("--providers flash_nsa fla_nsa triton --lengths 8192 --out none/h100.csv")
+    )
+
+
+def test_an_item_of_an_empty_folder_shows_what_is_published_and_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["table34", "fig4", "fig5", "table4", "--out", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "| videonsa_static_gate | ours | - | - | - |" in shown
+    assert "|  | published | 41.5 | 23.7 | 31.8 |" in shown
+    assert f"    python ablations/run.py --grid gates --profile paper --out {tmp_path}" in shown
+    assert "needs an observer that is not there yet: the 28 x 28 correlation" in shown
+    assert "its contents are not known to us" in shown
+    assert set(pd.read_csv(tmp_path / "paper" / "table34.csv")["state"]) == {"missing"}
+    assert not (tmp_path / "paper" / "fig4.pdf").exists()
