@@ -89,10 +89,12 @@ class SuiteRun:
         data: Path | str | None = None,
         about: Mapping[str, Any] | None = None,
         attempt: str = "",
+        task: Any = None,
     ) -> None:
-        """folder, about, attempt: see evals.answers.Answers. data: see `evaluate`. Raises SettingsError, DiskError."""
+        """folder, about, attempt: see evals.answers.Answers. data: see `evaluate`. task: what is asked in place of the
+        suite's own, whose `doc_to_messages` is all that asking needs. Raises SettingsError, DiskError."""
         self.suite, self.kind = suite, get_suite(suite.name)
-        self.task = load_task(suite, data)
+        self.task = task or load_task(suite, data)
         self.total = min(len(self.task.eval_docs), suite.limit or len(self.task.eval_docs))
         require_videos(suite, self.task, self.total)
         self.answers = Answers(folder, about, attempt)

@@ -29,7 +29,7 @@ from videonsa.bench import command, rows
 from videonsa.video import Clip, Fit, Video, Work, read
 
 RATE, KEY, PIECE = 30, 60, 300  # frames: a second, from one key frame to the next, of the clip that is repeated
-SIZES = {"720p": (720, 1280), "1080p": (1080, 1920)}
+SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920)}
 FIT = Fit(28, 28**2, 64 * 28**2)  # 64 tokens a patch of two frames, the paper's
 CASES = (  # size, seconds of the file, frames that are asked
     ("720p", 3600, 256),
@@ -104,19 +104,14 @@ def in_a_process(what: Callable[[], dict[str, float]]) -> dict[str, float]:
     return json.loads(said)
 
 
-def write_repeated(path: Path, size: str, seconds: int) -> None:
-    """A clip of PIECE frames, encoded once and repeated to so many seconds."""
+def write_repeated(path: Path, size: str, seconds: int, title: str = "", clip: Path | None = None) -> None:
+    """A clip of PIECE frames (made by `write_clip`, where none is given), repeated to so many seconds."""
     with tempfile.TemporaryDirectory() as place:
-        clip = Path(place, "clip.mp4")
-        with av.open(str(clip), "w") as container:
-            options = {"g": str(KEY), "keyint_min": str(KEY), "sc_threshold": "0", "bf": "3", "preset": "veryfast"}
-            stream = container.add_stream("libx264", rate=RATE, options=options)
-            stream.height, stream.width = SIZES[size]
-            stream.pix_fmt = "yuv420p"
-            for picture in scenery(*SIZES[size]):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
+        if clip is None:
+            clip = Path(place, "clip.mp4")
+            write_clip(clip, size)
         with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+            target.metadata["title"] = title
             film = source.streams.video[0]
             copy = target.add_stream_from_template(film)
             for repeat in range(seconds * RATE // PIECE):
@@ -129,6 +124,18 @@ def write_repeated(path: Path, size: str, seconds: int) -> None:
                         shift = round(repeat * PIECE / RATE / packet.time_base)
                         packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
                         target.mux(packet)
+
+
+def write_clip(path: Path, size: str) -> None:
+    """PIECE frames of `scenery`."""
+    with av.open(str(path), "w") as container:
+        options = {"g": str(KEY), "keyint_min": str(KEY), "sc_threshold": "0", "bf": "3", "preset": "veryfast"}
+        stream = container.add_stream("libx264", rate=RATE, options=options)
+        stream.height, stream.width = SIZES[size]
+        stream.pix_fmt = "yuv420p"
+        for picture in scenery(*SIZES[size]):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def scenery(height: int, width: int) -> Iterator[np.ndarray]:

@@ -1,0 +1,45 @@
+"""The benchmarks of evaluation, without a card: what they need is said; long: they go through on a CPU."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+
+from videonsa.bench import busy, sweep
+
+TRY = [
+    *("--model", "tiny", "--size", "360p", "--seconds", "20", "--videos", "2", "--frames", "8"),
+    *("--tokens-per-frame", "4", "--answer", "2"),
+]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("command", [busy, sweep], ids=lambda each: each.NAME)
+def test_without_a_device_it_says_so(command, capsys):
+    assert command.main([]) == 2
+    assert f"{command.NAME} measures on CUDA, and torch finds no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_suite_says_how_busy_the_model_was(tmp_path):
+    out = tmp_path / "busy.csv"
+    assert busy.main([*TRY, "--out", str(out)]) == 0
+    (row,) = csv.DictReader(out.open())
+    assert row["videos"] == "2"  # the one that warms up is another file
+    assert 0 < float(row["busy"]) < 1
+    assert 0 < float(row["waited_s"]) < float(row["wall_s"])
+
+
+@pytest.mark.long
+def test_variants_stand_beside_as_many_runs_of_lmms_evals_class(tmp_path):
+    pytest.importorskip("decord")
+    out = tmp_path / "sweep.csv"
+    assert sweep.main([*TRY, "--variants", "2", "--out", str(out)]) == 0
+    (row,) = csv.DictReader(out.open())
+    assert row["tokens"] == row["their_tokens"]
+    times = {name: float(row[name]) for name in sweep.COLUMNS if name.endswith("_s")}
+    parts = times["theirs_reading_s"] + times["theirs_model_s"] + times["theirs_rest_s"]
+    assert parts == pytest.approx(times["theirs_s"], abs=0.01)
+    assert float(row["ratio"]) == pytest.approx(2 * times["theirs_s"] / times["ours_s"], rel=1e-2)
