@@ -40,10 +40,15 @@ OTHERS = {
     "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
     "appendix": "every table and figure of the paper that we know, ours beside the published numbers, as one HTML file",
     "prefills": "milliseconds of each sparse prefill beside dense attention (benchmarks/methods.csv)",
+    "training": "step time and memory of training against length (benchmarks/training.csv)",
 }
 LEAST_WIDTH = 60  # columns of a table, however narrow the terminal says it is
 BENCHMARKS = ROOT / "benchmarks"
-MEASURED = (("--benchmark", "h200.csv", "kernels"), ("--methods-benchmark", "methods.csv", "prefills"))
+MEASURED = (
+    ("--benchmark", "h200.csv", "kernels"),
+    ("--methods-benchmark", "methods.csv", "prefills"),
+    ("--training-benchmark", "training.csv", "training"),
+)
 
 
 class Refused(Exception):
@@ -114,7 +119,8 @@ def _make(options: argparse.Namespace) -> int:
             listed = ", ".join([*known, "table1 to table37, fig1 to fig29"])
             raise Refused(f"unknown name {name!r}; names: {listed}{unknown(name, [*known, *catalog().items])}")
     names = list(dict.fromkeys(options.names))
-    measurements = {"kernels": options.benchmark, "prefills": options.methods_benchmark}
+    given = vars(options)
+    measurements = {figure: given[name.strip("-").replace("-", "_")] for name, _, figure in MEASURED}
     if options.all:
         sweeps = _chosen_sweeps(options.out, options.sweep)
         for sweep in sweeps:

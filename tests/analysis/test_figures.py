@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures import DRAWINGS, draw, pareto, prefills, style
+from analysis.figures import DRAWINGS, draw, pareto, prefills, style, training
 from analysis.figures import budget as budget_figure
 from analysis.figures.kernels import draw as draw_kernels
 from analysis.figures.kernels import read
@@ -153,7 +153,41 @@ def test_prefills_are_drawn_at_the_longest_length(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 1000 for path in paths)
 
 
-@pytest.mark.parametrize("reader", [read, prefills.read])
+def test_trainings_have_their_bound_and_what_is_counted(tmp_path: Path) -> None:
+    rows = [
+        {
+            "model": "3b",
+            "gpus": gpus,
+            "data_parallel": gpus,
+            "sequence_parallel": 1,
+            "attention": attention,
+            "gpu": "$G$",
+        }
+        | {"tokens": tokens, "step_s": tokens / 1000, "bound_step_s": tokens / 1500, "peak_gib": 40, "counted_gib": 44}
+        for gpus in (1, 2)
+        for attention in ("nsa", "dense")
+        for tokens in (8192, 32768)
+    ]
+    failed = dict.fromkeys(("step_s", "bound_step_s", "peak_gib")) | {"status": "out of memory"}
+    pd.DataFrame([*rows, rows[-1] | failed]).to_csv(tmp_path / "m.csv", index=False)
+    with warnings.catch_warnings(), style.style():
+        warnings.simplefilter("error")
+        figure = training.draw(training.read(tmp_path / "m.csv"))
+        paths = style.save(figure, tmp_path, "training")
+    assert [axes.get_title() for axes in figure.axes[::2]] == [
+        "3B's shape, 1 GPU",
+        "3B's shape, 2 GPUs (2 data × 1 sequence)",
+    ]
+    times, memory = figure.axes[2:]
+    nsa, bound, dense, _ = times.lines
+    assert list(nsa.get_ydata()) == [8.192, 32.768]
+    assert list(bound.get_ydata()) == pytest.approx([8192 / 1500, 32768 / 1500])
+    assert list(dense.get_xdata()) == [8192]  # the longer one's last row was not measured
+    assert [list(line.get_ydata()) for line in memory.lines] == [[40, 40], [], [40], [44]]
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+@pytest.mark.parametrize("reader", [read, prefills.read, training.read])
 @pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n"])
 def test_a_bad_table_of_measurements_is_one_line(tmp_path: Path, content: str | None, reader) -> None:
     path = tmp_path / "m.csv"

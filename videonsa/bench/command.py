@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -65,13 +67,11 @@ def table(columns: tuple[str, ...], path: Path | None, about: Mapping[str, str])
 
 
 def software(commit: str | None) -> dict[str, str]:
-    """What SOFTWARE names, of this process's GPU."""
-    import triton
-
+    """What SOFTWARE names, of this process's GPU; "cpu" where a command is tried without one."""
     return {
-        "gpu": torch.cuda.get_device_name(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
-        "triton": triton.__version__,
+        "triton": version("triton") if find_spec("triton") else "",
         "commit": commit or this_commit(),
     }
 

@@ -23,7 +23,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
-from videonsa.bench import command
+from videonsa.bench import command, shapes
 from videonsa.bench.case import Case, make_inputs
 from videonsa.bench.check import CheckFailed, check
 from videonsa.bench.measure import measure as measure_on_device
@@ -36,22 +36,13 @@ from videonsa.methods.paper import Paper
 from videonsa.modeling.backbone import VideoNSATextModel
 
 NAME = "videonsa.bench.model"
-SHAPE_7B = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 1024,  # the embedding table is not used: embeddings are given
-    "max_position_embeddings": 131072,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-}
+SHAPE = {**shapes.TEXT["7b"], "vocab_size": 1024}  # the embedding table is not used: embeddings are given
 TEXT_BEFORE, TEXT_AFTER = 64, 512  # of the mixed prompt
 COLUMNS = ("provider", "mode", "length", "layers", "seconds", "peak_gib", "gpu", "torch", "triton", "commit")
 
 
 def build(layers: int) -> VideoNSATextModel:
-    config = Qwen2_5_VLTextConfig(**{**SHAPE_7B, "num_hidden_layers": layers})
+    config = Qwen2_5_VLTextConfig(**{**SHAPE, "num_hidden_layers": layers})
     config._attn_implementation = "sdpa"
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -84,7 +75,7 @@ def step(model: VideoNSATextModel, length: int, sparse: bool, train: bool) -> Ca
 
 def attention_rows(length: int) -> list[dict[str, object]]:
     """Forward and backward of one layer's attention: NSA of `length` vision tokens, and with text around them."""
-    case = Case(length, 28, 4, 128, 64, 32, 256, "bfloat16", "random")  # heads of SHAPE_7B
+    case = Case(length, 28, 4, 128, 64, 32, 256, "bfloat16", "random")  # heads of SHAPE
     vision = make_inputs(case, torch.device("cuda"))
     text = make_inputs(replace(case, length=TEXT_BEFORE + TEXT_AFTER), torch.device("cuda"), seed=1)
     query, key, value = (

@@ -16,6 +16,7 @@ from videonsa.kernels import nsa_attention
 from videonsa.names import BRANCHES
 
 PROVIDERS = ("triton", "reference", "sdpa_cudnn", "sdpa_flash", *public.NEEDS)
+FASTEST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 STAGES = ("all", "cmp", "topk", "slc", "swa", "combine")
 _DENSE = {"sdpa_cudnn": SDPBackend.CUDNN_ATTENTION, "sdpa_flash": SDPBackend.FLASH_ATTENTION}
 

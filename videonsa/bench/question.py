@@ -25,32 +25,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from videonsa.bench import command
+from videonsa.bench import command, shapes
 from videonsa.bench.check import CheckFailed
-from videonsa.bench.model import SHAPE_7B
-from videonsa.modeling import VideoNSAConfig, VideoNSAForConditionalGeneration
+from videonsa.bench.providers import FASTEST
+from videonsa.config import NSASettings
+from videonsa.modeling import VideoNSAForConditionalGeneration
 from videonsa.modeling.decoding import Decoder, prompts_of
-from videonsa.modeling.vision import speed_up_vision
 
 NAME = "videonsa.bench.question"
-VOCABULARY, VIDEO, VISION_START, VISION_END = 152064, 151656, 151652, 151653
-VISION_7B = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "out_hidden_size": 3584,
-    "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-    "tokens_per_second": 2,
-}
+VIDEO, VISION_START, VISION_END = (
+    shapes.SPECIAL[f"{name}_token_id"][1] for name in ("video", "vision_start", "vision_end")
+)
 PIXELS = 3 * 2 * 14 * 14  # of a patch
 TEXT_BEFORE, TEXT_AFTER = 32, 96  # tokens of a prompt
 KINDS = ("nsa", "dense", "stock")
-FASTEST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 ALLOWED = 0.05  # relative error of features and logits, of two computations of 32 and 28 layers in bfloat16
 COLUMNS = (
     "attention", "tokens", "patch_rows", "patch_columns", "temporal_patches", "prompt_tokens", "layers", "tower_s",
@@ -71,31 +62,9 @@ class Frames:
         return self.count * self.rows * self.columns // 4
 
 
-def config(layers: int, vision_layers: int) -> dict[str, Any]:
-    """Qwen2.5-VL-7B's, but for the numbers of layers."""
-    blocks = [block for block in VISION_7B["fullatt_block_indexes"] if block < vision_layers]  # type: ignore[attr-defined]
-    return {
-        "text_config": {**SHAPE_7B, "vocab_size": VOCABULARY, "num_hidden_layers": layers},
-        "vision_config": {**VISION_7B, "depth": vision_layers, "fullatt_block_indexes": blocks},
-        "image_token_id": 151655,
-        "video_token_id": VIDEO,
-        "vision_start_token_id": VISION_START,
-        "vision_end_token_id": VISION_END,
-        "tie_word_embeddings": False,
-    }
-
-
 def build(layers: int, vision_layers: int) -> VideoNSAForConditionalGeneration:
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device("cuda"):
-            given = VideoNSAConfig(**config(layers, vision_layers))
-            model = VideoNSAForConditionalGeneration._from_config(
-                given, dtype=torch.bfloat16, attn_implementation="sdpa"
-            )
-    finally:
-        torch.set_default_dtype(torch.float32)
-    speed_up_vision(model)
+    given = shapes.config("7b", layers, vision_layers)
+    model = shapes.model_of(given, NSASettings(), torch.bfloat16, torch.device("cuda"))
     return model.eval().requires_grad_(False)
 
 
