@@ -208,7 +208,9 @@ class TrainSettings:
     )
     activation_checkpointing: bool = field(default=True, metadata=NO_EFFECT)  # saves memory, takes time
     sharding: str = field(default="none", metadata=NO_EFFECT)  # of weights over the processes: none, or full
+    offload: bool = field(default=False, metadata=NO_EFFECT)  # what sharding shares lies in CPU memory, and moves there
     sequence_parallel: int = field(default=1, metadata=NO_EFFECT)  # processes over which a sample's tokens lie
+    deterministic: bool = field(default=False, metadata=NO_EFFECT)  # equal bits from equal work on GPUs, too; slower
     max_skipped: float = field(default=0.1, metadata=NO_EFFECT)  # share of the samples; more that fail end it
     save_every: int = field(default=100, metadata=NO_EFFECT)  # steps between checkpoints for resuming
     keep_checkpoints: int = field(default=1, metadata=NO_EFFECT)  # the newest that stay while it trains
@@ -250,12 +252,13 @@ class TrainSettings:
         require(names, "families", self.families, "names of question families, joined with +")
         even = all(isinstance(n, int) and n >= 2 and n % 2 == 0 for n in self.frames) and bool(self.frames)
         require(even, "frames", self.frames, "even numbers of at least 2")
-        for name in ("activation_checkpointing", "packing"):
+        for name in ("activation_checkpointing", "packing", "offload", "deterministic"):
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
         one_of("precision", self.precision, PRECISIONS)
         require(isinstance(self.nsa, NSASettings), "nsa", self.nsa, "settings such as {window: 8}")
         self._check_learning()
         one_of("sharding", self.sharding, SHARDINGS)
+        require(not self.offload or self.sharding == "full", "offload", self.offload, "false, or with sharding: full")
         synthetic = self.data == "synth"
         require(not synthetic or self.steps is not None, "steps", None, "a number of steps with data=synth")
         require(synthetic or self.video_folder is not None, "video_folder", None, "the folder of data's videos")

@@ -17,6 +17,8 @@ def lanes(settings: TrainSettings, processes: int) -> int:
     """
     degree = settings.sequence_parallel
     require(processes % degree == 0, "sequence_parallel", degree, f"a divisor of the {processes} processes")
+    valid = "false for one process, which shares nothing"
+    require(not settings.offload or processes > 1, "offload", settings.offload, valid)
     count = processes // degree
     part = read_together(settings) * count
     factors = "processes" if settings.packing else "micro_batch_size x processes"
@@ -45,8 +47,10 @@ def described(settings: TrainSettings, processes: int) -> str:
     )
     parts = [
         spread if processes > 1 else "1 process",
+        "offload" * settings.offload,
         f"{settings.batch_size // data} samples a step, packed" * settings.packing,
         f"{count} micro batch{'es' * (count > 1)} of {size} a step" * (not settings.packing),
         "activation checkpointing" * settings.activation_checkpointing,
+        "deterministic" * settings.deterministic,
     ]
     return ", ".join(filter(None, parts))

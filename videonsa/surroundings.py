@@ -23,6 +23,7 @@ PRODUCTS = (
     *("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA"),
     *("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "TRITON_F32_DEFAULT", "TRITON_DEFAULT_FP_FUSION"),
 )
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # of a fixed size, products of one shape are made in one way
 # By these a launcher tells a process that it is one of several. A job of one process that believes them waits for ever.
 LAUNCHERS = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
@@ -50,6 +51,32 @@ def settings_decide(alone: bool = False) -> Iterator[list[str]]:
         yield list(hidden)
     finally:
         os.environ.update(hidden)
+
+
+@contextmanager
+def equal_bits(asked: bool) -> Iterator[None]:
+    """Equal work gives equal bits on a GPU, too, while the context lasts, where that is asked.
+
+    The Triton kernels of this package add nothing atomically, so they need nothing; what torch has only in other forms
+    raises RuntimeError with the operation's name. cuBLAS reads its variable when it is first used in the process.
+    """
+    import torch
+
+    if not asked:
+        yield
+        return
+    before, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get(WORKSPACE)
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    os.environ[WORKSPACE] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a pass over memory that all is written to
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+        os.environ.pop(WORKSPACE)
+        os.environ.update({} if workspace is None else {WORKSPACE: workspace})
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoProcessor
 
 from tests.training.conftest import NSA, metrics, quick
-from tests.training.together import Stopped, all_cases, four_heads, stop_at
+from tests.training.together import MOVES, Stopped, all_cases, four_heads, stop_at
 from videonsa.config import SettingsError, to_dict
 from videonsa.identity import FIRST_FIELDS
 from videonsa.modeling import capture_attention, load_model
@@ -195,8 +195,12 @@ def test_bf16_reaches_the_attention_kernels():
 
 
 def test_activation_checkpointing_changes_no_loss(whole_run, tmp_path):
-    train(quick(activation_checkpointing=True), tmp_path, on_progress=lambda done, total: None)
+    told = []
+    settings = quick(activation_checkpointing=True, deterministic=True)
+    train(settings, tmp_path, on_progress=lambda *_: told.append(torch.are_deterministic_algorithms_enabled()))
     assert [line["loss"] for line in metrics(tmp_path)] == pytest.approx([line["loss"] for line in metrics(whole_run)])
+    assert (told, torch.are_deterministic_algorithms_enabled()) == ([True] * 6, False)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
 
 
 def test_a_dense_twin_is_trained_without_gates(tmp_path):
@@ -256,11 +260,11 @@ def two_processes(tmp_path_factory) -> Path:
     return run_together(tmp_path_factory.mktemp("together"), 2)
 
 
-def run_together(folder: Path, processes: int) -> Path:
+def run_together(folder: Path, processes: int, *more: str) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, "-m", "tests.training.together", str(folder)],
+        [*command, "-m", "tests.training.together", str(folder), *more],
         env={**environment, "WANDB_MODE": "disabled"},
         capture_output=True,
         text=True,
@@ -287,6 +291,7 @@ def one_process(tmp_path_factory):
 
 
 def test_one_process_goes_on_where_two_that_shared_the_weights_were_stopped(whole_run, two_processes, tmp_path):
+    assert metrics(two_processes / "stopped") == metrics(two_processes / "run sharded")[:3]  # it was offloaded
     shutil.copytree(two_processes / "stopped", tmp_path / "run")
     train(quick(), tmp_path / "run", on_progress=lambda done, total: None)
     for ours, theirs in zip(metrics(tmp_path / "run"), metrics(whole_run), strict=True):
@@ -332,6 +337,34 @@ def test_adapters_learn_alike_in_two_processes(sharded, one_process, two_process
     assert all(torch.equal(together["weights"][name], alone["weights"][name]) for name in frozen)
 
 
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory) -> Path:
+    """What runs leave that were stopped in two processes and went on in two, perhaps under another placement."""
+    return run_together(tmp_path_factory.mktemp("moved"), 2, "moved")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MOVES)
+def test_a_run_goes_on_under_another_placement(whole_run, moved, name):
+    ours, one = metrics(moved / name), metrics(whole_run)
+    assert [line["tokens"] for line in ours] == [line["tokens"] for line in one]
+    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+    if MOVES[name][0] == MOVES[name][1]:  # to the bit
+        assert ours == metrics(moved / f"{name}, calm")
+        mine, calm = (load_model(moved / run / "final").state_dict() for run in (name, f"{name}, calm"))
+        assert all(torch.equal(mine[key], calm[key]) for key in calm)
+
+
+@pytest.mark.long
+def test_weights_are_float32_and_used_in_bf16(whole_run, moved):
+    found = torch.load(moved / "found.pt")
+    assert found["weights"] == found["gradients"] == found["adamw"] == {torch.float32}
+    assert found["used"] == {torch.bfloat16}
+    losses = [[line["loss"] for line in metrics(place)] for place in (moved / "bf16", whole_run)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.long
 def test_four_processes_have_a_key_value_head_each(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
@@ -348,6 +381,8 @@ def test_four_processes_have_a_key_value_head_each(tmp_path, monkeypatch):
     [
         ({"sequence_parallel": 3}, "sequence_parallel=3 is not valid: a divisor of the 1 processes"),
         ({"sharding": "half"}, "sharding='half' is not valid: .*none, full"),
+        ({"offload": True}, "offload=True is not valid: false, or with sharding: full"),
+        ({"offload": True, "sharding": "full"}, "offload=True is not valid: false for one process"),
     ],
 )
 def test_placements_that_cannot_be_are_refused(changes, said, tmp_path):

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from tests.training.conftest import NSA, quick
 from videonsa import tiny
+from videonsa.config import TrainSettings
 from videonsa.modeling.exchange import SequenceParallel
 from videonsa.tiny import build_tiny
 from videonsa.training.loop import Trainer
@@ -113,7 +114,56 @@ def four_heads(folder: Path, **changes: Any) -> dict[str, Any]:
         return gradients(folder, **changes)
 
 
+FULL, OVER = {"sharding": "full"}, {"sequence_parallel": 2}
+# Placements of two processes: under which a run is stopped, and under which it goes on.
+MOVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "each has all": ({}, {}),
+    "shared": (FULL, FULL),
+    "offloaded": ({**FULL, "offload": True}, {**FULL, "offload": True}),
+    "all to shared": ({}, FULL),
+    "shared to all, other batches": (FULL, {"micro_batch_size": 1, "keep_checkpoints": 2, "save_every": 1}),
+    "two samples to one over both": (FULL, {**FULL, **OVER}),
+    "one over both to two": (OVER, {**FULL, "offload": True}),
+}
+
+
+def moved(place: Path) -> None:
+    """Runs that are stopped after a checkpoint and go on elsewhere; and what is computed in which precision."""
+    for name, (first, then) in MOVES.items():
+        with contextlib.suppress(Stopped):
+            train(quick(**first), place / name, on_progress=stop_at(3))
+        train(quick(**then), place / name, on_progress=lambda done, total: None)
+        if first == then:
+            train(quick(**then), place / f"{name}, calm", on_progress=lambda done, total: None)
+    train(quick(precision="bf16", **FULL), place / "bf16", on_progress=lambda done, total: None)
+    found = precisions(quick(precision="bf16", **FULL))
+    if found["main"]:
+        torch.save(found, place / "found.pt")
+
+
+def precisions(settings: TrainSettings) -> dict[str, Any]:
+    """The types of weights and gradients that the optimizer sees, of its numbers, and of a weight while it is used."""
+    model, processor = build_tiny(settings.nsa, settings.seed)
+    trainer = Trainer(settings, model, processor, SyntheticSource(settings))
+    seen: dict[str, set[torch.dtype]] = {"weights": set(), "gradients": set(), "adamw": set(), "used": set()}
+    layer = model.model.language_model.layers[0].self_attn.q_proj
+    layer.register_forward_pre_hook(lambda module, _: seen["used"].add(module.weight.dtype))
+
+    def note(*_: Any) -> None:
+        weights = list(model.parameters())
+        seen["weights"] |= {weight.dtype for weight in weights}
+        seen["gradients"] |= {weight.grad.dtype for weight in weights if weight.grad is not None}
+
+    trainer.optimizer.register_step_pre_hook(note)
+    trainer._step(0, trainer._prefetch(trainer._numbers(0, 1)))
+    seen["adamw"] = {number.dtype for state in trainer.optimizer.state.values() for number in state.values()}
+    return {**seen, "main": trainer.rank == 0}
+
+
 def main(place: Path) -> None:
+    if sys.argv[2:] == ["moved"]:
+        moved(place)
+        return
     if int(os.environ["WORLD_SIZE"]) == 4:
         found = four_heads(place / "four", sequence_parallel=4)
         if found["main"]:
@@ -132,7 +182,7 @@ def main(place: Path) -> None:
     found["lora sharded"] = gradients(place / "lora sharded", activation_checkpointing=True, **LORA, **over, **full)
     train(quick(**full), place / "run sharded", on_progress=lambda done, total: None)
     with contextlib.suppress(Stopped):
-        train(quick(**full), place / "stopped", on_progress=stop_at(3))
+        train(quick(**full, offload=True), place / "stopped", on_progress=stop_at(3))
     if found["nsa"]["main"]:
         torch.save(found, place / "found.pt")
 

@@ -32,7 +32,7 @@ from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal
 from videonsa.training.learning import choose_weights, merged
 from videonsa.training.schedule import learning_rate, make_optimizer
-from videonsa.training.sharding import Joined, sequence_groups, shard, whole_weights
+from videonsa.training.sharding import Joined, both_backends, sequence_groups, shard, whole_weights
 from videonsa.training.skipped import FILE, Skipped, Skips, forget_after
 from videonsa.training.sources import Source
 
@@ -81,6 +81,8 @@ class Trainer:
         # Told of the CPU, accelerate joins several processes there too; else each would train alone. Precision is ours
         # (see _precision): a process that had an Accelerator with another one is refused.
         on_cpu = not torch.accelerator.is_available()
+        if settings.offload:
+            both_backends()
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[UNUSED_WEIGHTS])
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.lanes, self.size = lanes(settings, self.world), read_together(settings)
@@ -94,7 +96,7 @@ class Trainer:
         self.progress: dict[str, Any] = {"step": 0}
         self.joined: Joined | None = None
         if settings.sharding == "full" and self.world > 1:
-            shard(model, self.accelerator.device, settings.precision)
+            shard(model, self.accelerator.device, settings.precision, settings.offload)
             self.joined = Joined(model, settings.learns_gates)
         else:
             model = self.accelerator.prepare(model)

@@ -40,7 +40,7 @@ from videonsa.config import SettingsError, TrainSettings, from_dict, to_dict
 from videonsa.identity import settings_inputs
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.record import write_text
-from videonsa.surroundings import full_products, settings_decide
+from videonsa.surroundings import equal_bits, full_products, settings_decide
 from videonsa.training.checkpoint import drafted
 from videonsa.training.journal import Journal, progress_bar
 from videonsa.training.loop import Report, Trainer
@@ -71,7 +71,8 @@ def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | N
         return final
     claim(folder, settings)
     threads = 1 if settings.model == "tiny" else None
-    with settings_decide() as hidden, full_products(), logged(folder / "log.txt"), torch_threads(threads):
+    same = equal_bits(settings.deterministic)
+    with settings_decide() as hidden, full_products(), same, logged(folder / "log.txt"), torch_threads(threads):
         if hidden:
             log.info("settings decide, not %s", ", ".join(hidden))
         _train(settings, folder, on_progress)

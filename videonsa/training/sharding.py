@@ -10,6 +10,7 @@ the embeddings with the output layer a third.
 
 from __future__ import annotations
 
+import os
 from typing import Any, cast
 
 import torch
@@ -17,23 +18,35 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
 from videonsa.config import TrainSettings, differences, require
 from videonsa.modeling.exchange import SequenceParallel
 
 
-def shard(model: Any, device: torch.device, precision: str) -> None:
-    """Leave of each weight this process's part, on the device. Every process calls it with equal weights."""
+def both_backends() -> None:
+    """Join the processes so that they exchange what lies on the CPU as well as on their GPUs; before anybody joins them
+    otherwise. On CPUs alone, and in one process, there is nothing to do."""
+    if torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cuda:nccl,cpu:gloo")
+
+
+def shard(model: Any, device: torch.device, precision: str, offload: bool = False) -> None:
+    """Leave of each weight this process's part, on the device; with `offload` in the CPU's memory, where AdamW then
+    moves it. Every process calls it with equal weights."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     gathered = torch.bfloat16 if precision == "bf16" else None  # as they are
     options: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(gathered, reduce_dtype=torch.float32, cast_forward_inputs=False),
     }
+    if offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     for unit in (model.model.visual, *model.model.language_model.layers, model):
         fully_shard(unit, **options)
-    model.to(device)  # its buffers
+    if not offload:
+        model.to(device)  # its buffers
 
 
 def sequence_groups(model: Any, settings: TrainSettings, world: int, rank: int) -> SequenceParallel | None:
