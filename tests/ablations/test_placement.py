@@ -21,10 +21,10 @@ from ablations.placement import find_placement
 from ablations.plan import Job, Sweep, make_sweep
 from ablations.profile import load_profile
 from slurm.executor import start_local
-from slurm.profile import make_slurm_profile
+from slurm.profile import load_slurm_profile, make_slurm_profile
 from tests.ablations.conftest import records, start_command
-from videonsa.config import SettingsError
-from videonsa.placement import FIELDS
+from videonsa.config import SettingsError, TrainSettings, from_dict
+from videonsa.placement import FIELDS, described
 
 SITE = {"gpus_per_node": 2, "placement": {"sharding": "full", "micro_batch_size": 3}}
 
@@ -74,9 +74,16 @@ def test_the_dry_run_says_how_trainings_lie_over_processes(tmp_path: Path, capsy
     assert "Placement: 4 processes (data 2 x sequence 2), sharding none, 3 micro batches of 3 a step\n" in text
     assert "train.sequence_parallel=2 is not valid: a divisor of the 3 processes" in said("--processes", "3", *wide)[1]
     code, text = said("--profile", "h100x8")
-    assert (code, "batch_size=18 is not valid: a multiple of micro_batch_size x processes = 144" in text) == (2, True)
+    assert (code, "batch_size=18 is not valid: a multiple of micro_batch_size x processes = 8" in text) == (2, True)
     code, text = said("--processes", "2", "--cluster", "debug")
     assert (code, "--processes 2 is not valid: for --cluster local" in text) == (2, True)
+
+
+def test_the_shipped_profile_of_eight_gpus_trains_the_papers_recipe():
+    placement = find_placement(load_slurm_profile("h100x8"), {})
+    settings = from_dict(TrainSettings, {**load_profile("paper").train, **placement})
+    said = "8 processes (data 8 x sequence 1), sharding full, 4 micro batches of 1 a step, activation checkpointing"
+    assert described(settings, load_slurm_profile("h100x8").processes) == said
 
 
 def test_a_training_takes_the_place_of_its_processes_and_is_not_overtaken():

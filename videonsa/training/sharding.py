@@ -1,6 +1,6 @@
 """A model over several processes, each of which keeps a part of every weight (torch's FSDP2).
 
-A process of a training of 7B in float32 with AdamW would keep 112 GB of weights, gradients and optimizer state; of n
+A process of a training of 7B in float32 with AdamW would keep 139 GB of weights, gradients and optimizer state; of n
 processes each keeps an n-th. Weights come together for the time of a layer's pass, in the precision of its products,
 and gradients go back in parts, in float32: the weights that the optimizer moves are float32, whatever is computed in.
 
