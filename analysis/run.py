@@ -42,6 +42,7 @@ OTHERS = {
     "prefills": "milliseconds of each sparse prefill beside dense attention (benchmarks/methods.csv)",
     "training": "step time and memory of training against length (benchmarks/training.csv)",
 }
+PAPER = "table1 to table37, fig1 to fig29"
 LEAST_WIDTH = 60  # columns of a table, however narrow the terminal says it is
 BENCHMARKS = ROOT / "benchmarks"
 MEASURED = (
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = ", ".join(["table1 to table37, fig1 to fig29", *OTHERS, *DRAWINGS])
+    names = ", ".join([PAPER, *OTHERS, *DRAWINGS])
     parser = Parser(prog="analysis/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"what to make: {names}")
     parser.add_argument("--all", action="store_true", help="everything that the records allow")
@@ -91,13 +92,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _list(options: argparse.Namespace) -> str:
+    from analysis.items.found import find
     from analysis.items.make import listing
 
     known = OTHERS | {name: drawing.what for name, drawing in DRAWINGS.items()}
     width = max(map(len, known))
     lines = ["Names:", *(f"  {name:<{width}}  {what}" for name, what in known.items())]
     lines += [f"Sweeps in {options.out}:", *(f"  {name}" for name in _sweep_names(options.out) or ["none yet"])]
-    return "\n".join([*lines, "The paper's tables and figures, by name:", *listing(options.out, options.measured)])
+    found = find(options.out, options.measured)
+    return "\n".join([*lines, "The paper's tables and figures, by name:", *listing(found), *found.problems])
 
 
 def _sweep_names(out: Path) -> list[str]:
@@ -113,11 +116,7 @@ def _chosen_sweeps(out: Path, wanted: Sequence[str]) -> list[str]:
 
 
 def _make(options: argparse.Namespace) -> int:
-    known = [*OTHERS, *DRAWINGS]
-    for name in options.names:
-        if name not in known and name not in catalog().items:
-            listed = ", ".join([*known, "table1 to table37, fig1 to fig29"])
-            raise Refused(f"unknown name {name!r}; names: {listed}{unknown(name, [*known, *catalog().items])}")
+    _check(options.names)
     names = list(dict.fromkeys(options.names))
     given = vars(options)
     measurements = {figure: given[name.strip("-").replace("-", "_")] for name, _, figure in MEASURED}
@@ -133,27 +132,37 @@ def _make(options: argparse.Namespace) -> int:
     for name in [name for name in names if name in measurements]:
         names.remove(name)
         _show(_draw_measured(name, measurements[name], options.out / "figures"))
-    if "appendix" in names or (options.all and not options.sweep):
-        from analysis.items.appendix import write_appendix
-
-        _show([write_appendix(options.out, options.measured)])
     items = [name for name in names if name in catalog().items]
-    names = [name for name in names if name not in items and name != "appendix"]
-    whole = _items(items, options) if items else True
-    if names:
+    appendix = "appendix" in names or (options.all and not options.sweep)
+    whole = _items(items, options, appendix) if items or appendix else True
+    if names := [name for name in names if name not in items and name != "appendix"]:
         whole &= _from_sweeps(names, options)
     return 0 if whole else 1
 
 
-def _items(names: Sequence[str], options: argparse.Namespace) -> bool:
-    """Make these of the paper's items; False when one could not be made."""
+def _check(names: Sequence[str]) -> None:
+    known = [*OTHERS, *DRAWINGS]
+    for name in names:
+        if name not in known and name not in catalog().items:
+            listed = ", ".join([*known, PAPER])
+            raise Refused(f"unknown name {name!r}; names: {listed}{unknown(name, [*known, *catalog().items])}")
+
+
+def _items(names: Sequence[str], options: argparse.Namespace, appendix: bool) -> bool:
+    """Make these of the paper's items, or all as one file; False when one of these could not be made."""
+    from analysis.items.appendix import write_appendix
+    from analysis.items.found import find
     from analysis.items.make import make
     from analysis.items.written import to_markdown
 
-    made, whole = make(names, options.out, options.measured)
+    found = find(options.out, options.measured)
+    made, whole = make(names, found)
     for one in made:
         print(to_markdown(one.page))
         _show(one.paths)
+    _show([write_appendix(found)] if appendix else [])
+    for problem in found.problems:
+        print(problem, file=sys.stderr)
     return whole
 
 

@@ -14,6 +14,10 @@ OTHER = "weights trained here by another recipe"
 # Settings that the paper's recipe leaves open: whose data these are cannot be seen. The attention is looked at apart.
 OPEN = ("data", "video_folder", "families", "frames", "seed", "nsa")
 
+# The paper's 36K tokens a sample: as the setting counts them; or as the paper counts a context, frames x tokens a frame,
+# of which two share a patch, with room for the text (profile `paper`).
+TOKENS = (36_000, 19_024)
+
 
 def weights_name(train: Mapping[str, Any]) -> str | None:
     """From a record's settings.train; None where the name of given weights is not known."""
@@ -35,6 +39,7 @@ def by_the_papers_recipe(train: Mapping[str, Any]) -> bool:
     counts = [field for field in dataclasses.fields(TrainSettings) if not field.metadata.get("no_effect")]
     fields = [field for field in counts if field.name not in OPEN]
     usual = {field.name: list(field.default) if isinstance(field.default, tuple) else field.default for field in fields}
+    usual["max_tokens"] = train["max_tokens"] if train.get("max_tokens") in TOKENS else usual["max_tokens"]
     return train.get("data", "synth") != "synth" and all(
         train.get(name, value) == value for name, value in usual.items()
     )

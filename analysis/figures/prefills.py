@@ -33,7 +33,7 @@ def draw(table: pd.DataFrame) -> Figure:
     kinds = list(dict.fromkeys(table["data"]))
     methods = list(dict.fromkeys(table["method"]))[::-1]
     figure = style.new_figure(style.TEXT_WIDTH, 0.19 * len(methods) + 0.95)
-    figure.suptitle(style.drawable(setting(table)), fontsize=6, color="#444444")
+    figure.suptitle(style.drawable(f"{setting(table)}; beside a bar: density"), fontsize=6, color="#444444")
     axes = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
     for panel, kind in zip(axes, kinds, strict=True):
         rows = table[table["data"] == kind].set_index("method").reindex(methods)
@@ -63,9 +63,9 @@ def _bars(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def setting(table: pd.DataFrame) -> str:
-    """'131,072 tokens, 28 query heads, 4 KV heads, head size 128, bfloat16, NVIDIA H100; beside a bar: density'"""
+    """'131,072 tokens, 28 query heads, 4 KV heads, head size 128, bfloat16, NVIDIA H100'"""
     forms = {"length": "{:,} tokens", "heads": "{:g} query heads", "kv_heads": "{:g} KV heads"}
     forms |= {"head_dim": "head size {:g}", "dtype": "{}", "gpu": "{}"}
     known = {name: table[name].dropna() for name in forms if name in table.columns}
     parts = [forms[name].format(values.iloc[0]) for name, values in known.items() if len(values)]
-    return ", ".join(parts) + "; beside a bar: density"
+    return ", ".join(parts)

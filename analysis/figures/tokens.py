@@ -2,7 +2,7 @@
 
 One tile for each setting that ran, with its accuracy, half its interval, and the vision tokens that there really were.
 Dashed lines join settings of equal context, which the paper counts as frames x tokens a frame, though two frames share
-a patch. No contour: between a few points it would be an invention.
+a patch. No contour, as there may be few points; context.py draws the paper's own form.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 
 from analysis.items import catalog
+from analysis.items.found import Found
 from analysis.items.make import FOLDER, Made, make
 from analysis.items.written import Page
 from analysis.report import STYLE
@@ -30,13 +31,15 @@ th:first-child { min-width: 7rem; } .status { color: #555; } @media print { .scr
 """
 
 
-def write_appendix(out: Path, measured: Path) -> Path:
+def write_appendix(found: Found) -> Path:
     """Make every item, and <out>/paper/appendix.html of all; returns its path."""
-    made, _ = make(list(catalog().items), out, measured)
+    made, _ = make(list(catalog().items), found)
     parts = [f"<h1>{escape(TITLE)}</h1><p class='what'>{escape(ABOUT)}</p>", _contents(made), *map(_section, made)]
+    if found.problems:
+        parts.append("<h2>Records with problems</h2>" + _list(found.problems))
     head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{escape(TITLE)}</title>"
     page = f"<!doctype html>\n<html lang='en'><head>{head}<style>{STYLE}{MORE}</style></head>\n<body>\n"
-    path = out / FOLDER / "appendix.html"
+    path = found.out / FOLDER / "appendix.html"
     write_text(path, page + "\n".join(parts) + "\n</body></html>\n")
     return path
 
@@ -52,10 +55,14 @@ def _contents(made: Iterable[Made]) -> str:
 def _section(one: Made) -> str:
     page = one.page
     parts = [f"<h2>{_text(page.title)}</h2><p class='status'>{_text(page.status)}</p>", _picture(one), _table(page)]
-    parts += ["<ul>" + "".join(f"<li>{_text(note)}</li>" for note in page.notes) + "</ul>"] if page.notes else []
+    parts.append(_list(page.notes))
     if page.commands:
         parts.append("<p>What is missing is filled by:</p><pre>" + escape("\n".join(page.commands)) + "</pre>")
     return f"<section id='{one.item.name}'>" + "\n".join(filter(None, parts)) + "</section>"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
 
 def _picture(one: Made) -> str:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.figures import module
 from analysis.items import Item
-from analysis.items.found import Found
+from analysis.items.found import Asked, Found
 from analysis.items.probes import probes_of
 from analysis.items.scores import base_questions
 from analysis.load import load, probe_tables
+from analysis.paper.questions import Question
 from analysis.tables import compare
 
 if TYPE_CHECKING:
@@ -32,11 +33,16 @@ def _drawer(item: Item) -> Callable[[Any], Figure]:
 
 def _cells(item: Item, found: Found) -> Figure:
     bases = base_questions(item.of["like"])
-    near = [asked for base in bases.values() for asked in found.near(base, item.of["vary"])]
+    near = [asked for base in bases.values() for asked in _cells_near(item, found, base)]
     if not near:
         raise ValueError("no cell is asked so")
     plan = {"cells": [{"id": asked.row.id} for asked in near]}
     return _drawer(item)(compare(load(found.out, plan), None))
+
+
+def _cells_near(item: Item, found: Found, base: Question) -> list[Asked]:
+    also = item.of.get("also")
+    return found.near(base, item.of["vary"]) + (found.near({**base, **also}, ()) if also else [])
 
 
 def _probes(item: Item, found: Found) -> Figure:

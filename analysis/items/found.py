@@ -34,7 +34,7 @@ class Found:
     measured: Path  # folder of measurements
     cells: Sequence[Asked]
     probes: Sequence[Asked]
-    problems: Sequence[str]
+    problems: list[str]  # a line each: files left out, numbers that disagree
 
     def answers(self, question: Question, method: Mapping[str, Any]) -> list[Asked]:
         """The evaluations that were asked this; of another method, with these settings."""

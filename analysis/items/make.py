@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from analysis.figures import module
 from analysis.items import Item, catalog
 from analysis.items.drawn import draw
-from analysis.items.found import Found, find
+from analysis.items.found import Found
 from analysis.items.measured import measured as measurements
 from analysis.items.places import Ours, Place, commands, status
 from analysis.items.probes import probes
@@ -22,6 +22,7 @@ from analysis.paper.questions import OWN
 from analysis.parts import part_number
 from analysis.rows import each
 from analysis.tables import compare
+from videonsa.disk import write_bytes
 from videonsa.record import write_text
 
 log = logging.getLogger("analysis")
@@ -48,9 +49,8 @@ def places(item: Item, found: Found) -> list[Place]:
     return MAKERS[item.kind](item, found) if item.kind in MAKERS else []
 
 
-def listing(out: Path, measured: Path) -> list[str]:
+def listing(found: Found) -> list[str]:
     """A line for each item with its state, and the commands that fill what it lacks."""
-    found = find(out, measured)
     lines = []
     for item in catalog().items.values():
         here = places(item, found)
@@ -59,18 +59,18 @@ def listing(out: Path, measured: Path) -> list[str]:
     return lines
 
 
-def make(names: Sequence[str], out: Path, measured: Path) -> tuple[list[Made], bool]:
-    """Write these items, of the records of `out` and the measurements of `measured`; and whether all could be made."""
-    found = find(out, measured)
+def make(names: Sequence[str], found: Found) -> tuple[list[Made], bool]:
+    """Write these items; and whether all could be made. What is odd in the records is added to found.problems."""
     several = {name: places(catalog().items[name], found) for name in names}
     filled = with_numbers(several, found)
     made: list[Made] = []
     whole = True
     for name in names:
-        item = catalog().items[name]
-        paths, drawn = _write(item, filled[name], found)
-        made.append(Made(item, page(item, filled[name]), paths))
-        whole &= drawn
+        item, here = catalog().items[name], filled[name]
+        paths = _write(item, here, found.out / FOLDER)
+        figure = _same(item, made, found) or _draw(item, found) if here and item.draws else []
+        made.append(Made(item, page(item, here), [*figure, *paths]))
+        whole &= bool(figure if item.draws else paths)
     return made, whole
 
 
@@ -78,6 +78,7 @@ def with_numbers(several: dict[str, list[Place]], found: Found) -> dict[str, lis
     """The places with the numbers of the cells that fill them."""
     ids = dict.fromkeys(cell for here in several.values() for place in here for cell in place.cells)
     results = load(found.out, {"cells": [{"id": cell} for cell in ids]})
+    found.problems.extend(line for line in results.problems if line not in found.problems)
     rows = {row.id: row for row in each(compare(results, None))}
     asked = dict(iter(results.questions.groupby("cell")))
 
@@ -98,22 +99,38 @@ def _ours(place: Place, row: Any, questions: Any) -> Ours:
     return Ours(100 * value, text, row.id, low, high, "; ".join(notes))
 
 
-def _write(item: Item, here: Sequence[Place], found: Found) -> tuple[list[Path], bool]:
-    """The item's files, and whether all that it has could be made."""
-    folder = found.out / FOLDER
+def _write(item: Item, here: Sequence[Place], folder: Path) -> list[Path]:
+    """The item's table, as Markdown and as CSV; of one that has no places, nothing."""
     if not here:
-        return [], False
-    paths = [folder / f"{item.name}.md", folder / f"{item.name}.csv"]
-    write_text(paths[0], to_markdown(page(item, here)))
-    write_text(paths[1], to_csv(item, here))
-    if not item.draws:
-        return paths, True
-    style = module("style")
+        return []
+    write_text(folder / f"{item.name}.md", to_markdown(page(item, here)))
+    write_text(folder / f"{item.name}.csv", to_csv(item, here))
+    return [folder / f"{item.name}.md", folder / f"{item.name}.csv"]
+
+
+def _draw(item: Item, found: Found) -> list[Path]:
+    """The item's figure; no path where there is nothing to draw, or where it fails, which is logged."""
+    folder, style = found.out / FOLDER, module("style")
     try:
         with style.style():
-            return [*style.save(draw(item, found), folder, item.name), *paths], True
+            return style.save(draw(item, found), folder, item.name)
     except ValueError as error:
         log.info("%s: %s", item.name, error)
+    except OSError:  # of the disk, which keeps the older one
+        raise
+    except Exception:
+        log.exception("%s could not be drawn", item.name)
     for kind in style.FORMATS:  # an older one would show other records
         (folder / f"{item.name}.{kind}").unlink(missing_ok=True)
-    return paths, False
+    return []
+
+
+def _same(item: Item, made: Sequence[Made], found: Found) -> list[Path]:
+    """The figure that another item made just now of the same cells, under this one's name."""
+    same = next((one for one in made if (one.item.of, one.item.draws) == (item.of, item.draws)), None)
+    copies = []
+    for path in same.paths if same else ():
+        if path.suffix.removeprefix(".") in module("style").FORMATS:
+            copies.append(found.out / FOLDER / f"{item.name}{path.suffix}")
+            write_bytes(copies[-1], path.read_bytes())
+    return copies
