@@ -14,7 +14,7 @@ OTHER = "weights trained here by another recipe"
 # Settings that the paper's recipe leaves open: whose data these are cannot be seen. The attention is looked at apart.
 OPEN = ("data", "video_folder", "families", "frames", "seed", "nsa")
 
-# The paper's 36K tokens a sample: as the setting counts them; or as the paper counts a context, frames x tokens a frame,
+# The paper's 36K tokens a sample: as the setting counts them, or as the paper counts a context, frames x tokens a frame
 # of which two share a patch, with room for the text (profile `paper`).
 TOKENS = (36_000, 19_024)
 
