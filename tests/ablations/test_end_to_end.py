@@ -34,6 +34,8 @@ def test_the_whole_loop_and_a_second_run(tmp_path: Path):
     (training,) = records(out, "trainings").values()
     assert training["summary"]["steps"] == 3
     assert training["summary"]["final_loss"] > 0
+    assert training["summary"]["gates"] == "fresh"
+    assert training["summary"]["learning"] == training["summary"]["parameters"] > 300_000
     (probe,) = records(out, "probes").values()
     assert len(probe["layers"]) > 0
     (sweep,) = (out / "sweeps").iterdir()

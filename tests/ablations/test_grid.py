@@ -138,6 +138,23 @@ def test_set_goes_over_the_base_but_not_over_an_axis(tmp_path: Path):
         load_grid(path, "tiny", {"nsa.block_count": 3})
 
 
+def test_a_grid_that_asks_at_test_time_is_trained_by_one_option():
+    paper = load_profile("paper")
+    cells = {cell.label: cell for cell in make_cells(load_grid("gates", "paper", {"asks": "train"}), paper)}
+    made = {label: cell.training.made for label, cell in cells.items()}
+    assert cells["dense"].training.checkpoint == "Qwen/Qwen2.5-VL-7B-Instruct"  # its own weights
+    assert cells["static"].training.id == cells["dynamic"].training.id  # means of what was learnt
+    assert (cells["static"].nsa.gate_mode, made["static"].gate_mode) == ("static", "dynamic")
+    assert made["no gates"].gate_values == (1, 1, 1)
+    changes = {"asks": "train", "nsa.semantics": "paper"}
+    budget = make_cells(load_grid("budget", "paper", changes), paper)
+    assert len({cell.training.id for cell in budget}) == 14
+    assert {cell.training.settings.model for cell in budget} == {"Qwen/Qwen2.5-VL-7B-Instruct"}
+    assert all(cell.training.made == cell.nsa and cell.nsa.semantics == "paper" for cell in budget)
+    with pytest.raises(SettingsError, match="asks='tran' is not valid: choose one of test, train"):
+        load_grid("budget", "paper", {"asks": "tran"})
+
+
 def test_set_of_suites_and_seeds():
     changes = parse_changes(["suites=synth_order+synth_needle", "seeds=0+2"])
     grid = load_grid("budget", "tiny", changes)

@@ -8,12 +8,13 @@ import json
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from tests.training.conftest import NSA, quick
 from tests.training.together import Stopped, stop_at
 from videonsa.config import SettingsError
 from videonsa.modeling import load_model
-from videonsa.tiny import build_tiny
+from videonsa.tiny import build_tiny, tiny_config
 from videonsa.training.batch import encode
 from videonsa.training.learning import part_of
 from videonsa.training.loop import Trainer
@@ -67,3 +68,19 @@ def test_gates_start_where_they_are_told_to(tiny_folder, tmp_path):
     with pytest.raises(SettingsError, match=r"gate_start=\(0.1, 0.9, 0.5\) is not valid: 0.5 for .* holds gates"):
         start_model(quick(model=str(tiny_folder), gate_start=values))
     assert start_model(quick(model=str(tiny_folder)))[2] == "trained"
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_stock_weights_in_several_files_get_fresh_gates(tmp_path, processor, tied):
+    """As the hub has 3B, whose output layer is the embeddings, and 7B; in bfloat16."""
+    written = tiny_config(NSA, processor.tokenizer).to_dict()
+    parts = {key: written[key] for key in written if key.endswith(("text_config", "vision_config", "token_id"))}
+    parts["text_config"]["tie_word_embeddings"] = tied
+    stock = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**parts, tie_word_embeddings=tied)).bfloat16()
+    stock.save_pretrained(tmp_path, max_shard_size="200KB")
+    processor.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    model, _, gates = start_model(quick(model=str(tmp_path)))
+    assert (gates, model.dtype, model.config.nsa) == ("fresh", torch.float32, NSA)
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+    assert torch.equal(model.lm_head.weight.bfloat16(), stock.lm_head.weight)
