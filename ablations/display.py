@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ablations.estimate import duration, seconds_a_cell
+from ablations.estimate import seconds_a_cell
 from ablations.plan import Sweep, cell_folder
 from ablations.progress import read_progress
 from videonsa.record import read_record
+from videonsa.text import duration
 
 LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
 
@@ -96,7 +97,8 @@ class Display:
             self.rows[name] = self.bars.add_task("", total=1, left="")
         total = max(1, state.get("total") or 0)
         text = escape(f"  {state.get('phase', 'start')} {state.get('what', '')}")
-        self.bars.update(self.rows[name], description=text, total=total, completed=state.get("done", 0))
+        said = escape(state.get("said", ""))
+        self.bars.update(self.rows[name], description=text, total=total, completed=state.get("done", 0), left=said)
 
     def _time_left(self, states: dict[str, dict[str, Any]]) -> str:
         """Of the trainings that run, then of the cells at the mean of those done (before that, at what is expected)."""
@@ -110,16 +112,18 @@ class Display:
 
 
 def describe(state: dict[str, Any]) -> str:
-    """'evaluate b=4 · synth_needle 20/100'."""
+    """'evaluate b=4 · synth_needle 20/100', 'train training 20/100, loss 2.310, 5,120 tokens/s, ...'."""
     count = f" {state['done']}/{state['total']}" if state.get("total") else ""
-    return f"{state.get('phase', 'start')} {state.get('what', '')}{count}".strip()
+    said = f", {state['said']}" if state.get("said") else ""
+    return f"{state.get('phase', 'start')} {state.get('what', '')}{count}{said}".strip()
 
 
 def _job_left(state: dict[str, Any]) -> float | None:
-    done, total, since = state.get("done", 0), state.get("total", 0), state.get("since")
-    if not done or not total or since is None:
+    """Seconds, at the pace since the first step that was told: what was done before, a checkpoint holds."""
+    done, total, (first, since) = state.get("done", 0), state.get("total", 0), state.get("first") or (None, None)
+    if first is None or done <= first:
         return None
-    return (state["time"] - since) / done * (total - done)
+    return (state["time"] - since) / (done - first) * (total - done)
 
 
 def _first_line(text: str) -> str:

@@ -19,6 +19,7 @@ from ablations.plan import DONE, Job, State, Sweep
 from ablations.sizes import questions_of
 from videonsa.config import SettingsError, attention_differences
 from videonsa.record import read_record
+from videonsa.text import duration
 
 LOOK_AT = 40  # newest records of each kind that are read
 START_SECONDS = 12.0  # a job's imports, model and data
@@ -239,16 +240,6 @@ def _asked(what: Cell | Probe) -> str:
     suite = what.suite
     frames = f"{suite.frames} frames" if suite.frames else f"{suite.fps:g} frames a second"
     return f"{suite.name}, {frames} of {suite.tokens_per_frame} tokens, {model_of(what.settings['train'])}"
-
-
-def duration(seconds: float) -> str:
-    """'45 s', '3 min 20 s', '2 h 05 min'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _newest(folder: Path) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,8 @@ class Progress:
     """A job's progress.json, for whoever watches: phase, what is done of how much, since when."""
 
     def __init__(self, folder: Path):
-        self.path, self.state, self.written = folder / "progress.json", {"pid": os.getpid()}, 0.0
+        self.path, self.written = folder / "progress.json", 0.0
+        self.state: dict[str, Any] = {"pid": os.getpid()}
 
     def write(self, force: bool = False, **changes: Any) -> None:
         """Note changes; the file follows at most every PROGRESS_SECONDS, and never fails the job."""
@@ -39,10 +40,12 @@ class Progress:
         self, phase: str, what: str = "", run: str = "", check: Callable[[], None] = lambda: None
     ) -> Callable[..., None]:
         """A new phase; returns the on_progress(done, total) to hand to a stage, which calls `check` each time."""
-        self.write(force=True, phase=phase, what=what, run=run, done=0, total=0, since=time.time())
+        begun = {"done": 0, "total": 0, "first": None, "said": ""}
+        self.write(force=True, phase=phase, what=what, run=run, since=time.time(), **begun)
 
         def on_progress(done: int = 0, total: int = 0, *_: Any, **__: Any) -> None:
             check()
+            self.state["first"] = self.state["first"] or (done, time.time())
             self.write(done=done, total=total)
 
         return on_progress

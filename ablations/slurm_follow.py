@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ablations.display import Display, describe
-from ablations.estimate import duration
 from ablations.plan import Sweep
 from ablations.progress import read_progress
 from ablations.slurm_jobs import FOLLOW_SECONDS, Submitted, cached_states, read_submitted, settle, settle_lost, state_of
 from slurm.queue import JobState, QueueAway, job_states
 from videonsa.lock import Lock, LockHeld
+from videonsa.text import duration
 
 NO_JOBS = "Slurm: no job of this sweep is queued or running"
 SILENT_SECONDS = 15 * 60  # a step, a question or loading of a large model takes minutes

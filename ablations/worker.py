@@ -106,7 +106,9 @@ def run_training(work: Work, progress: Progress) -> list[str]:
         record = record_of(training)
         started = time.time()
         try:
-            summary = _train(work, folder, report) | {"seconds": round(time.time() - started, 3)}
+            summary = _train(work, folder, report, lambda text: progress.write(said=text)) | {
+                "seconds": round(time.time() - started, 3)
+            }
             record |= {"status": DONE, "summary": summary}
         except Exception as error:
             record |= {"error": _word_of_another(folder) or _failure(error, folder)}
@@ -121,13 +123,13 @@ def run_training(work: Work, progress: Progress) -> list[str]:
     return [_problem(f"training {training.id}", reason)]
 
 
-def _train(work: Work, folder: Path, report: Callable[..., None]) -> dict[str, Any]:
+def _train(work: Work, folder: Path, report: Callable[..., None], say: Callable[[str], None]) -> dict[str, Any]:
     """Train, or measure the mean gates of given weights; returns what the record says of it."""
     training = work.job.training
     stage = work.stages.get("train" if training.gates is None else "gates")
     check_here(training.facts, observed().get("device"), TRAIN_PACKAGES)
     if training.gates is None:
-        stage(settings_here(training, work.out), folder, on_progress=report)
+        stage(settings_here(training, work.out), folder, on_progress=report, on_words=say)
         return _training_summary(folder)
     given, asked = training.facts.location(str(training.checkpoint)), training.gates
     found = stage(given, to_dict(asked.nsa), settings_here(training, work.out), asked.samples, on_progress=report)

@@ -85,7 +85,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         ),
         *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops", "videonsa.tracking"),
         *("videonsa.surroundings", "videonsa.bootstrap", "videonsa.options", "videonsa.values"),
-        "videonsa.video",
+        *("videonsa.video", "videonsa.text"),
     ),
     "evals": (
         *(

@@ -27,6 +27,7 @@ from videonsa.names import (
     POSITION_DIFFERENCES,
     PRECISIONS,
     SHARDINGS,
+    TROUBLES,
 )
 from videonsa.places import place_text
 from videonsa.values import SettingsError, number, unknown
@@ -214,9 +215,12 @@ class TrainSettings:
     max_skipped: float = field(default=0.1, metadata=NO_EFFECT)  # share of the samples; more that fail end it
     save_every: int = field(default=100, metadata=NO_EFFECT)  # steps between checkpoints for resuming
     keep_checkpoints: int = field(default=1, metadata=NO_EFFECT)  # the newest that stay while it trains
+    stop_at: tuple[str, ...] = field(default=(), metadata=NO_EFFECT)  # spike, stall: end there; else they are only said
+    stall_seconds: float = field(default=120.0, metadata=NO_EFFECT)  # without a sample, after which it is said
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "families", _listed(split_list(self.families)))
+        for name in ("families", "stop_at"):
+            object.__setattr__(self, name, _listed(split_list(getattr(self, name))))
         for name in ("frames", "betas"):
             object.__setattr__(self, name, _listed(getattr(self, name)))
         for name in ("model", "data", "video_folder"):
@@ -255,6 +259,8 @@ class TrainSettings:
         for name in ("activation_checkpointing", "packing", "offload", "deterministic"):
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
         one_of("precision", self.precision, PRECISIONS)
+        for name in self.stop_at:
+            one_of("stop_at", name, TROUBLES)
         require(isinstance(self.nsa, NSASettings), "nsa", self.nsa, "settings such as {window: 8}")
         self._check_learning()
         one_of("sharding", self.sharding, SHARDINGS)
@@ -307,6 +313,7 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {  # of a training: w
     "weight_decay": ("a number of at least 0", lambda value: value >= 0),
     "max_grad_norm": ("a number above 0", lambda value: value > 0),
     "max_skipped": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
+    "stall_seconds": ("a number above 0", lambda value: value > 0),
 }
 
 

@@ -8,6 +8,7 @@ PRECISIONS = ("bf16", "fp32")
 SHARDINGS = ("none", "full")  # of the weights over a training's processes
 MODEL_PARTS = ("tower", "projector", "decoder")  # that a training may leave as they are; gates always learn
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of a decoder's layer
+TROUBLES = ("spike", "stall")  # in a training: its loss or gradient jumps; its samples do not come
 
 # What the public release computes other than the paper, in canonical order (docs/semantics.md).
 DIFFERENCES = (

@@ -25,6 +25,16 @@ def line_of(text: object) -> str:
     return ACTING.sub(lambda found: escaped(found[0]), BREAKS.sub(" ", str(text)))
 
 
+def duration(seconds: float) -> str:
+    """'45 s', '3 min 20 s', '2 h 05 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def escaped(letter: str) -> str:
     """\\x1b, \\u202e or \\U0001f3a5: a character by its number, as Python writes it."""
     number = ord(letter)

@@ -95,7 +95,7 @@ class Tracker:
         self.arguments = plain(arguments) | {"tags": [fitting(tag, "tag") for tag in tags]}
         self.arguments |= {"group": fitting(group, "group")} if group else {}
         self.settings = dict(settings or {})
-        self.told: SimpleQueue[tuple[dict[str, Any], int | None] | None] = SimpleQueue()
+        self.told: SimpleQueue[tuple[dict[str, Any], int | None] | tuple[str, str] | None] = SimpleQueue()
         self.ending: tuple[int, dict[str, Any]] = (0, {})  # exit code, summary
         self.full = False  # its disk was
         self.thread = threading.Thread(target=self._run, daemon=True, name=f"W&B {self.name}")
@@ -106,6 +106,11 @@ class Tracker:
         """Hand on metrics; returns at once. Steps that the run already has are left out."""
         if self.thread.is_alive():
             self.told.put((metrics, step))
+
+    def alert(self, title: str, text: str) -> None:
+        """Have W&B send its user a word; returns at once."""
+        if self.thread.is_alive():
+            self.told.put((title, text))
 
     def end(self, exit_code: int = 0, **summary: Any) -> None:
         """Nothing more will be logged; returns at once."""
@@ -132,9 +137,10 @@ class Tracker:
             run = self._start()
             known = run.step  # of one that was resumed
             while (told := self.told.get()) is not None:
-                metrics, step = told
-                if step is None or step >= known:
-                    run.log(metrics, step=step)
+                if isinstance(told[0], str):
+                    run.alert(*told)
+                elif told[1] is None or told[1] >= known:
+                    run.log(told[0], step=told[1])
             exit_code, summary = self.ending
             run.summary.update(summary)
             run.finish(exit_code=exit_code)

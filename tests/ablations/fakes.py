@@ -47,7 +47,7 @@ def strike(out: Path, name: str) -> None:
         time.sleep(fault)
 
 
-def train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
+def train(settings: Any, folder: Path, on_progress: Any = None, on_words: Any = None) -> Path:
     """Three steps, or as many as FAULTS says, half a second each; goes on after the last one of metrics.jsonl."""
     out = folder.parent.parent
     slow = faults(out).get("train_steps")
@@ -63,7 +63,7 @@ def train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
     return folder / "final"
 
 
-def paced_train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
+def paced_train(settings: Any, folder: Path, on_progress: Any = None, on_words: Any = None) -> Path:
     """The real training, with a pause after each step: the seconds that FAULTS gives as its pace."""
     from videonsa.training.run import train as real_train
 
@@ -75,10 +75,10 @@ def paced_train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
             on_progress(done, total)
         time.sleep(faults(out).get("pace", 0))
 
-    return real_train(settings, folder, report)
+    return real_train(settings, folder, report, on_words)
 
 
-def train_or_fail_second(settings: Any, folder: Path, on_progress: Any = None) -> Path:
+def train_or_fail_second(settings: Any, folder: Path, on_progress: Any = None, on_words: Any = None) -> Path:
     """The second process fails while the first one waits for it."""
     if os.environ["RANK"] == "1":
         raise ValueError("the second process failed")

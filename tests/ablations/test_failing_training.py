@@ -19,7 +19,7 @@ from tests.training.conftest import quick
 from videonsa.record import read_record
 
 
-def fail_first(settings: Any, folder: Path, on_progress: Any = None) -> Path:
+def fail_first(settings: Any, folder: Path, on_progress: Any = None, on_words: Any = None) -> Path:
     """Of two processes the second fails; the first one sees only that."""
     if on_progress is None:
         raise ValueError("no such sample")

@@ -12,6 +12,7 @@ from videonsa.config import NSASettings, TrainSettings
 from videonsa.synth import make_sample, prompt_text
 from videonsa.tiny import build_processor, build_tiny
 
+TOOK = ("seconds", "step_s", "data_s", "tokens_per_s", "peak_gib")  # of a line of metrics
 NSA = NSASettings(block_size=4, block_count=2, window=6)
 
 
@@ -53,9 +54,9 @@ def quick(**changes) -> TrainSettings:
 
 
 def metrics(folder: Path) -> list[dict]:
-    """The lines of a run, without the time that they took."""
+    """The lines of a run, without the time and the memory that they took."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TOOK} for line in lines]
 
 
 @pytest.fixture(scope="session")

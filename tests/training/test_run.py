@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from videonsa.training.measure import measure_gates
 from videonsa.training.run import claim, main, train
 from videonsa.training.skipped import in_words
 from videonsa.training.sources import SyntheticSource
+from videonsa.training.watch import Left
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +41,21 @@ def whole_run(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 5])
+@pytest.mark.parametrize("step", [1, 3, "told", 5])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, tmp_path, step):
-    with pytest.raises(Stopped):
-        train(quick(), tmp_path, on_progress=stop_at(step))
+    if step == "told":
+        with pytest.raises(Left, match="told to leave: step 5 of 6 is saved"):
+            train(quick(), tmp_path, lambda done, total: done == 4 and signal.raise_signal(signal.SIGTERM))
+        step = 6
+    else:
+        with pytest.raises(Stopped):
+            train(quick(), tmp_path, on_progress=stop_at(step))
     assert not (tmp_path / "final").exists()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": ')  # a kill cuts a line short
     steps = []
     train(quick(), tmp_path, on_progress=lambda done, total: steps.append((done, total)))
-    assert steps[0] == ((step - 1) // 2 * 2 + 1, 6)  # a checkpoint after every 2 steps, once they are told
+    assert steps[0] == (6 if step == 6 else (step - 1) // 2 * 2 + 1, 6)  # a checkpoint after 2 steps, once told
     assert metrics(tmp_path) == metrics(whole_run)
     ours, theirs = (load_model(folder / "final").state_dict() for folder in (tmp_path, whole_run))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -86,6 +93,10 @@ def test_metrics_tell_the_run(whole_run):
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "learning_rate", "grad_norm", "tokens"} <= set(lines[0])
     assert lines[-1]["tokens"] > lines[0]["tokens"] > 0
+    (last,) = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()][-1:]
+    assert 0 <= last["data_s"] <= last["step_s"] <= last["seconds"]
+    assert last["tokens_per_s"] == pytest.approx((last["tokens"] - lines[-2]["tokens"]) / last["step_s"], rel=0.01)
+    assert 0.01 < last["peak_gib"] < 100
 
 
 def test_the_seed_decides(whole_run, tmp_path):
@@ -298,6 +309,22 @@ def test_one_process_goes_on_where_two_that_shared_the_weights_were_stopped(whol
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     ours, theirs = (load_model(place / "final").state_dict() for place in (tmp_path / "run", whole_run))
     assert all(torch.allclose(ours[name], theirs[name], rtol=1e-2, atol=1e-5) for name in theirs)
+
+
+def test_two_processes_end_at_the_same_step_when_one_is_told_to_leave_or_diverges(whole_run, two_processes, tmp_path):
+    left, diverged = (
+        [(two_processes / name / f"end {rank}").read_text() for rank in (0, 1)] for name in ("left", "diverged")
+    )
+    assert left == ["Left: told to leave: step 3 of 6 is saved"] * 2
+    assert diverged[0].startswith("Diverged: step 3: loss nan")
+    assert diverged[1] == diverged[0]
+    shutil.copytree(two_processes / "left", tmp_path / "run")
+    steps = []
+    train(quick(), tmp_path / "run", on_progress=lambda done, total: steps.append(done))
+    assert steps == [4, 5, 6]
+    assert [line["loss"] for line in metrics(tmp_path / "run")] == pytest.approx(
+        [line["loss"] for line in metrics(whole_run)], rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("sharded", ["", " sharded", " over"])

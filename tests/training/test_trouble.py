@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ from videonsa.disk import DiskError
 from videonsa.training.batch import answer_loss
 from videonsa.training.checkpoint import finished
 from videonsa.training.gates import mean_of
-from videonsa.training.loop import Diverged
+from videonsa.training.loop import Diverged, Trainer
 from videonsa.training.run import main, train
+from videonsa.training.watch import Trouble
 
 
 def quietly(done: int, total: int) -> None:
@@ -53,22 +55,34 @@ def test_checkpoints_have_the_users_umask(tmp_path, umask):
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o640}
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", ["loss", "gradient", "spike"])
 def test_it_ends_at_the_step_and_keeps_the_last_good_checkpoint(what, tmp_path, monkeypatch):
-    """Also where the loss is a number and its gradient is none: the root's derivative at 0 is infinite, times 0."""
+    """Also where the loss is a number and its gradient is none: the root's derivative at 0 is infinite, times 0.
+
+    And where both jump, for three steps: then the last good one is from before the first of them.
+    """
     count = iter(range(100))
+    monkeypatch.setattr("videonsa.training.watch.LEAST", 3)
 
     def spoilt(model, batch):
-        loss = answer_loss(model, batch)
-        if next(count) // 2 != 3:  # two micro-batches a step
+        loss, step = answer_loss(model, batch), next(count) // 2  # two micro-batches a step
+        if what == "spike":
+            return loss * (1 if step < 3 else 2.5)
+        if step != 3:
             return loss
         return loss * math.nan if what == "loss" else loss + (loss - loss.detach()).abs().sqrt()
 
     monkeypatch.setattr("videonsa.training.loop.answer_loss", spoilt)
-    seen = [r"loss nan", r"loss \d\.\d+, gradient norm nan"][what == "gradient"]
-    with pytest.raises(Diverged, match=f"^step 4: {seen}.*learning_rate"):
-        train(quick(save_every=1), tmp_path, quietly)
-    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
+    seen = {"loss": r"loss nan", "gradient": r"loss \d\.\d+, gradient norm nan", "spike": "loss .* after a median of"}
+    end, last, told = (Trouble, 6, []) if what == "spike" else (Diverged, 4, [])
+    with pytest.raises(end, match=f"^step {last}: {seen[what]}.*learning_rate"):
+        train(quick(save_every=1, stop_at="spike"), tmp_path, quietly, told.append)
+    assert [line["step"] for line in metrics(tmp_path)] == list(range(1, last + 1))
+    if what == "spike":
+        assert metrics(tmp_path)[-1]["trouble"].startswith("loss ")
+        assert f"step 6: {metrics(tmp_path)[-1]['trouble']}" in (tmp_path / "log.txt").read_text()
+        assert "tokens/s" in told[0]
+        assert told[-1].endswith(metrics(tmp_path)[-1]["trouble"])
     assert finished(tmp_path / "checkpoints")[-1].name == "000003"
     assert not (tmp_path / "final").exists()
 
@@ -107,24 +121,31 @@ def test_gates_that_are_no_numbers_are_not_kept():
         mean_of(torch.tensor([[[1.0, math.nan, 0.5]]]), torch.ones(1))
 
 
-@pytest.mark.parametrize(("full", "what"), [(4, "checkpoints/000004"), (6, "final")])
-def test_a_full_disk_is_named_and_what_was_complete_goes_on(full, what, tmp_path):
-    steps = []
-    with small_disk(tmp_path / "disk", "size=32m") as disk:
+@pytest.mark.parametrize(("what", "left"), [("checkpoints/000004", 2), ("final", 6)])
+def test_a_full_disk_is_named_and_what_was_complete_goes_on(what, left, tmp_path, monkeypatch):
+    steps, mean_gates = [], Trainer.mean_gates
+    with small_disk(tmp_path / "disk", "size=32m") as disk, monkeypatch.context() as patch:
 
         def fill_up(done: int, total: int) -> None:
-            if done == full:
+            if done == 4 and what != "final":
                 fill(disk, leave=1 << 20)  # less than the weights
 
+        def fill_up_last(trainer: Trainer) -> Any:
+            fill(disk, leave=1 << 20)
+            return mean_gates(trainer)
+
+        patch.setattr(Trainer, "mean_gates", fill_up_last)
         with pytest.raises(
             DiskError, match=rf"^cannot write to \S+/{what}: No space.*; disk \S+/disk: .* free, .* needed$"
         ):
             train(quick(), disk / "run", fill_up)
+        assert [path.name for path in (disk / "run").glob("*final*")] == []
         before = [path.name for path in (disk / "run" / "checkpoints").iterdir()]
-        assert before == (["000002"] if full == 4 else ["000004"])  # no draft fills the disk
+        assert before == [f"{left:06d}"]  # no draft fills the disk
         (disk / ".filling").unlink()
+        patch.undo()
         train(quick(), disk / "run", lambda done, total: steps.append(done))
-        assert steps == list(range(full - 1, 7))
+        assert steps == list(range(left + 1, 7))
 
 
 def test_what_a_kill_left_of_a_save_is_not_taken_and_does_not_stay(tmp_path):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,10 +25,12 @@ from videonsa import tiny
 from videonsa.config import TrainSettings
 from videonsa.modeling.exchange import SequenceParallel
 from videonsa.tiny import build_tiny
-from videonsa.training.loop import Trainer
+from videonsa.training.batch import answer_loss
+from videonsa.training.loop import Diverged, Trainer
 from videonsa.training.run import train
 from videonsa.training.skipped import FILE, Skipped
 from videonsa.training.sources import Conversation, SyntheticSource
+from videonsa.training.watch import Left
 
 # A step a word, V a sample with a video, T one of text alone. Two processes take a step's samples in turn:
 # 1 the second sees no video; 2 each sees one in another micro-batch; 3 nobody does; 4 only the first micro-batches do.
@@ -51,6 +55,9 @@ class Mixed:
     def __getitem__(self, index: int) -> Conversation:
         sample = self.shown[index]
         return sample if "".join(STEPS)[index] == "V" else Conversation((("user", "how many"), sample.turns[1]))
+
+    def name(self, index: int) -> str:
+        return self.shown.name(index)
 
 
 def whole(tensor: Tensor | None) -> Tensor | None:
@@ -96,6 +103,31 @@ def stop_at(step: int) -> Callable[[int, int], None]:
             raise Stopped
 
     return on_progress
+
+
+def told_at(step: int) -> Callable[[int, int], None]:
+    """SIGTERM to the second process alone."""
+
+    def on_progress(done: int, total: int) -> None:
+        if done == step and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return on_progress
+
+
+def end_of(folder: Path, on_progress: Callable[[int, int], None], **changes: Any) -> None:
+    """Train until something ends it; a line of each process tells what."""
+    with pytest.raises((Left, Diverged)) as end:
+        train(quick(save_every=100, **changes), folder, on_progress)
+    (folder / f"end {os.environ['RANK']}").write_text(f"{end.type.__name__}: {end.value}")
+
+
+def spoilt_after(calls: int) -> Callable[..., Tensor]:
+    """The loss, which is no number in the second process after so many calls."""
+    count = iter(range(1000))
+    return lambda model, batch: (
+        answer_loss(model, batch) * (math.nan if next(count) >= calls and os.environ["RANK"] == "1" else 1.0)
+    )
 
 
 def all_cases(folder: Path, **changes: Any) -> dict[str, dict[str, Any]]:
@@ -183,6 +215,10 @@ def main(place: Path) -> None:
     train(quick(**full), place / "run sharded", on_progress=lambda done, total: None)
     with contextlib.suppress(Stopped):
         train(quick(**full, offload=True), place / "stopped", on_progress=stop_at(3))
+    end_of(place / "left", told_at(2), **full)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("videonsa.training.loop.answer_loss", spoilt_after(2))
+        end_of(place / "diverged", lambda done, total: None)
     if found["nsa"]["main"]:
         torch.save(found, place / "found.pt")
 

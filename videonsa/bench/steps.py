@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from videonsa.methods.mixed import mixed_attention
 from videonsa.surroundings import full_products, settings_decide
 from videonsa.tiny import build_processor
 from videonsa.training.batch import IGNORED, encode
+from videonsa.training.journal import Teller
 from videonsa.training.loop import Trainer
 from videonsa.training.sources import Conversation, SyntheticSource
 from videonsa.video import TEMPORAL_PATCH, Video
@@ -127,7 +128,7 @@ class Lines:
             file.write(json.dumps(line) + "\n")
 
 
-class Stages:
+class Stages(Teller):
     """Called after each step: at a length's last one its line is written."""
 
     def __init__(self, plan: Plan, lines: Lines, attention: Sequence[dict[str, float]]) -> None:
@@ -141,15 +142,16 @@ class Stages:
             torch.cuda.reset_peak_memory_stats()
         self.began = time.perf_counter()
 
-    def __call__(self, done: int, total: int, loss: float) -> None:
+    def step(self, line: Mapping[str, Any], total: int) -> None:
+        done = line["step"]
         self.seconds.append(time.perf_counter() - self.began)  # a step ends with its loss, when the device is done
-        self.losses.append(loss)
+        self.losses.append(line["loss"])
         each = 1 + self.plan.repeats
         if done % each == 0:
             stage = done // each - 1
             peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
-            line = {"tokens": self.plan.tokens[stage], "first_s": self.seconds[0], "step_s": self.seconds[1:]}
-            self.lines.add({**line, "peak_gib": peak, "losses": self.losses, **self.attention[stage]})
+            times = {"tokens": self.plan.tokens[stage], "first_s": self.seconds[0], "step_s": self.seconds[1:]}
+            self.lines.add({**times, "peak_gib": peak, "losses": self.losses, **self.attention[stage]})
             self.seconds, self.losses = [], []
         if done % each <= 1:  # the peak of a length is that of its later steps
             self.reset()
@@ -210,7 +212,8 @@ def run(plan: Plan, lines: Lines, folder: Path, device: torch.device) -> None:
         trainer = Trainer(plan.settings, model, processor, RandomVideos(plan))
         del model
         _free()
-        trainer.run(folder, report=Stages(plan, lines, attention))
+        trainer.teller = Stages(plan, lines, attention)
+        trainer.run(folder)
 
 
 def _free() -> None:

@@ -5,7 +5,7 @@ A forward's samples stand in rows of their own, padded, or packed one after the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,12 @@ BY_TOKEN = ("input_ids", "attention_mask", "labels", "mm_token_type_ids", "posit
 
 Inputs = dict[str, Tensor]  # of the model, and `labels`
 Positions = Callable[..., tuple[Tensor, Tensor]]  # as ModelPositions.get_rope_index
+Reads = Mapping[int, Future[Conversation]]  # of a micro-batch's samples, by number
+Wait = Callable[[Reads, Future[Inputs]], Inputs]
+
+
+def _simply(reads: Reads, batch: Future[Inputs]) -> Inputs:
+    return batch.result()
 
 
 @dataclass(frozen=True)
@@ -49,24 +55,30 @@ def encode(processor: Any, conversations: Sequence[Conversation], pixels_per_fra
     return {**batch, "labels": answer_labels(batch["input_ids"], processor.tokenizer)}
 
 
-def encoded(source: Source, processor: Any, pixels_per_frame: int, numbers: Iterable[range]) -> Iterator[Inputs]:
+def encoded(
+    source: Source, processor: Any, pixels_per_frame: int, numbers: Iterable[range], wait: Wait = _simply
+) -> Iterator[Inputs]:
     """Inputs for the samples of these numbers, in order; meanwhile threads read and encode the next ones.
 
-    One thread encodes: tokenizers serve one at a time.
+    One thread encodes: tokenizers serve one at a time. `wait` gives the batch of a future once it is made.
     """
 
-    def make(reads: list[Future[Conversation]]) -> Inputs:
-        return encode(processor, [read.result() for read in reads], pixels_per_frame)
+    def make(reads: Reads) -> Inputs:
+        return encode(processor, [read.result() for read in reads.values()], pixels_per_frame)
 
-    with ThreadPoolExecutor(source.readers) as readers, ThreadPoolExecutor(1) as encoder:
-        waiting: list[Future[Inputs]] = []
+    readers, encoder = ThreadPoolExecutor(source.readers), ThreadPoolExecutor(1)
+    waiting: list[tuple[Reads, Future[Inputs]]] = []
+    try:
         for indices in numbers:
-            reads = [readers.submit(source.__getitem__, index) for index in indices]
-            waiting.append(encoder.submit(make, reads))
+            reads = {index: readers.submit(source.__getitem__, index) for index in indices}
+            waiting.append((reads, encoder.submit(make, reads)))
             if len(waiting) > PREFETCHED:
-                yield waiting.pop(0).result()
+                yield wait(*waiting.pop(0))
         while waiting:
-            yield waiting.pop(0).result()
+            yield wait(*waiting.pop(0))
+    finally:  # what was read ahead is not waited for
+        for threads in (readers, encoder):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def place_tokens(sample: Inputs, positions: Positions) -> Inputs:

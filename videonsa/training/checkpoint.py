@@ -12,7 +12,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,19 @@ def save_checkpoint(
             told = {"step": step, **progress, "files": files}
             (draft / "progress.json").write_text(json.dumps(told), encoding="utf-8")
     if main:
-        for old in finished(folder)[:-keep]:
-            shutil.rmtree(old)
+        earlier = [place for place in finished(folder) if int(place.name) < step]  # a later one may be a damaged one
+        for old in earlier[: max(0, len(earlier) - keep + 1)]:
+            remove(old)
     accelerator.wait_for_everyone()
+
+
+def remove(place: Path) -> None:
+    """Remove a checkpoint, or all of them; where a kill comes between, what is left has no checkpoint's name."""
+    draft = place.with_name(f".{place.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        place.rename(draft)
+    shutil.rmtree(draft, ignore_errors=True)
 
 
 def restore_checkpoint(
@@ -91,7 +101,7 @@ def restore_checkpoint(
     """
     place = None
     if accelerator.is_main_process:
-        for draft in folder.glob(".[0-9]*"):  # that a kill left
+        for draft in (*folder.glob(".[0-9]*"), folder.with_name(".final")):  # that a kill left
             shutil.rmtree(draft, ignore_errors=True)
         place = next(filter(is_whole, reversed(finished(folder))), None)
     newest = torch.tensor(int(place.name) if place else 0, device=accelerator.device)

@@ -12,9 +12,9 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from videonsa.placement import lanes, read_together
 from videonsa.training.batch import MicroBatch, answer_loss, encoded, idle, packed, padded, place_tokens
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
 from videonsa.training.gates import gate_sums, mean_of
-from videonsa.training.journal import Journal
+from videonsa.training.journal import Journal, Teller, peak_memory
 from videonsa.training.learning import choose_weights, merged
 from videonsa.training.schedule import learning_rate, make_optimizer
 from videonsa.training.sharding import Joined, both_backends, sequence_groups, shard, whole_weights
 from videonsa.training.skipped import FILE, Skipped, Skips, forget_after
 from videonsa.training.sources import Source
+from videonsa.training.watch import Leave, Left, Trouble, Waits, Watch
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,17 @@ GATE_SAMPLES = 1000  # training samples that the mean gates are taken over; a sm
 # takes many seconds. Buffers are constants, alike in all processes from the start: no collective is needed for them.
 UNUSED_WEIGHTS = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
 
-Report = Callable[[int, int, float], None]  # (steps done, steps in all, loss)
+
+@dataclass(frozen=True)
+class Step:
+    """What all processes know of a step: they decide alike by it."""
+
+    loss: float  # mean over the samples
+    norm: float  # of the gradient
+    tokens: int
+    waited: float  # seconds for samples, of the process that waited longest
+    memory: float  # bytes, the peak of the process that took most
+    leave: bool  # one of them has been told to
 
 
 class Diverged(FloatingPointError):
@@ -66,6 +77,10 @@ def check_finite(step: int, loss: float, norm: float) -> None:
 def _local(weight: Tensor) -> Tensor:
     """This process's part of a weight that is sharded."""
     return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def _mean(numbers: list[float]) -> float:
+    return sum(numbers) / len(numbers)
 
 
 def _whole(number: Tensor) -> Tensor:
@@ -94,6 +109,8 @@ class Trainer:
         self.bytes = sum(weight.nbytes for weight in model.parameters())  # of the weights, whole
         self.bytes_learning = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
         self.progress: dict[str, Any] = {"step": 0}
+        self.teller, self.leave = Teller(), Leave()
+        self.waits = Waits(settings.stall_seconds, source.name, self._stalled, "stall" in settings.stop_at)
         self.joined: Joined | None = None
         if settings.sharding == "full" and self.world > 1:
             shard(model, self.accelerator.device, settings.precision, settings.offload)
@@ -109,31 +126,73 @@ class Trainer:
         self.progress = restore_checkpoint(self.accelerator, self.model, self.optimizer, folder / "checkpoints")
         return self.progress["step"]
 
-    def run(self, folder: Path, journal: Journal | None = None, report: Report | None = None) -> None:
-        """Train on to the last step, with checkpoints in `folder`; the main process's `journal` gets the metrics."""
+    def run(self, folder: Path, journal: Journal | None = None) -> None:
+        """Train on to the last step, with checkpoints in `folder`; the main process's `journal` gets the metrics.
+
+        Raises, in all processes at the same step, Diverged, Trouble where the settings stop at it, and Left; and
+        Stalled, in the process whose samples do not come.
+        """
         first, steps = self.progress["step"], self.source.steps
         tokens, seconds = self.progress.get("tokens", 0), self.progress.get("seconds", 0.0)
-        log.info("steps %d to %d on %d x %s", first + 1, steps, self.world, self.accelerator.device)
+        watch, due = Watch(self.progress.get("calm")), False
+        if self.accelerator.is_main_process:
+            log.info("steps %d to %d on %d x %s", first + 1, steps, self.world, self.accelerator.device)
         skips = self._skips(folder, first)
         batches = self._prefetch(self._numbers(first, steps))
-        for step in range(first, steps):
+        for step in range(first + 1, steps + 1):
             started = time.perf_counter()
-            loss, norm, seen = self._step(step, batches)
-            tokens, seconds = tokens + seen, seconds + time.perf_counter() - started
-            if journal is not None:
-                rate = self.optimizer.param_groups[0]["lr"]
-                line = {"step": step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
-                journal.write({**line, "tokens": tokens, "seconds": round(seconds, 3)})
-            skips.add(step + 1, self._skipped(step), self.rank == 0)
-            check_finite(step + 1, loss, norm)
-            if report is not None:
-                report(step + 1, steps, loss)
-            if (step + 1) % self.settings.save_every == 0 and step + 1 < steps:
-                self.check_weights()
-                state = {"tokens": tokens, "seconds": seconds, "skipped": sorted(skips.entries)}
-                needed = 3 * self.bytes_learning  # AdamW keeps two numbers a weight
-                place, keep = folder / "checkpoints", self.settings.keep_checkpoints
-                save_checkpoint(self.accelerator, self.model, self.optimizer, place, step + 1, state, needed, keep)
+            seen = self._step(step - 1, batches)
+            took = time.perf_counter() - started
+            tokens, seconds = tokens + seen.tokens, seconds + took
+            said = [watch.see(seen.loss, seen.norm), self.waits.said]
+            line = self._line(step, seen, took) | {"tokens": tokens, "seconds": round(seconds, 3)}
+            self._note(line, steps, "; ".join(filter(None, said)), journal)
+            skips.add(step, self._skipped(step - 1), self.rank == 0)
+            check_finite(step, seen.loss, seen.norm)
+            if said[0] is not None and "spike" in self.settings.stop_at:
+                raise Trouble(f"step {step}: {said[0]}; {ADVICE}, or go on from the last checkpoint without stop_at")
+            every = self.settings.save_every
+            due = due or step % every == 0 or (step == steps > every)  # mean gates and final/ may take long
+            if seen.leave or (due and not watch.doubts):
+                state = {"tokens": tokens, "seconds": seconds, "skipped": sorted(skips.entries), "calm": watch.state}
+                self._save(folder, step, state, watch.doubts)
+                due = False
+            if seen.leave:
+                raise Left(f"told to leave: step {step} of {steps} is saved")
+
+    def _line(self, step: int, seen: Step, took: float) -> dict[str, Any]:
+        """A step's metrics."""
+        return {
+            "step": step,
+            "loss": seen.loss,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": seen.norm,
+            "tokens_per_s": round(seen.tokens / took, 1),
+            "step_s": round(took, 4),
+            "data_s": round(seen.waited, 4),
+            "peak_gib": round(seen.memory / 2**30, 3),
+        }
+
+    def _note(self, line: dict[str, Any], steps: int, trouble: str, journal: Journal | None) -> None:
+        if journal is not None:
+            if trouble:
+                log.warning("step %d: %s", line["step"], trouble)
+            journal.write(line | ({"trouble": trouble} if trouble else {}))
+        if trouble:
+            self.teller.say(f"step {line['step']}: {trouble}")
+        self.teller.step(line, steps)
+
+    def _stalled(self, text: str) -> None:
+        """Said at once, by the process that waits."""
+        log.warning("%s", text)
+        self.teller.say(text)
+
+    def _save(self, folder: Path, step: int, state: dict[str, Any], doubts: bool) -> None:
+        """A checkpoint of these steps; in doubt about the last of them the one before stays as well."""
+        self.check_weights()
+        keep = self.settings.keep_checkpoints + doubts
+        place, needed = folder / "checkpoints", 3 * self.bytes_learning  # AdamW keeps two numbers a weight
+        save_checkpoint(self.accelerator, self.model, self.optimizer, place, step, state, needed, keep)
 
     def _skips(self, folder: Path, first: int) -> Skips:
         if self.rank == 0:
@@ -185,10 +244,11 @@ class Trainer:
     def _checkpoint_activations(model: Any) -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def _step(self, step: int, batches: Iterator[MicroBatch]) -> tuple[float, float, int]:
-        """One optimizer step; returns the loss (mean over the samples), the gradient's norm and the tokens seen."""
+    def _step(self, step: int, batches: Iterator[MicroBatch]) -> Step:
+        """One optimizer step."""
         share = self.settings.batch_size // self.lanes  # of the samples, this process's
         losses, tokens, last = [], 0, False
+        self.waits.seconds, self.waits.said = 0.0, None
         while not last:
             batch = next(batches)
             last = batch.last
@@ -203,10 +263,15 @@ class Trainer:
             group["lr"] = learning_rate(self.settings, step, self.source.steps)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        told = torch.stack([torch.stack(losses).sum(), losses[0].new_tensor(tokens)])
-        if self.world > 1:
-            told = self.accelerator.reduce(told, "sum") / told.new_tensor([self.world, self.world // self.lanes])
-        return float(told[0]), float(norm), int(told[1])
+        mine = [tokens, self.waits.seconds, peak_memory(self.accelerator.device), self.leave.told]
+        return self._shared(torch.stack(losses).sum(), norm, mine)
+
+    def _shared(self, loss: Tensor, norm: Tensor, mine: list[float]) -> Step:
+        """The step as all processes know it; `mine`: this one's tokens, seconds waited, bytes, told to leave or not."""
+        told = torch.stack([loss, norm.to(loss.device), *loss.new_tensor(mine)])
+        losses, norms, tokens, waited, memory, leave = self.accelerator.gather(told[None]).T.tolist()
+        seen = int(sum(tokens)) * self.lanes // self.world
+        return Step(_mean(losses), _mean(norms), seen, max(waited), max(memory), any(leave))
 
     def _sums(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients are summed over the processes at a step's last micro-batch."""
@@ -256,7 +321,8 @@ class Trainer:
 
     def _on_device(self, numbers: Iterable[range]) -> Iterator[MicroBatch]:
         each = self.settings.batch_size // (self.size * self.lanes)  # step
-        for number, inputs in enumerate(encoded(self.source, self.processor, self.settings.pixels_per_frame, numbers)):
+        pixels = self.settings.pixels_per_frame
+        for number, inputs in enumerate(encoded(self.source, self.processor, pixels, numbers, self.waits)):
             tokens = int(inputs["attention_mask"].sum())
             placed = place_tokens(inputs, self.positions) if self.settings.packing else inputs
             moved = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in placed.items()}

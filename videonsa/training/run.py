@@ -5,7 +5,7 @@ python -m videonsa.training.run settings.json FOLDER
 FOLDER/settings.json     what was asked; a folder serves one run
 FOLDER/start.json        how many weights learn, and what the gates are at the start: fresh, trained or unused
 FOLDER/metrics.jsonl     a line a step
-FOLDER/log.txt           starts, and samples that were skipped
+FOLDER/log.txt           starts, samples that were skipped, and what is to be looked at
 FOLDER/skipped.jsonl     these samples, and why, each once; absent where there are none
 FOLDER/checkpoints/      to resume from; calling again goes on where the last call stopped
 FOLDER/final/            the trained model, as transformers saves it; complete when it is there
@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 import json
 import logging
-import shutil
+import os
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
@@ -41,33 +41,45 @@ from videonsa.identity import settings_inputs
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.record import write_text
 from videonsa.surroundings import equal_bits, full_products, settings_decide
-from videonsa.training.checkpoint import drafted
-from videonsa.training.journal import Journal, progress_bar
-from videonsa.training.loop import Report, Trainer
+from videonsa.training.checkpoint import drafted, remove
+from videonsa.training.journal import Bar, Handed, Journal, Teller
+from videonsa.training.loop import Diverged, Trainer
 from videonsa.training.skipped import in_words
 from videonsa.training.sources import Source, SyntheticSource, VideoSource
 from videonsa.training.start import start_model, told
+from videonsa.training.watch import Leave, Left, Stalled, Trouble, told_by_sigterm
 from videonsa.values import number, one_line
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
+Words = Callable[[str], None]
+TERMINATED = 143  # exit code, as a shell says of what SIGTERM ended: the same command goes on
+ALIKE = (Diverged, Trouble, Left)  # raised in all processes at once: the first one says it
 
 
-def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | None = None) -> Path:
+def train(
+    settings: TrainSettings, folder: Path | str, on_progress: Progress | None = None, on_words: Words | None = None
+) -> Path:
     """Train as the settings say, going on from the folder's newest checkpoint; returns folder/"final".
+
+    SIGTERM has it save after the step that it is at, and leave.
 
     Args:
         folder: of this run alone.
         on_progress: called after each step with (done, total); without it a progress bar is shown.
+        on_words: beside on_progress, called with how it goes: loss, tokens a second, troubles.
     Raises:
         SettingsError: data, model or settings that cannot work, or a folder of a run with others, in one line.
         Diverged: the loss, the gradient or a weight is no number any more.
+        Trouble, Stalled: what `stop_at` names was seen.
+        Left: it was told to leave, and its last step is saved.
         DiskError: nothing can be written any more; the last checkpoint stays.
     """
     folder = Path(folder)
     final = folder / "final"
     if final.is_dir():
+        remove(folder / "checkpoints")  # where a kill came between
         return final
     claim(folder, settings)
     threads = 1 if settings.model == "tiny" else None
@@ -75,11 +87,12 @@ def train(settings: TrainSettings, folder: Path | str, on_progress: Progress | N
     with settings_decide() as hidden, full_products(), same, logged(folder / "log.txt"), torch_threads(threads):
         if hidden:
             log.info("settings decide, not %s", ", ".join(hidden))
-        _train(settings, folder, on_progress)
+        with told_by_sigterm() as leave:
+            _train(settings, folder, None if on_progress is None else Handed(on_progress, on_words), leave)
     return final
 
 
-def _train(settings: TrainSettings, folder: Path, on_progress: Progress | None) -> None:
+def _train(settings: TrainSettings, folder: Path, teller: Teller | None, leave: Leave) -> None:
     model, processor, gates = start_model(settings)
     speed_up_vision(model)
     trainer = Trainer(settings, model, processor, make_source(settings, processor))
@@ -87,9 +100,11 @@ def _train(settings: TrainSettings, folder: Path, on_progress: Progress | None) 
     if main:
         tell_start(told(model, gates), folder)
     first = trainer.resume(folder)
+    trainer.leave = leave
+    trainer.teller = teller or (Bar(trainer.source.steps) if main else Teller())
     with Journal(folder, settings, first) if main else nullcontext() as journal:
-        with reporting(on_progress, main, trainer.source.steps) as report:
-            trainer.run(folder, journal, report)
+        with trainer.teller:
+            trainer.run(folder, journal)
         write_final(trainer, folder)
 
 
@@ -97,19 +112,6 @@ def tell_start(found: dict[str, Any], folder: Path) -> None:
     """Say in the log, and for the record, what the run starts from."""
     log.info("%(learning)s of %(parameters)s weights learn; gates at the start: %(gates)s", found)
     write_text(folder / "start.json", json.dumps(found) + "\n")
-
-
-@contextmanager
-def reporting(on_progress: Progress | None, main: bool, steps: int) -> Iterator[Report | None]:
-    """What is called after each step: `on_progress`, or a bar that the main process shows."""
-    if on_progress is not None:
-        yield lambda done, total, loss: on_progress(done, total)
-    elif main:
-        bar, report = progress_bar(steps)
-        with bar:
-            yield report
-    else:
-        yield None
 
 
 def claim(folder: Path, settings: TrainSettings) -> None:
@@ -176,7 +178,7 @@ def write_final(trainer: Trainer, folder: Path) -> None:
             model.save_pretrained(draft, state_dict=weights)
             trainer.processor.save_pretrained(draft)
     if main:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        remove(folder / "checkpoints")
     trainer.accelerator.wait_for_everyone()
 
 
@@ -210,7 +212,7 @@ def _each_once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line. Exit codes: 0 trained, 1 something failed, 2 wrong input."""
+    """The command line. Exit codes: 0 trained, 1 something failed, 2 wrong input, 143 told to leave, and saved."""
     parser = options.Parser(
         prog="python -m videonsa.training.run", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
@@ -221,10 +223,18 @@ def main(arguments: list[str]) -> int:
         print(train(read_settings(asked.settings), asked.folder))
         if skipped := in_words(asked.folder):
             print(skipped, file=sys.stderr)
-    except (SettingsError, OSError, FloatingPointError) as error:
-        print(one_line(f"error: {error}"), file=sys.stderr)
+    except Left as left:
+        _say(left, f"{left}; the same command goes on")
+        return TERMINATED
+    except (SettingsError, OSError, FloatingPointError, Trouble, Stalled) as error:
+        _say(error, f"error: {error}")
         return 2 if isinstance(error, SettingsError) else 1
     return 0
+
+
+def _say(error: BaseException, text: str) -> None:
+    if os.environ.get("RANK", "0") == "0" or not isinstance(error, ALIKE):
+        print(one_line(text), file=sys.stderr)
 
 
 if __name__ == "__main__":

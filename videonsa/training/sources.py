@@ -49,6 +49,10 @@ class Source(Protocol):
         """What was passed over for the samples of these numbers, once they were asked for."""
         ...
 
+    def name(self, index: int) -> str:
+        """What people look for when the sample makes trouble."""
+        ...
+
 
 class SyntheticSource:
     """Synthetic questions. The run has as many stages as `frames` has lengths, shortest first, equally long."""
@@ -77,6 +81,10 @@ class SyntheticSource:
     def take_skipped(self, indices: Iterable[int]) -> list[Skipped]:
         """None: all can be made."""
         return []
+
+    def name(self, index: int) -> str:
+        """'sample 7'."""
+        return f"sample {index}"
 
 
 class VideoSource:
@@ -122,6 +130,10 @@ class VideoSource:
     def take_skipped(self, indices: Iterable[int]) -> list[Skipped]:
         """And forget it."""
         return [each for index in indices for each in self.skipped.pop(index, ())]
+
+    def name(self, index: int) -> str:
+        """'sample 7 (a/b.mp4)': the file that is read first for it."""
+        return f"sample {index} ({self.entries[self._place(index)].get('video') or 'text'})"
 
     def _place(self, index: int) -> int:
         epoch, within = divmod(index, len(self.entries))

@@ -30,7 +30,8 @@ BEAT = 0.25  # seconds from one sign of life to the next
 def serve(fd: int) -> None:
     """Answer each (path, clip, threads) until nobody asks any more: with a Video, whose frames come behind it as a file
     in memory, or with an exception. None in between is a sign of life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle, who may read to the end of a step
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     parent = Connection(fd)
     parent.send(None)  # here I am
