@@ -21,6 +21,10 @@ SHAPES = [
     Shape(63, 2, 1, 16, 16, 2, 8, branches=("slc",)),
     Shape(33, 2, 1, 16, 16, 3, 8, branches=("cmp",)),
     Shape(33, 2, 1, 16, 16, 3, 8, branches=("cmp", "swa")),
+    *(  # of the last tokens alone: some choose; over several tiles; all choose, few tokens; none chooses
+        pytest.param(Shape(length, 2, 1, 16, 16, 2, 20, queries=queries), marks=[pytest.mark.long] * long)
+        for length, queries, long in ((70, 45, True), (150, 110, True), (90, 7, False), (40, 39, True))
+    ),
 ]
 
 

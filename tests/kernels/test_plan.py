@@ -72,6 +72,19 @@ def test_chunks_hold_the_blocks_that_their_queries_see(lengths, most):
         assert [q for first, end, *_ in tiles for q in range(first, end)] == list(range(chunk.start, chunk.end))
 
 
+def test_queries_of_the_last_tokens_have_an_axis_of_their_own():
+    plan = make_plan(torch.zeros(1, 13, 1), None, 8, keys=34)  # blocks 0, 1 and half of 2 have none
+    assert (plan.first_query, plan.queries, plan.tokens) == (21, 13, 34)
+    assert plan.position().tolist() == plan.token().tolist() == list(range(21, 34))
+    assert (plan.first_block().tolist(), plan.first_block_seen().tolist()) == ([0] * 34, [0] * 13)
+    assert plan.query_tiles(8, False).tolist() == [[0, 8, 0], [8, 13, 0]]
+    assert plan.query_tiles(8, False, prefix=24).tolist() == [[0, 3, 0]]
+    assert plan.query_tiles(8, False, prefix=16).tolist() == []
+    assert plan.key_tiles(20, False).tolist() == [[0, 20, 0, -21, 13, 0], [20, 34, 0, -21, 13, 20]]
+    found = [(chunk.start, chunk.end, chunk.token, chunk.columns) for chunk in plan.chunks(8)]
+    assert found == [(0, 8, 21, 4), (8, 13, 29, 5)]
+
+
 def test_a_batch_is_packed_row_after_row():
     assert make_plan(torch.zeros(3, 4, 1), None, 16).ends == (0, 4, 8, 12)
 

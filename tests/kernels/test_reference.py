@@ -165,6 +165,15 @@ def test_a_nan_reaches_no_earlier_token(branches, which, wrong):
         assert output[:, 15, 2:].isnan().all()  # its block ends with 15, and the window holds 14
 
 
+@pytest.mark.parametrize("queries", [0, 1, 9, 22])
+def test_the_last_queries_alone_are_as_among_all(queries, monkeypatch):
+    inputs = attention_inputs(23)
+    last = {name: tensor[:, 23 - queries :] for name, tensor in inputs.items() if name in ("query", "gates")}
+    monkeypatch.setattr(reference_module, "CHUNK_ELEMENTS", 4 * 23 * 5)  # five queries at a time
+    whole = nsa_attention(**inputs, **SIZES)
+    assert relative_error(nsa_attention(**{**inputs, **last}, **SIZES), whole[:, 23 - queries :]) < 1e-12
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_precision(dtype):
     exact = attention_inputs(40)
@@ -208,6 +217,11 @@ def test_precision(dtype):
         ({"gates": torch.ones(1, 8, 4, 3, device="meta")}, "on one device; got cpu, cpu, cpu, meta"),
         ({"key": torch.zeros(1, 8, 0, 8)}, "at least 1"),
         ({"query": torch.zeros(8, 4, 8)}, r"must be \[B, L, heads, D\]"),
+        ({"query": torch.zeros(1, 9, 4, 8)}, r"key must be \[1, 9, 2, 8\]"),
+        (
+            {"query": torch.zeros(1, 7, 4, 8).double(), "gates": torch.ones(1, 7, 4, 3), "cu_seqlens": torch.arange(8)},
+            "7 queries of 8 tokens are the last ones of one sequence: without cu_seqlens",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_with_what_is_right(change, message):

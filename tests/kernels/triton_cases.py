@@ -30,9 +30,11 @@ class Shape:
     branches: tuple[str, ...] = ALL
     ends: tuple[int, ...] | None = None
     batch: int = 1
+    queries: int | None = None  # of so many last tokens alone
 
     def __str__(self) -> str:
         packed = "" if self.ends is None else "-packed" + "_".join(map(str, self.ends))
+        packed += "" if self.queries is None else f"-last{self.queries}"
         return (
             f"L{self.length}x{self.batch}-h{self.heads}_{self.kv_heads}-d{self.size}-s{self.block_size}"
             f"-b{self.block_count}-w{self.window}-{'+'.join(self.branches)}{packed}"
@@ -48,7 +50,9 @@ def tensors(shape: Shape, dtype: torch.dtype, device: str, seed: int = 0) -> lis
         return torch.randn(size, generator=generator, device=device).to(dtype)
 
     query, key, value = (normal(heads, shape.size) for heads in (shape.heads, shape.kv_heads, shape.kv_heads))
-    return [query, key, value, normal(shape.heads, 3).sigmoid(), normal(shape.heads, shape.size)]
+    gates, grad = normal(shape.heads, 3).sigmoid(), normal(shape.heads, shape.size)
+    first = shape.length - (shape.queries or shape.length)
+    return [query[:, first:], key, value, gates[:, first:], grad[:, first:]]
 
 
 def run(shape: Shape, backend: str, inputs: list[Tensor]) -> list[Tensor]:
@@ -73,8 +77,8 @@ def errors(shape: Shape, dtype: torch.dtype, device: str, seed: int = 0) -> dict
     The few others must choose between blocks that tie. The output's gradient is 0 there: no gradient knows of them.
     """
     inputs = tensors(shape, dtype, device, seed)
-    same = torch.ones(shape.batch, shape.length, dtype=torch.bool, device=device)
-    if "slc" in shape.branches and dtype != torch.float32:  # in which the interpreter's few queries do not tie
+    same = torch.ones(shape.batch, shape.queries or shape.length, dtype=torch.bool, device=device)
+    if shape.queries is None and "slc" in shape.branches and dtype != torch.float32:  # whose few queries do not tie
         same = choices(shape, inputs).same
         assert same.float().mean() > 0.98
     inputs[-1] = inputs[-1] * same[..., None, None]

@@ -36,7 +36,8 @@ def nsa_attention(
     the query heads of a key/value head, no gradient through the choice; swa: the last `window` tokens, t included.
 
     Args:
-        query: [B, L, Hq, D], position encoding applied; Hq is a multiple of Hkv. B and L may be 0.
+        query: [B, L, Hq, D], position encoding applied; Hq is a multiple of Hkv. B and L may be 0. Of one sequence
+            (B = 1, no cu_seqlens) also the last R tokens' alone, [1, R, Hq, D]: gates and output are then theirs.
         key, value: [B, L, Hkv, D].
         gates: [B, L, Hq, 3], one for each of cmp, slc, swa.
         block_size, block_count, window: in tokens, blocks, tokens.
@@ -47,7 +48,7 @@ def nsa_attention(
             for the head and block sizes that it serves.
 
     Returns:
-        [B, L, Hq, D] in the dtype of query.
+        [B, L, Hq, D], as query, and in its dtype.
 
     Raises:
         ValueError: a shape, a name or a size that does not fit; the message says what is right.
@@ -57,7 +58,7 @@ def nsa_attention(
     _check_types(query, key, value, gates)
     _check_settings(block_size, block_count, window, branches, backend)
     if cu_seqlens is not None:
-        _check_cu_seqlens(cu_seqlens, query)
+        _check_cu_seqlens(cu_seqlens, query, key)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     compute = _backend(backend, query, block_size)
     return compute(
@@ -94,7 +95,8 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, gates: Tensor) -> N
         raise ValueError(f"heads and D must be at least 1; got query {list(query.shape)} and key {list(key.shape)}")
     if heads % kv_heads:
         raise ValueError(f"the {heads} query heads must be a multiple of the {kv_heads} key/value heads")
-    expected = {"key": [batch, length, kv_heads, size], "value": [batch, length, kv_heads, size]}
+    keys = max(length, key.shape[1]) if batch == 1 else length
+    expected = {"key": [batch, keys, kv_heads, size], "value": [batch, keys, kv_heads, size]}
     expected["gates"] = [batch, length, heads, 3]
     for name, tensor in (("key", key), ("value", value), ("gates", gates)):
         if list(tensor.shape) != expected[name]:
@@ -125,10 +127,14 @@ def _check_settings(block_size: int, block_count: int, window: int, branches: tu
         raise ValueError(str(refused))
 
 
-def _check_cu_seqlens(cu_seqlens: Tensor, query: Tensor) -> None:
+def _check_cu_seqlens(cu_seqlens: Tensor, query: Tensor, key: Tensor) -> None:
     """What can be told without its values, for which one may have to wait; the backends look at those."""
     if query.shape[0] != 1:
         raise ValueError(f"cu_seqlens packs sequences into one row: B must be 1, got {query.shape[0]}")
+    if key.shape[1] > query.shape[1]:
+        raise ValueError(
+            f"{query.shape[1]} queries of {key.shape[1]} tokens are the last ones of one sequence: without cu_seqlens"
+        )
     whole = cu_seqlens.dtype in (torch.int32, torch.int64)
     if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1 or not whole:
         raise ValueError(f"cu_seqlens must be int32 [N + 1]; got {cu_seqlens.dtype} {list(cu_seqlens.shape)}")

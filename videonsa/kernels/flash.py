@@ -210,7 +210,7 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
     """Sums for a tile of keys over the queries of one split; grad_key, grad_value [splits, rows, HK, D] float32.
 
     Everything is transposed (keys x queries), so that probabilities feed the next product from registers.
-    ORDERED: query i of a sequence stands at position i, so the queries that see the tile are a range. REACH: no query
+    ORDERED: queries stand in the order of the tokens, so those that see the tile are a range. REACH: no query
     from (reach - j) * STRIDE on sees key j.
     """
     tile = tl.program_id(0)
@@ -226,7 +226,7 @@ def _key_gradient(query, key, value, grad, statistics, grad_key, grad_value, til
     end = tl.minimum(end_query, start + split_rows)
     if ORDERED:
         sees_first = first_query + (tl.min(index, 0) + 1) * STRIDE - 1
-        start = tl.maximum(start, sees_first // ROWS * ROWS)
+        start = tl.maximum(tl.maximum(start, sees_first // ROWS * ROWS), 0)  # tokens below 0 have no query (plan.py)
         if WINDOW > 0:
             end = tl.minimum(end, first_query + tl.max(index, 0) + WINDOW)
     elif REACH:

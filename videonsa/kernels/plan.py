@@ -2,6 +2,9 @@
 
 All sequences of a call lie one after the other on one token axis (a batch is packed too). No row of a table crosses a
 sequence's border; a tile that a kernel loads may, and the kernel masks what lies beyond.
+
+Queries may be those of the last tokens alone, as where the processes of a training each take some. They then have an
+axis of their own, which begins at the token `first_query`; by whole sequences it is the token axis.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ _ends_seen: WeakIdKeyDictionary = WeakIdKeyDictionary()  # cu_seqlens -> (its ve
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of queries handled together: tokens [start, end), the blocks [first_block, last_block) they may see."""
+    """A run of queries handled together, [start, end), and the blocks [first_block, last_block) that they may see."""
 
     start: int
     end: int
+    token: int  # of the first
     first_block: int
     last_block: int
     columns: int  # most blocks that any one of its sequences has up to the chunk's end
@@ -35,10 +39,15 @@ class Plan:
     ends: tuple[int, ...]
     block_size: int
     device: torch.device
+    first_query: int = 0  # tokens before it are keys alone
 
     @property
     def tokens(self) -> int:
         return self.ends[-1]
+
+    @property
+    def queries(self) -> int:
+        return self.tokens - self.first_query
 
     @cached_property
     def sequences(self) -> list[tuple[int, int]]:
@@ -66,16 +75,20 @@ class Plan:
         return max(b - a for a, b in itertools.pairwise(self.block_ends))
 
     def position(self) -> Tensor:
-        """Index of each token within its own sequence, [T]."""
+        """Index of each query within its own sequence, [queries]."""
         return _position(self)
 
     def token(self) -> Tensor:
-        """Index of each token on the packed axis, [T]."""
+        """Index of each query on the packed axis, [queries]."""
         return _token(self)
 
     def first_block(self) -> Tensor:
         """First block of each token's sequence, [T]."""
-        return _first_block(self)
+        return _first_block(self, 0)
+
+    def first_block_seen(self) -> Tensor:
+        """First block of each query's sequence, [queries]."""
+        return _first_block(self, self.first_query)
 
     def whole_block(self) -> Tensor:
         """Block of each token, -1 for the tokens of a partial block, [T]."""
@@ -96,6 +109,7 @@ class Plan:
         """[tiles, 6]: first key, end of the keys, first key of the sequence, its first query, its end of queries, row
         of the first key in the result.
 
+        The first query is where that of the sequence's first token would be: below 0 where it has none.
         prefix: of the first so many tokens of each sequence alone; the result has rows for no others.
         partial: of compressed keys also the last one of a sequence, whatever it has.
         """
@@ -110,9 +124,14 @@ class Plan:
         return _chunks(self, tokens)
 
 
-def make_plan(query: Tensor, cu_seqlens: Tensor | None, block_size: int) -> Plan:
-    """The plan of a call with query [B, L, ...]; sequences are the batch's rows, or what cu_seqlens says."""
+def make_plan(query: Tensor, cu_seqlens: Tensor | None, block_size: int, keys: int | None = None) -> Plan:
+    """The plan of a call with query [B, L, ...]; sequences are the batch's rows, or what cu_seqlens says.
+
+    keys: of the one sequence, where the queries are its last.
+    """
     batch, length = query.shape[:2]
+    if keys is not None and keys > length:
+        return Plan((0, keys), block_size, query.device, keys - length)
     if cu_seqlens is None:
         ends = tuple(range(0, batch * length + 1, length)) if length else (0,)
     else:
@@ -148,17 +167,22 @@ def _table(rows: list[Tensor], plan: Plan, width: int) -> Tensor:
 
 @lru_cache(maxsize=8)  # a table of all tokens
 def _position(plan: Plan) -> Tensor:
-    return _table([torch.arange(end - start) for start, end in plan.sequences], plan, 1)
+    rows = [torch.arange(start, end)[max(plan.first_query - start, 0) :] - start for start, end in plan.sequences]
+    return _table(rows, plan, 1)
 
 
 @lru_cache(maxsize=8)  # a table of all tokens
 def _token(plan: Plan) -> Tensor:
-    return torch.arange(plan.tokens, dtype=torch.int32, device=plan.device)
+    return torch.arange(plan.first_query, plan.tokens, dtype=torch.int32, device=plan.device)
 
 
 @lru_cache(maxsize=8)  # a table of all tokens
-def _first_block(plan: Plan) -> Tensor:
-    rows = [torch.full((end - start,), plan.block_ends[i]) for i, (start, end) in enumerate(plan.sequences)]
+def _first_block(plan: Plan, first: int) -> Tensor:
+    """Of the tokens from `first` on."""
+    rows = [
+        torch.full((max(end - max(start, first), 0),), plan.block_ends[i])
+        for i, (start, end) in enumerate(plan.sequences)
+    ]
     return _table(rows, plan, 1)
 
 
@@ -185,9 +209,10 @@ def _block_range(plan: Plan) -> Tensor:
 def _query_tiles(plan: Plan, rows: int, compressed: bool, chunk: Chunk | None, prefix: int | None) -> Tensor:
     tables = []
     for i, (start, end) in enumerate(plan.sequences):
-        first_query, last_query = (start, end) if chunk is None else (max(start, chunk.start), min(end, chunk.end))
-        if prefix is not None:
-            last_query = min(last_query, start + prefix)
+        last_query = (end if prefix is None else min(end, start + prefix)) - plan.first_query
+        first_query = max(start - plan.first_query, 0)
+        if chunk is not None:
+            first_query, last_query = max(first_query, chunk.start), min(last_query, chunk.end)
         if first_query >= last_query:
             continue
         first = torch.arange(first_query, last_query, rows)
@@ -210,7 +235,7 @@ def _key_tiles(plan: Plan, columns: int, compressed: bool, prefix: int | None, p
         first = torch.arange(base, base + keys, columns)
         table = torch.empty(len(first), 6, dtype=torch.int64)
         table[:, 0], table[:, 1], table[:, 2] = first, (first + columns).clamp_max(base + keys), base
-        table[:, 3], table[:, 4] = start, end
+        table[:, 3], table[:, 4] = start - plan.first_query, end - plan.first_query
         table[:, 5] = first if prefix is None else first - base + taken
         tables.append(table)
         taken += keys
@@ -226,10 +251,10 @@ def _prefix(plan: Plan, tokens: int) -> Tensor:
 @lru_cache(maxsize=64)
 def _chunks(plan: Plan, tokens: int) -> tuple[Chunk, ...]:
     chunks = []
-    for start in range(0, plan.tokens, tokens):
+    for start in range(plan.first_query, plan.tokens, tokens):
         end = min(start + tokens, plan.tokens)
         inside = [i for i, (a, b) in enumerate(plan.sequences) if a < end and b > start]
         seen = [-(-(min(plan.sequences[i][1], end) - plan.sequences[i][0]) // plan.block_size) for i in inside]
         first, last = plan.block_ends[inside[0]], plan.block_ends[inside[-1]] + seen[-1]
-        chunks.append(Chunk(start, end, first, last, max(seen)))
+        chunks.append(Chunk(start - plan.first_query, end - plan.first_query, start, first, last, max(seen)))
     return tuple(chunks)

@@ -17,7 +17,8 @@ def forward(
 ) -> None:
     """Write the rows of out [T, HQ, D] and of lse [T, HQ] (base 2) of each sequence's first `tokens` tokens."""
     tiles = plan.query_tiles(tiling.flash_forward(query.shape[2]).rows, False, prefix=tokens)
-    flash.forward(query, key, value, plan.position(), tiles, scale, into=(out, lse))
+    if len(tiles):  # the last tokens of a long sequence alone: none of them is there
+        flash.forward(query, key, value, plan.position(), tiles, scale, into=(out, lse))
 
 
 def backward(
@@ -42,6 +43,8 @@ def backward(
     """
     shared = (query, key, value, grad, statistics)
     tiles = plan.query_tiles(tiling.flash_query_gradient().rows, False, prefix=tokens)
+    if not len(tiles):
+        return
     flash.query_gradient(
         *shared, plan.position(), tiles, scale, grad_query=grad_query, add=add, by_query=True, slots=slots
     )

@@ -56,6 +56,7 @@ def nsa_reference(
         ]
         return torch.cat(pieces, dim=1)
     dtype = torch.promote_types(query.dtype, torch.float32)
+    earlier = key.shape[1] - query.shape[1]  # tokens that are keys alone
     value_BHLD = value.to(dtype).transpose(1, 2)
     value_BHJD = mean_blocks(value_BHLD, block_size)
     gates_BHGL3 = gates.to(dtype).unflatten(2, (key.shape[2], -1)).permute(0, 2, 3, 1, 4)
@@ -69,8 +70,9 @@ def nsa_reference(
         branches=branches,
         scale=scale,
     ):
-        end = start + next(iter(probabilities.values())).shape[3]
-        gate = {name: gates_BHGL3[:, :, :, start:end, i, None] for i, name in enumerate(BRANCHES)}
+        last = start + next(iter(probabilities.values())).shape[3]
+        gate = {name: gates_BHGL3[:, :, :, start:last, i, None] for i, name in enumerate(BRANCHES)}
+        end = earlier + last
         output = torch.zeros((), dtype=dtype, device=query.device)
         if "cmp" in probabilities:
             output = output + weigh(gate["cmp"] * probabilities["cmp"], value_BHJD[:, :, : end // block_size])
@@ -93,19 +95,20 @@ def attention_probabilities(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield (start, {branch: probabilities}) for consecutive chunks of queries.
 
-    query [B, L, H*G, D], key [B, L, H, D]. Probabilities are [B, H, G, C, keys]: over the blocks that are complete at
-    the chunk's end for cmp, over the tokens up to the chunk's end for slc and swa.
+    query [B, L, H*G, D], or that of the last tokens alone; key [B, L, H, D]. Probabilities are [B, H, G, C, keys]: over
+    the blocks that are complete at the chunk's end for cmp, over the tokens up to the chunk's end for slc and swa.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     length, heads = key.shape[1], key.shape[2]
+    earlier = length - query.shape[1]
     query_BHGLD = query.to(dtype).unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4)
     key_BHLD = key.to(dtype).transpose(1, 2)
     key_BHJD = mean_blocks(key_BHLD, block_size)
     size = max(1, CHUNK_ELEMENTS // max(1, query.shape[0] * query.shape[2] * length))
-    for start in range(0, length, size):
-        end = min(start + size, length)
-        query_BHGCD = query_BHGLD[:, :, :, start:end] * scale
-        position_C1 = torch.arange(start, end, device=query.device)[:, None]
+    for start in range(0, query.shape[1], size):
+        query_BHGCD = query_BHGLD[:, :, :, start : start + size] * scale
+        end = earlier + start + query_BHGCD.shape[3]
+        position_C1 = torch.arange(earlier + start, end, device=query.device)[:, None]
         token_L = torch.arange(end, device=query.device)
         result = {}
         if "cmp" in branches or "slc" in branches:

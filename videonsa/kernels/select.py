@@ -168,8 +168,8 @@ def choose(importance: Tensor, peaks: Tensor | None, index: Tensor, plan: Plan, 
     count_2, columns_2 = next_power_of_two(count), next_power_of_two(columns)
     widest = columns_2 if peaks is None else max(count_2 * RUN, columns_2 // RUN)
     _choose[(rows, kv_heads)](
-        importance, importance if peaks is None else peaks, index, plan.position(), plan.first_block(), chunk.start,
-        columns, rows,
+        importance, importance if peaks is None else peaks, index, plan.position(), plan.first_block_seen(),
+        chunk.start, columns, rows,
         HK=kv_heads, BLOCK=plan.block_size, COUNT=count, COUNT_2=count_2, COLUMNS_2=columns_2, PEAKS=peaks is not None,
         RUN=RUN, num_warps=tiling.choice_warps(widest),
     )  # fmt: skip

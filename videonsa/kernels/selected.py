@@ -66,12 +66,12 @@ def _tile_rows(step, queries, pair, kv_head, filled, HQ: tl.constexpr, GROUP: tl
     return row, query * HQ + head, place, query * SLOTS + slot
 
 
-@triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks"])
+@triton.jit(do_not_specialize=["chunk_start", "chunk_token", "first_block", "blocks"])
 def _partial_forward(query, key, value, queries, first, count, items, first_item, block_range, partial, partial_lse,
-                     chunk_start, first_block, blocks, scale, HQ: tl.constexpr, D: tl.constexpr,
+                     chunk_start, chunk_token, first_block, blocks, scale, HQ: tl.constexpr, D: tl.constexpr,
                      BLOCK: tl.constexpr, GROUP: tl.constexpr, SLOTS: tl.constexpr, ROWS: tl.constexpr,
                      LIMIT: tl.constexpr):  # fmt: skip
-    """One program takes one item of the lists (inverse.py)."""
+    """One program takes one item of the lists (inverse.py). The chunk's first query is that of token chunk_token."""
     slot = tl.load(items + tl.program_id(0))
     if slot >= 0:
         begin, pair, many = entries_of(tl.program_id(0), slot, first, count, first_item, LIMIT)
@@ -79,7 +79,7 @@ def _partial_forward(query, key, value, queries, first, count, items, first_item
         block = first_block + slot % blocks
         first_token = tl.load(block_range + block * 2)
         token = first_token + tl.arange(0, BLOCK)
-        own = tl.minimum(tl.load(block_range + block * 2 + 1) - chunk_start, BLOCK) - begin
+        own = tl.minimum(tl.load(block_range + block * 2 + 1) - chunk_token, BLOCK) - begin
         query += tl.cast(chunk_start, tl.int64) * HQ * D
         partial += pair.to(tl.int64) * GROUP * D
         partial_lse += pair.to(tl.int64) * GROUP
@@ -92,7 +92,7 @@ def _partial_forward(query, key, value, queries, first, count, items, first_item
             query_tile = _gather(query, source, D)
             score = tl.dot(query_tile, key_tile, input_precision="ieee")
             if step * ROWS < own * filled:  # only the block's own tokens, first in its list, may not see all of it
-                score = tl.where(token[None, :] <= (chunk_start + source // HQ)[:, None], score, float("-inf"))
+                score = tl.where(token[None, :] <= (chunk_token + source // HQ)[:, None], score, float("-inf"))
             top = tl.max(score, 1) * scale  # finite: a query sees at least the block's first token
             probability = tl.exp2(score * scale - top[:, None])
             total = tl.sum(probability, 1)
@@ -136,11 +136,12 @@ def _merge_forward(partial, partial_lse, index, bits, before, out, lse, position
             tl.store(out + to * D + size, merged.to(out.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=["chunk_start", "first_block", "blocks"])
+@triton.jit(do_not_specialize=["chunk_start", "chunk_token", "first_block", "blocks"])
 def _partial_backward(query, key, value, grad, statistics, queries, first, count, items, first_item, block_range,
-                      partial, grad_key, grad_value, extra_key, extra_value, chunk_start, first_block, blocks, scale,
-                      natural_scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-                      GROUP: tl.constexpr, SLOTS: tl.constexpr, ROWS: tl.constexpr, LIMIT: tl.constexpr):  # fmt: skip
+                      partial, grad_key, grad_value, extra_key, extra_value, chunk_start, chunk_token, first_block,
+                      blocks, scale, natural_scale, HQ: tl.constexpr, HK: tl.constexpr, D: tl.constexpr,
+                      BLOCK: tl.constexpr, GROUP: tl.constexpr, SLOTS: tl.constexpr, ROWS: tl.constexpr,
+                      LIMIT: tl.constexpr):  # fmt: skip
     """partial[pair, head] = the block's part of the query gradient. Key and value gradients: the first item of a slot
     adds its own to grad_key, grad_value [T, HK, D]; another writes to extra_key, extra_value [extra * BLOCK, D].
 
@@ -157,7 +158,7 @@ def _partial_backward(query, key, value, grad, statistics, queries, first, count
         token = first_token + inside
         end = tl.load(block_range + block * 2 + 1)
         live_key = token < end
-        own = tl.minimum(end - chunk_start, BLOCK) - begin
+        own = tl.minimum(end - chunk_token, BLOCK) - begin
         query += tl.cast(chunk_start, tl.int64) * HQ * D
         grad += tl.cast(chunk_start, tl.int64) * HQ * D
         statistics += tl.cast(chunk_start, tl.int64) * SLOTS * 4
@@ -281,8 +282,8 @@ def forward_chunk(
     partial_lse = torch.empty(partial.shape[:2], dtype=torch.float32, device=query.device)
     _partial_forward[(len(lists.items),)](
         query, rows_of(key, plan.block_size), rows_of(value, plan.block_size), lists.queries, lists.first, lists.count,
-        lists.items, lists.first_item, plan.block_range(), partial, partial_lse, chunk.start, chunk.first_block,
-        blocks, scale * LOG2E,
+        lists.items, lists.first_item, plan.block_range(), partial, partial_lse, chunk.start, chunk.token,
+        chunk.first_block, blocks, scale * LOG2E,
         HQ=heads, D=size, BLOCK=plan.block_size, GROUP=slots.group, SLOTS=slots.used, ROWS=tile.rows,
         LIMIT=lists.limit, **tile.options,
     )  # fmt: skip
@@ -330,8 +331,8 @@ def backward_chunk(
     _partial_backward[(len(lists.items),)](
         query, rows_of(key, plan.block_size), rows_of(value, plan.block_size), grad, statistics, lists.queries,
         lists.first, lists.count, lists.items, lists.first_item, plan.block_range(), partial, grad_key, grad_value,
-        extra_key, extra_value, chunk.start, chunk.first_block, blocks, scale * LOG2E, scale, GROUP=slots.group,
-        SLOTS=slots.used, **sizes, ROWS=tile.rows,
+        extra_key, extra_value, chunk.start, chunk.token, chunk.first_block, blocks, scale * LOG2E, scale,
+        GROUP=slots.group, SLOTS=slots.used, **sizes, ROWS=tile.rows,
         **tile.options,
     )  # fmt: skip
     sizes.pop("HQ")

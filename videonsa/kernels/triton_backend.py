@@ -3,7 +3,8 @@
 forward:  means of blocks -> compressed attention, lse -> choice of blocks -> attention to them -> window -> gated sum
 backward: gates -> compressed -> window -> chosen blocks -> gradients of keys and values
 
-Everything runs on packed tokens [T, heads, D] (plan.py). No step adds floats atomically: equal inputs give equal bits.
+Everything runs on packed tokens [T, heads, D] (plan.py); queries may be those of the last of them alone. No step adds
+floats atomically: equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Settings:
         return "slc" in self.branches and self.plan.most_blocks > self.block_count
 
     def masks(self, *, backward: bool = False) -> bool:
-        """Whether selection, window and gated sum are one kernel (masked.py)."""
-        return "slc" in self.branches and tiling.masks(self.plan.longest, self.chooses_from, backward=backward)
+        """Whether selection, window and gated sum are one kernel (masked.py), whose queries are of all tokens."""
+        whole = "slc" in self.branches and self.plan.first_query == 0
+        return whole and tiling.masks(self.plan.longest, self.chooses_from, backward=backward)
 
 
 @torch.compiler.disable
@@ -75,7 +77,7 @@ def nsa_attention_triton(
     of no change, and are read at every call). torch.compile leaves this call as it is.
     """
     _check(query, block_size, scale)
-    plan = make_plan(query, cu_seqlens, block_size)
+    plan = make_plan(query, cu_seqlens, block_size, key.shape[1])
     if query.numel() == 0:
         return empty_output(query, key, value, gates)
     if not (query.is_cuda or knobs.runtime.interpret):
