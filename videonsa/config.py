@@ -210,7 +210,7 @@ class TrainSettings:
     activation_checkpointing: bool = field(default=True, metadata=NO_EFFECT)  # saves memory, takes time
     sharding: str = field(default="none", metadata=NO_EFFECT)  # of weights over the processes: none, or full
     offload: bool = field(default=False, metadata=NO_EFFECT)  # what sharding shares lies in CPU memory, and moves there
-    sequence_parallel: int = field(default=1, metadata=NO_EFFECT)  # processes over which a sample's tokens lie
+    sequence_parallel: int = field(default=1, metadata=NO_EFFECT)  # processes over which each sample lies
     deterministic: bool = field(default=False, metadata=NO_EFFECT)  # equal bits from equal work on GPUs, too; slower
     max_skipped: float = field(default=0.1, metadata=NO_EFFECT)  # share of the samples; more that fail end it
     save_every: int = field(default=100, metadata=NO_EFFECT)  # steps between checkpoints for resuming

@@ -46,10 +46,12 @@ CODE: dict[str, tuple[str, ...]] = {
     "modeling": (
         *("videonsa/modeling", "videonsa/torchvision_ops.py"),
         *("videonsa/methods/contract.py", "videonsa/methods/samples.py", "videonsa/methods/dense.py"),
+        "videonsa/methods/runs.py",
     ),
     "kernels": (
         *("videonsa/kernels", "videonsa/limits.py"),
         *("videonsa/methods/paper.py", "videonsa/methods/layout.py", "videonsa/methods/mixed.py"),
+        "videonsa/methods/tail.py",
     ),
     "sparse": (  # of methods that choose keys
         *("videonsa/kernels/block_sparse.py", "videonsa/kernels/key_choice.py", "videonsa/methods/sparse.py"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import torch
 from transformers import AutoProcessor
 
 from tests.training.conftest import NSA, metrics, quick
-from tests.training.together import MOVES, Stopped, all_cases, four_heads, stop_at
+from tests.training.together import GATE, MOVES, Stopped, all_cases, four_heads, gradients, stop_at
 from videonsa.config import SettingsError, to_dict
 from videonsa.identity import FIRST_FIELDS
 from videonsa.modeling import capture_attention, load_model
@@ -327,11 +328,20 @@ def test_two_processes_end_at_the_same_step_when_one_is_told_to_leave_or_diverge
     )
 
 
-@pytest.mark.parametrize("sharded", ["", " sharded", " over"])
-@pytest.mark.parametrize("case", ["nsa", "dense"])
+HEADS, PARTS = {"exchange", "gather", "scatter"}, {"gather", "scatter"}  # what processes that share a sample call
+SPOKEN = {"": set(), " sharded": set(), " over": HEADS, " in parts": PARTS}
+
+
+@pytest.mark.parametrize(
+    ("case", "sharded"),
+    [*itertools.product(("nsa", "dense"), ("", " sharded", " over")), ("nsa", " in parts")],
+)
 def test_text_and_unused_gates_change_no_gradient_between_processes(case, sharded, one_process, two_processes):
     alone, together = one_process[case], torch.load(two_processes / "found.pt")[case + sharded]
-    assert (together["exchanges"] > 0) == (sharded == " over")
+    assert set(together["calls"]) == SPOKEN[sharded]
+    for gates in together["by rank"]:  # each has a gate's whole gradient, also if its own tokens are all text
+        for ours, theirs in zip(gates, together["steps"], strict=True):
+            assert (ours is None and theirs[GATE] is None) or torch.equal(ours, theirs[GATE])
     assert together["skipped"] == alone["skipped"]
     assert [line.count("it is lost") for line in alone["skipped"].splitlines()] == [1] * 4
     for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
@@ -392,15 +402,35 @@ def test_weights_are_float32_and_used_in_bf16(whole_run, moved):
     assert losses[0] != losses[1]
 
 
+@pytest.mark.parametrize(("way", "ways"), [("heads", (2, 1)), ("parts", (1, 2))])
+def test_a_sample_over_two_processes_is_as_in_one(way, ways, two_processes):
+    check_laid_over(torch.load(two_processes / "found.pt")[way], ways)
+
+
+def check_laid_over(found, ways):
+    assert found.pop("ways") == ways
+    for batch in found.values():
+        assert batch["loss"] < 1e-5
+        assert batch["worst"] < 1e-4  # of the gradients
+        assert batch["unlike"] == 0  # a weight is used in all processes or in none
+        assert set(batch["calls"]) == (PARTS if ways[0] == 1 else HEADS)
+        assert batch["leaks"] == []
+
+
 @pytest.mark.long
-def test_four_processes_have_a_key_value_head_each(tmp_path, monkeypatch):
+@pytest.mark.timeout(600)
+def test_four_processes_lie_over_heads_and_parts(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    together, alone = torch.load(run_together(tmp_path, 4) / "found.pt"), four_heads(tmp_path / "alone")
-    assert together["exchanges"] > 0
-    assert torch.allclose(torch.tensor(together["gates"]), torch.tensor(alone["gates"]), atol=1e-4)
-    for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
-        assert {name for name in ours if ours[name] is None} == {name for name in theirs if theirs[name] is None}
-        assert all(torch.allclose(ours[n], theirs[n], rtol=1e-3, atol=1e-6) for n in ours if ours[n] is not None)
+    found = torch.load(run_together(tmp_path, 4) / "found.pt")
+    for name, alone in (("four", four_heads(tmp_path / "alone")), ("two", gradients(tmp_path / "other"))):
+        together = found[name]
+        assert set(together["calls"]) == HEADS
+        assert torch.allclose(torch.tensor(together["gates"]), torch.tensor(alone["gates"]), atol=1e-4)
+        for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
+            assert {name for name in ours if ours[name] is None} == {name for name in theirs if theirs[name] is None}
+            assert all(torch.allclose(ours[n], theirs[n], rtol=1e-3, atol=1e-6) for n in ours if ours[n] is not None)
+    for kv_heads, dense in itertools.product((4, 2, 1), (False, True)):
+        check_laid_over(found[kv_heads, dense], (kv_heads, 4 // kv_heads))
 
 
 @pytest.mark.parametrize(

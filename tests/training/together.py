@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tests.training.conftest import NSA, quick
+from tests.training.laid_over import compare, counted, in_parts
 from videonsa import tiny
 from videonsa.config import TrainSettings
-from videonsa.modeling.exchange import SequenceParallel
 from videonsa.tiny import build_tiny
 from videonsa.training.batch import answer_loss
 from videonsa.training.loop import Diverged, Trainer
@@ -36,6 +37,7 @@ from videonsa.training.watch import Left
 # 1 the second sees no video; 2 each sees one in another micro-batch; 3 nobody does; 4 only the first micro-batches do.
 STEPS = ("VTVT", "VTTV", "TTTT", "VVTT")
 LORA = {"lora_rank": 2, "freeze": "tower"}
+GATE = "model.language_model.layers.0.self_attn.g_proj_2.weight"
 # Two texts make a row, two videos do not: of the first step the first process has a row more than the second.
 PACKED = {"packing": True, "max_tokens": 60}
 
@@ -79,18 +81,14 @@ def gradients(folder: Path, **changes: Any) -> dict[str, Any]:
         steps.append({name: whole(weight.grad) for name, weight in model.named_parameters()})
 
     trainer.optimizer.register_step_pre_hook(note)
-    exchange, exchanges = SequenceParallel.exchange, []
-
-    def counted(*given: Any) -> Tensor:
-        exchanges.append(given)
-        return exchange(*given)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SequenceParallel, "exchange", counted)
+    with counted() as calls:
         trainer.run(folder)
     weights = {name: whole(weight.detach()) for name, weight in model.named_parameters()}
     found = {"steps": steps, "weights": weights, "gates": trainer.mean_gates(), "main": trainer.rank == 0}
-    return {**found, "exchanges": len(exchanges), "skipped": (folder / FILE).read_text() if trainer.rank == 0 else ""}
+    if trainer.world > 1:
+        found["by rank"] = [None] * trainer.world
+        dist.all_gather_object(found["by rank"], [step.get(GATE) for step in steps])
+    return {**found, "calls": dict(calls), "skipped": (folder / FILE).read_text() if trainer.rank == 0 else ""}
 
 
 class Stopped(Exception):
@@ -197,8 +195,12 @@ def main(place: Path) -> None:
         moved(place)
         return
     if int(os.environ["WORLD_SIZE"]) == 4:
-        found = four_heads(place / "four", sequence_parallel=4)
-        if found["main"]:
+        found = {"four": four_heads(place / "four", sequence_parallel=4)}
+        found["two"] = gradients(place / "two", sequence_parallel=4, sharding="full")
+        for kv_heads in (4, 2, 1):
+            for dense in (False, True):
+                found[kv_heads, dense] = compare(kv_heads, dense)
+        if found["four"]["main"]:
             torch.save(found, place / "found.pt")
         return
     train(quick(), place / "run", on_progress=lambda done, total: None)
@@ -212,6 +214,11 @@ def main(place: Path) -> None:
         place / "dense over", nsa=dataclasses.replace(NSA, attention="dense"), **over, **full, **PACKED
     )
     found["lora sharded"] = gradients(place / "lora sharded", activation_checkpointing=True, **LORA, **over, **full)
+    with in_parts():
+        settings = {**over, **full, **PACKED, "activation_checkpointing": True}
+        found["nsa in parts"] = gradients(place / "nsa in parts", **settings)
+        found["parts"] = compare(2, dense=False, names=("uneven", "image"))
+    found["heads"] = compare(2, dense=False, names=("image",))
     train(quick(**full), place / "run sharded", on_progress=lambda done, total: None)
     with contextlib.suppress(Stopped):
         train(quick(**full, offload=True), place / "stopped", on_progress=stop_at(3))

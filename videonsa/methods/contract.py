@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from videonsa.methods.meter import Clock, Meter, NoMeter
+from videonsa.methods.runs import Piece, Places, pieces
 from videonsa.methods.samples import Samples, find_samples
 
 
@@ -27,6 +29,7 @@ class Batch:
     position_ids: Tensor | None = None  # [3, B, L], M-RoPE: time, height, width
     kinds: Tensor | None = None  # [B, L], 0 text, 1 image, 2 video
     input_ids: Tensor | None = None  # [B, L]; None where embeddings were given
+    runs: tuple[slice, ...] | None = None  # of a row, whose tokens attend here; None: all do
 
     @functools.cached_property
     def lengths(self) -> list[int]:
@@ -34,12 +37,18 @@ class Batch:
         return self.samples.count(self.is_token).tolist()
 
     @functools.cached_property
-    def places(self) -> list[Tensor | slice]:
+    def places(self) -> list[Places]:
         """Of each sample that has tokens its flat indices in [B * L], in order; a slice where they are one run."""
         if len(self.samples) == 1 and bool(self.is_token.all()):
             return [slice(0, self.is_token.numel())]
         tokens = self.is_token.flatten().nonzero().squeeze(1)
         return [part for part in tokens.split(self.lengths) if len(part)]
+
+    @functools.cached_property
+    def pieces(self) -> list[Piece]:
+        """Of each sample the queries of each run, and the keys that they see."""
+        assert self.runs is not None
+        return pieces(self.places, self.runs, self.is_token.shape[1])
 
     def narrowed(self, kept: Tensor) -> tuple[Batch, Tensor]:
         """The batch of the tokens that are kept, bool [B, L], of samples that fill a row each; and their places.
@@ -85,13 +94,13 @@ def make_batch(is_vision: Tensor, attention_mask: Tensor | None = None, text_pos
 
 @dataclass(frozen=True)
 class LayerCall:
-    """What the attention of one layer is given."""
+    """What the attention of one layer is given. L tokens attend, or those of the batch's runs, one after the other."""
 
     layer: int
     query: Tensor  # [B, L, Hq, D], position encoding applied
-    key: Tensor  # [B, L, Hkv, D]
+    key: Tensor  # [B, L, Hkv, D], of all tokens
     value: Tensor  # [B, L, Hkv, D]
-    hidden_states: Tensor  # [B, L, hidden], what the projections saw
+    hidden_states: Tensor  # [B, L, hidden], what the projections of those that attend saw
     scale: float  # of the dot products
     module: Any  # the attention layer
     heads: slice = field(default_factory=lambda: slice(None))  # which of the layer's query heads these are
@@ -171,8 +180,16 @@ def causal_pairs(lengths: Iterable[int]) -> float:
 
 
 def by_sample(call: LayerCall, batch: Batch, attend: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Tensor:
-    """attend(query [L, Hq, D], key, value [L, Hkv, D], scale) -> [L, Hq, D] of each sample; padding gets 0."""
+    """attend(query [L, Hq, D], key, value [L, Hkv, D], scale) -> [L, Hq, D] of each sample; padding gets 0.
+
+    Of a batch's runs: of the last R of a sample's L tokens up to the end of a run, query [R, Hq, D] -> [R, Hq, D].
+    """
     query, key, value = (tensor.flatten(0, 1) for tensor in (call.query, call.key, call.value))
+    if batch.runs is not None:
+        output = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        for piece in batch.pieces:
+            output[piece.queries] = attend(query[piece.queries], key[piece.keys], value[piece.keys], call.scale)
+        return output.view(call.query.shape)
     places = batch.places
     if len(places) == 1 and isinstance(places[0], slice):
         return attend(query, key, value, call.scale).view(call.query.shape)
@@ -185,18 +202,20 @@ def by_sample(call: LayerCall, batch: Batch, attend: Callable[[Tensor, Tensor, T
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Causal attention of one sample: query [L, Hq, D], key and value [L, Hkv, D] -> [L, Hq, D].
 
-    No output depends on a later token, be it NaN.
+    Or of its last R tokens alone, [R, Hq, D]. No output depends on a later token, be it NaN.
     """
     broken = broken_keys(key, value)
     if broken is not None:
         key, value = (tensor.masked_fill(broken[..., None], 0) for tensor in (key, value))
     query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
-    output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+    queries, keys = query.shape[2], key.shape[2]
+    causal = {"is_causal": True} if queries == keys else {"attn_mask": causal_lower_right(queries, keys)}
+    output = scaled_dot_product_attention(query, key, value, **causal, scale=scale, enable_gqa=True)
     output = output[0].transpose(0, 1)
     if broken is None:
         return output
     reached = (broken.cumsum(dim=0) > 0).repeat_interleave(output.shape[1] // broken.shape[1], dim=1)
-    return output.masked_fill(reached[..., None], torch.nan)
+    return output.masked_fill(reached[keys - queries :, :, None], torch.nan)
 
 
 def broken_keys(key: Tensor, value: Tensor) -> Tensor | None:

@@ -15,6 +15,7 @@ from videonsa.methods.contract import Batch, LayerCall, Method
 from videonsa.methods.layout import token_layout
 from videonsa.methods.mixed import mixed_attention
 from videonsa.methods.sparse import causal_rows
+from videonsa.methods.tail import make_tail, tail_attention
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,18 @@ class Paper(Gated):
 
     def prepare(self, embeds: Tensor) -> Tensor:
         """Lay out which token goes where, once for all layers."""
-        self.layout = token_layout(self.batch, self.settings, self.given_gates(embeds.device))
+        given = self.given_gates(embeds.device)
+        if self.batch.runs is None:
+            self.layout = token_layout(self.batch, self.settings, given)
+        else:
+            is_vision, self.given = self.batch.is_vision.flatten(), given
+            self.tails = [make_tail(piece, is_vision) for piece in self.batch.pieces]
         return embeds
 
     def attend(self, call: LayerCall) -> Tensor:
         """Padding gets 0."""
+        if self.batch.runs is not None:
+            return self._attend_runs(call)
         layout = self.layout
         gates = self.layer_gates(call, layout.pack(call.hidden_states), layout.gates)
         if call.module.captured is not None:
@@ -101,6 +109,17 @@ class Paper(Gated):
         if self.meter.on:
             self.computed(call.layer, *self.pairs)
         return output
+
+    def _attend_runs(self, call: LayerCall) -> Tensor:
+        gates = self.layer_gates(call, call.hidden_states, self.given).flatten(0, 1)
+        query, key, value = (tensor.flatten(0, 1) for tensor in (call.query, call.key, call.value))
+        output = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        for piece, tail in zip(self.batch.pieces, self.tails, strict=True):
+            output[piece.queries] = tail_attention(
+                query[piece.queries], key[piece.keys], value[piece.keys], gates[piece.queries], tail, self.settings,
+                call.scale,
+            )  # fmt: skip
+        return output.view(call.query.shape)
 
     def keeps(self, call: LayerCall, at: Tensor) -> dict[str, Tensor]:
         """The tokens of the chosen blocks (slc) and of the window (swa), of vision queries; all before it of text."""

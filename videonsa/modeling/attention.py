@@ -20,7 +20,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 
 from videonsa.methods.contract import LayerCall, Method
 from videonsa.methods.paper import AttentionInputs
-from videonsa.modeling.exchange import SequenceParallel, exchanged
+from videonsa.modeling.exchange import SequenceParallel, collected, exchanged
 from videonsa.modeling.layers import rotate
 
 Look = Callable[[Method, LayerCall], None]
@@ -54,7 +54,7 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """[B, L, hidden] -> ([B, L, hidden], weights or None); with a method, padding gives o_proj of zeros.
 
-        parallel: these are a run of the tokens (exchange.py).
+        parallel: these are this process's tokens (exchange.py).
         """
         batch, length, _ = hidden_states.shape
         query, key, value = (
@@ -84,7 +84,7 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
             self.look(method, call)
         output = method.attend(call)
         if parallel is not None:
-            output = parallel.to_tokens(output)
+            output = collected(parallel, call, output)
         return self.o_proj(output.flatten(2)), None
 
     def gates(self, hidden_states: Tensor, temperature: float) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,7 +43,7 @@ from videonsa.modeling.modality import (
 from videonsa.modeling.packed import pack_layers
 from videonsa.modeling.passage import Decoding, Prefill, VideoNSADecoderLayer, dropped_of, forget_dropped
 from videonsa.modeling.positions import ModelPositions
-from videonsa.modeling.vision import PiecewiseTower
+from videonsa.modeling.vision import PiecewiseTower, shares_of
 
 GATE_INIT_STD = 0.02  # initial gate weights of the release; biases are 0, so that each gate starts near 0.5
 
@@ -69,10 +70,13 @@ class VideoNSATextModel(Qwen2_5_VLTextModel):
         inputs_embeds: Tensor | None = None,
         method: Method | None = None,
         parallel: SequenceParallel | None = None,
+        keep: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """As the stock decoder, or by a method, whose batch knows the padding, so that no L x L mask is built.
 
+        keep: [K] places of a row, whose last hidden states are wanted alone, [B, K, hidden]; with `parallel` this
+        process's share of them (exchange.py). None: all.
         Of a prompt that loses tokens last_hidden_state is NaN at those; a cache then knows what it holds, and decoding
         goes by that.
         """
@@ -83,11 +87,14 @@ class VideoNSATextModel(Qwen2_5_VLTextModel):
             else:
                 kwargs["passage"] = Decoding(self.config, cache, attention_mask)
                 attention_mask = masks
-            return super().forward(*args, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+            output = super().forward(*args, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+            return output if keep is None else _kept(output, keep)
         assert inputs_embeds is not None
         forget_dropped(cache)
         method.batch = with_positions(method.batch, kwargs.get("position_ids"))
         method.meter.starts(causal_pairs(method.batch.lengths) if method.meter.on else 0.0)
+        if parallel is not None and parallel.parts > 1:
+            method.batch = dataclasses.replace(method.batch, runs=parallel.runs(inputs_embeds.shape[1]))
         embeds, passage = method.prepare(inputs_embeds), Prefill(method)
         if parallel is not None:
             positions = kwargs.get("position_ids")
@@ -98,8 +105,10 @@ class VideoNSATextModel(Qwen2_5_VLTextModel):
         output = passage.end(
             super().forward(*args, attention_mask=masks, inputs_embeds=embeds, method=method, passage=passage, **kwargs)
         )
-        if parallel is not None:
-            output.last_hidden_state = parallel.join(output.last_hidden_state)
+        if parallel is None:
+            return output if keep is None else _kept(output, keep)
+        states = output.last_hidden_state
+        output.last_hidden_state = parallel.join(states) if keep is None else parallel.deal(states, keep)
         return output
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -222,6 +231,8 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
 
     def _encode(self, kind: str, encode: Callable, given: tuple[Tensor, Tensor], kwargs: dict[str, Any]) -> Any:
         """The tower's output for the images or videos of a prompt, watched by what will spend the attention of it."""
+        if self.parallel is not None:
+            return self._encode_share(encode, *given, kwargs)
         settings = self.config.spends
         kind_of_method: type[Method] = registry.load(registry.entry_of(settings))
         if isinstance(self.visual, PiecewiseTower):
@@ -230,6 +241,26 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
             encoded = encode(*given, **kwargs)
         if hasattr(encoded, "pooler_output"):
             keep_items(encoded, kind, given[1], self.config.vision_config.spatial_merge_size, seen)
+        return encoded
+
+    def _encode_share(self, encode: Callable, pixels: Tensor, grids: Tensor, kwargs: dict[str, Any]) -> Any:
+        """As `_encode`, where each process encodes some of the temporal patches; nobody watches a training.
+
+        One that has none of them encodes the first, in vain: the tower's weights are used in all processes or in none.
+        """
+        assert self.parallel is not None
+        if isinstance(self.visual, PiecewiseTower):
+            kwargs = {"keep_states": False, **kwargs, "fuse": self._fuses}
+        rank, merged = self.parallel.rank, self.visual.spatial_merge_size**2  # patches of a token
+        shares = shares_of(grids.tolist(), self.parallel.degree)
+        patches = [sum(map(math.prod, share)) for share in shares]
+        own = shares[rank] or [(1, *grids[0, 1:].tolist())]
+        first = sum(patches[:rank]) if shares[rank] else 0
+        encoded = encode(pixels[first : first + sum(map(math.prod, own))], grids.new_tensor(own), **kwargs)
+        features = torch.cat(list(encoded.pooler_output))[: patches[rank] // merged]
+        features = self.parallel.gather_shares(features, [count // merged for count in patches])
+        encoded.pooler_output = features.split((grids.prod(-1) // merged).tolist())
+        encoded.last_hidden_state = None
         return encoded
 
     def _new_method(self) -> Method | None:
@@ -287,6 +318,11 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         if past_key_values is not None and past_key_values.get_seq_length():
             return None  # a decoding step
         raise ValueError("inputs_embeds alone do not say which tokens are vision: give mm_token_type_ids too")
+
+
+def _kept(output: Any, places: Tensor) -> Any:
+    output.last_hidden_state = output.last_hidden_state[:, places]
+    return output
 
 
 def _batch(is_vision: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Batch:

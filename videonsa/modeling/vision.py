@@ -8,6 +8,7 @@ smaller ones at their edges.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -93,6 +94,19 @@ def pieces(grids: Sequence[Sequence[int]], most: int) -> Iterator[tuple[Grid, ..
             time -= taken
     if piece:
         yield tuple(piece)
+
+
+def shares_of(grids: Sequence[Sequence[int]], count: int) -> list[list[Grid]]:
+    """The temporal patches of all grids in order, in `count` runs of about equally many patches; a run may be empty."""
+    whole = sum(time * height * width for time, height, width in grids)
+    shares: list[list[Grid]] = [[] for _ in range(count)]
+    first = 0
+    for time, height, width in grids:
+        middles = [first + (2 * index + 1) * height * width / 2 for index in range(time)]
+        for share, taken in Counter(int(middle * count / whole) for middle in middles).items():
+            shares[share].append((taken, height, width))
+        first += time * height * width
+    return shares
 
 
 @lru_cache(maxsize=16)  # the pieces of a video are alike, but for the last

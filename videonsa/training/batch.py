@@ -158,15 +158,20 @@ def answer_labels(input_ids: Tensor, tokenizer: Any) -> Tensor:
 def answer_loss(model: nn.Module, batch: Inputs) -> Tensor:
     """Mean negative log likelihood of each sample's answer tokens, [samples], in the order of their tokens.
 
-    Logits are computed only where some row has an answer: 36,000 tokens times 152,000 words would be 22 GB.
+    Logits are computed only where some row has an answer: 36,000 tokens times 152,000 words would be 22 GB. Of rows
+    that lie over several processes each computes its share of them.
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    targets = batch["labels"][:, 1:]
+    targets = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # nothing is predicted from a row's last token
     places = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    logits = model(**inputs, logits_to_keep=places, use_cache=False).logits
-    targets = targets[:, places].flatten()
-    losses = cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORED, reduction="none")
-    by_sample = losses[targets != IGNORED].split(count_answers(batch))
+    inner: Any = getattr(model, "module", model)
+    parallel = inner.model.parallel
+    own = targets[:, places if parallel is None else parallel.share(places)]
+    logits = model(**inputs, keep=places, use_cache=False).logits
+    losses = cross_entropy(logits.float().flatten(0, 1), own.flatten(), ignore_index=IGNORED, reduction="none")
+    losses = losses.view_as(own) if parallel is None else parallel.collect(losses.view_as(own))
+    is_answer = targets[:, places] != IGNORED
+    by_sample = losses[:, : len(places)][is_answer].split(count_answers(batch))
     return torch.stack([each.sum() / max(1, len(each)) for each in by_sample])
 
 

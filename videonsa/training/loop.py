@@ -101,7 +101,7 @@ class Trainer:
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[UNUSED_WEIGHTS])
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.lanes, self.size = lanes(settings, self.world), read_together(settings)
-        self.parallel = sequence_groups(model, settings, self.world, self.rank)
+        self.parallel = sequence_groups(model, settings)
         choose_weights(model, settings)
         if settings.activation_checkpointing:
             self._checkpoint_activations(model)
@@ -331,5 +331,5 @@ class Trainer:
     def _tell(self, batch: MicroBatch) -> MicroBatch:
         """The batch as this process takes it, when the others know of it."""
         if self.parallel is not None:
-            batch = padded(batch, self.parallel.degree, self.processor.tokenizer.pad_token_id)
+            batch = padded(batch, self.parallel.multiple, self.processor.tokenizer.pad_token_id)
         return batch if self.joined is None else replace(batch, last=self.joined.tell(batch.inputs, batch.last))

@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
-from videonsa.config import TrainSettings, differences, require
-from videonsa.modeling.exchange import SequenceParallel
+from videonsa.config import TrainSettings, attention_differences, require
+from videonsa.modeling.exchange import SequenceParallel, ways
 
 
 def both_backends() -> None:
@@ -49,23 +49,22 @@ def shard(model: Any, device: torch.device, precision: str, offload: bool = Fals
         model.to(device)  # its buffers
 
 
-def sequence_groups(model: Any, settings: TrainSettings, world: int, rank: int) -> SequenceParallel | None:
+def sequence_groups(model: Any, settings: TrainSettings) -> SequenceParallel | None:
     """Lay each sample over `sequence_parallel` processes whose ranks follow one another; every process calls it.
 
-    Raises SettingsError for a degree that does not divide the key/value heads, and for semantics under which heads of
-    different groups meet.
+    Raises SettingsError for semantics by which a sample is to be seen whole.
     """
-    degree, text = settings.sequence_parallel, model.config.text_config
+    degree, nsa = settings.sequence_parallel, settings.nsa
     if degree == 1:
         return None
-    heads = text.num_key_value_heads
-    require(heads % degree == 0, "sequence_parallel", degree, f"a divisor of the {heads} key/value heads")
-    dense = settings.nsa.attention == "dense"
-    mixed = sorted(set(differences(settings.nsa.semantics)) & {"head_layout", "importance_lse"})
+    heads = model.config.text_config.num_key_value_heads
+    released = nsa.attention == "nsa" and attention_differences(nsa.semantics)
+    valid = f"a divisor of the {heads} key/value heads under semantics={nsa.semantics}, by which samples are seen whole"
+    require(ways(degree, heads)[1] == 1 or not released, "sequence_parallel", degree, valid)
+    mixed = sorted(set(released or ()) & {"head_layout", "importance_lse"})
     valid = f"1 under {' and '.join(mixed)}, by which heads of different groups meet"
-    require(dense or not mixed, "sequence_parallel", degree, valid)
-    groups = [dist.new_group(range(first, first + degree)) for first in range(0, world, degree)]
-    model.model.parallel = SequenceParallel(groups[rank // degree], degree, rank % degree)
+    require(not mixed, "sequence_parallel", degree, valid)
+    model.model.parallel = SequenceParallel.of(degree, heads)
     return model.model.parallel
 
 
