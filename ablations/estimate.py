@@ -17,6 +17,7 @@ from ablations import recorded
 from ablations.cell import Cell, Probe
 from ablations.plan import DONE, Job, State, Sweep
 from ablations.sizes import questions_of
+from ablations.training_data import steps_of
 from videonsa.config import SettingsError, attention_differences
 from videonsa.record import read_record
 from videonsa.text import duration
@@ -202,7 +203,7 @@ def _work(jobs: Iterable[Job], rates: Rates) -> tuple[Work, Work]:
         work.seconds += START_SECONDS
         if job.kind == "train" and job.training.settings:
             scale = step_scale(job.training.record_settings)
-            work.add(rates.of("step", scale), job.training.settings.steps, f"training {scale[0]}")
+            work.add(rates.of("step", scale), steps_of(job.training.settings), f"training {scale[0]}")
         elif job.kind == "train":  # mean gates of given weights
             work.strange.append(f"mean gates of {job.training.checkpoint}")
         cells |= {cell.id: cell for cell in job.cells} if job.kind == "evaluate" else {}

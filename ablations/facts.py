@@ -21,9 +21,10 @@ from videonsa.hub import cached_revision, folder_at, hub_revision, is_hub_name, 
 from videonsa.identity import part_version
 from videonsa.lock import Lock
 from videonsa.record import write_text
-from videonsa.training.conversations import parse_conversations, read_content
+from videonsa.training.conversations import WHOLE, parse_conversations, read_content
 from videonsa.weights import check_folder
 
+DATA = "data.json"  # of an out folder: what large data files held, by place, size and time of change
 REVISIONS = "revisions.json"  # of an out folder: the hub revision of each checkpoint, as it was first seen
 SOME_VIDEOS = 256  # of a training's videos, evenly chosen: their sizes tell one set from another
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}  # that evals/checkpoint.py loads a model in
@@ -39,6 +40,8 @@ class Facts:
     revisions: Mapping[str, str] = field(default_factory=dict)  # hub name -> revision, pinned
     known: dict[str, Any] = field(default_factory=dict)
     asks_hub: bool = False  # for revisions that neither the out folder nor this machine knows
+    files: dict[str, Any] = field(default_factory=dict)  # large data files that were read
+    reads_whole: bool = True  # large data files, too, where they are not known
 
     def look(self, kind: str, name: str, find: Callable[[], Any]) -> Any:
         """What was found under this kind and name when it was first asked for."""
@@ -66,9 +69,34 @@ class Facts:
         return {"hub": name, "revision": revision or (hub_revision(name) if self.asks_hub else None)}
 
     def data(self, settings: TrainSettings) -> dict[str, Any]:
-        """What a training's own data are: its file's content, and sizes of its videos; null for what is not here."""
+        """What a training's own data are: its file's content, and sizes of its videos; null for what is not here, and
+        for a large file that was not read."""
         name = f"{settings.data} {settings.video_folder}"
-        return self.look("data", name, lambda: _data(Path(settings.data), Path(settings.video_folder or "")))
+        return self.look("data", name, lambda: self._data(Path(settings.data), Path(settings.video_folder or "")))
+
+    def _data(self, file: Path, folder: Path) -> dict[str, Any]:
+        content = self._content(file)
+        return {"file": content and content["digits"], "videos": content and _videos(content["videos"], folder)}
+
+    def _content(self, file: Path) -> dict[str, Any] | None:
+        """12 digits for a data file, and some of its videos; None where it is not here, or not to be read."""
+        try:
+            found = file.stat()
+            stamp, name, large = [found.st_size, found.st_mtime_ns], str(file.resolve()), found.st_size > WHOLE
+            if large and self.files.get(name, {}).get("stamp") == stamp:
+                return self.files[name]
+            if large and not self.reads_whole:
+                return None
+            content = read_content(file)
+        except OSError:  # it may be where the training runs
+            return None
+        entries = parse_conversations(content, str(file))
+        names = sorted({entry["video"] for entry in entries if entry.get("video")})
+        chosen = names[:: max(1, len(names) // SOME_VIDEOS)]
+        read = {"stamp": stamp, "digits": hashlib.sha256(content).hexdigest()[:12], "videos": chosen}
+        if large:
+            self.files[name] = read
+        return read
 
     def task(self, suite: SuiteSettings) -> Any:
         """The content of a local task and of its data; null for a shipped one, which lmms-eval's version names."""
@@ -100,9 +128,12 @@ class Facts:
         return plain | {"known": dict(sorted(self.known.items()))}
 
 
-def facts_now(device: str | None = None, out: Path | None = None, asks_hub: bool = False) -> Facts:
+def facts_now(
+    device: str | None = None, out: Path | None = None, asks_hub: bool = False, reads_whole: bool = True
+) -> Facts:
     """As it is here now; `device`: of the cluster that jobs will run on, `out`: the folder that pins revisions."""
-    return Facts(installed(), device or local_device(), read_revisions(out) if out else {}, asks_hub=asks_hub)
+    revisions, files = (read_revisions(out), _mapping(out / DATA)) if out else ({}, {})
+    return Facts(installed(), device or local_device(), revisions, {}, asks_hub, files, reads_whole)
 
 
 def facts_of_plan(folder: Path) -> Facts | None:
@@ -143,11 +174,16 @@ def check_here(facts: Facts, device: str | None, packages: Iterable[str]) -> Non
 
 def read_revisions(out: Path) -> dict[str, str]:
     """The revisions that an out folder pins."""
+    return {name: str(revision) for name, revision in _mapping(out / REVISIONS).items()}
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    """A JSON file's; empty where there is none."""
     try:
-        content = json.loads((out / REVISIONS).read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-    return {str(name): str(revision) for name, revision in content.items()} if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def pin_revisions(facts: Facts, out: Path) -> None:
@@ -161,18 +197,13 @@ def pin_revisions(facts: Facts, out: Path) -> None:
             write_text(out / REVISIONS, json.dumps(known | new, indent=1, sort_keys=True) + "\n")
 
 
-def _data(file: Path, folder: Path) -> dict[str, Any]:
-    try:
-        content = read_content(file)
-    except OSError:  # it may be where the training runs
-        return {"file": None, "videos": None}
-    entries = parse_conversations(content, str(file))
-    return {"file": hashlib.sha256(content).hexdigest()[:12], "videos": _videos(entries, folder)}
+def keep_files(facts: Facts, out: Path) -> None:
+    """Keep what large data files held: they are not read again until they change."""
+    if facts.files and facts.files != _mapping(out / DATA):
+        write_text(out / DATA, json.dumps(facts.files, indent=1, sort_keys=True) + "\n")
 
 
-def _videos(entries: Iterable[Mapping[str, Any]], folder: Path) -> str | None:
-    """12 digits for the names and sizes of some of the videos that the data name; null where none is here."""
-    names = sorted({entry["video"] for entry in entries if entry.get("video")})
-    chosen = names[:: max(1, len(names) // SOME_VIDEOS)]
+def _videos(chosen: Iterable[str], folder: Path) -> str | None:
+    """12 digits for the names and sizes of these videos; null where none is here."""
     sizes = [(name, (folder / name).stat().st_size) for name in chosen if (folder / name).is_file()]
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:12] if sizes else None

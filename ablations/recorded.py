@@ -32,6 +32,29 @@ class Recorded(NamedTuple):
     where: tuple[str, ...]  # the GPU and the files, and what stands for something else
 
 
+class Trained(NamedTuple):
+    """GPU seconds of one sample's training."""
+
+    seconds: float
+    where: str  # the GPU and the file, and what is not counted
+
+
+def training_seconds(tokens: int, attention: str) -> Trained | None:
+    """A sample of so many tokens, under NSA or dense attention; None where nothing is recorded."""
+    dense = attention == "dense"
+    rows = _rows("training.csv", model="7b", attention="dense" if dense else "nsa")
+    rows = [row for row in rows if row["tokens_per_s"]]
+    if rows:
+        each = {int(row["tokens"]): int(row["gpus"]) / float(row["tokens_per_s"]) for row in rows}
+        curve = {length: length * seconds for length, seconds in each.items()}
+        return Trained(at(curve, tokens), f"{rows[0]['gpu']}, training.csv")
+    rows = _rows("model_h200.csv", mode="train", provider="dense" if dense else "videonsa")
+    if not rows:
+        return None
+    where = f"{rows[0]['gpu']}, model_h200.csv: the decoder's passes; tower, optimizer and reading not counted"
+    return Trained(at(_slowest(rows, "length", "seconds"), tokens), where)
+
+
 class Question(NamedTuple):
     """Seconds to the first token, of these the tower's, and of each further token, by tokens."""
 

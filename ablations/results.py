@@ -16,6 +16,7 @@ from ablations.plan import DONE, FAILED, INTERRUPTED, WAITING, Job, State, Sweep
 from ablations.power import power_lines
 from ablations.profile import profile_names
 from ablations.progress import read_progress
+from ablations.training_data import data_lines
 from videonsa.config import SettingsError
 from videonsa.disk import disk_error
 from videonsa.lock import describe as owner_of
@@ -66,6 +67,7 @@ def dry_run_text(
         counts |= {"train": counts["train"] - measured, "gates": measured}
     lines.append("To run: " + ", ".join(f"{number} {kind} jobs" for kind, number in counts.items()))
     lines += [*again, *placement_lines(jobs, processes), *reference_lines(sweep), *hub_lines(sweep)]
+    lines += data_lines({key: training for key, training in sweep.trainings.items() if state.trainings[key] != DONE})
     lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")
     lines += power_lines(sweep, state)
     lines += needs_lines(sweep.cells)
@@ -96,6 +98,8 @@ def _absent_data(training: Training) -> str | None:
     train = training.settings or (training.gates.train if training.gates else None)
     if data == "synth" or train is None or None not in data.values():
         return None
+    if data["file"] is None and Path(train.data).is_file():
+        return f"the content of {train.data}, larger than a dry run reads: what is done of it, a run says"
     what = (
         f"file train.data={train.data!r}"
         if data["file"] is None

@@ -21,7 +21,7 @@ from typing import Any
 from ablations.adopt import adopt
 from ablations.amend import amended_sweep, planned_changes, write_amended
 from ablations.cell import Cell, Probe
-from ablations.facts import facts_now, pin_revisions
+from ablations.facts import facts_now, keep_files, pin_revisions
 from ablations.grid import load_grid
 from ablations.history import again_lines, older_records, plan_changes
 from ablations.local import Resources, local_resources, run_debug, run_local
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
     on_slurm = options.cluster == "slurm" or (options.cluster == "auto" and slurm_profile is not None)
     device = ("cuda" if slurm_profile.gpus_per_node else "cpu") if on_slurm and slurm_profile else None
     runs = not (options.status or options.cancel or options.dry_run)
-    facts = facts_now(device, options.out, asks_hub=runs)
+    facts = facts_now(device, options.out, asks_hub=runs, reads_whole=runs)
     make = partial(make_sweep, grid, profile, options.out, options.grid, changes, facts)
     if options.status:
         return status(make(as_planned=True))
@@ -164,6 +164,7 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
     check_out(options.out)
     print("\n".join(hub_lines(sweep)), end="\n" if hub_lines(sweep) else "")
     pin_revisions(facts, options.out)
+    keep_files(facts, options.out)
     if options.adopt:
         print(adopt(sweep, chosen))
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from ablations import run
 from tests.ablations.conftest import ROOT
+from tests.video.files import drawn, write
 
 PLANNING = [
     ["--list"],
@@ -107,6 +109,40 @@ def test_training_data_that_are_not_here_are_told(tmp_path: Path, capsys: pytest
     arguments = [part for change in data for part in ("--set", change)]
     assert run.main(["--grid", "smoke", "--dry-run", *arguments, "--out", str(tmp_path / "runs")]) == 0
     assert f"Missing: no file train.data='{tmp_path}/nowhere.json' on this machine" in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_what_training_data_hold_and_reads_of_a_large_file_the_begin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    write(tmp_path / "a.mp4", drawn(30))  # 3 s of 2:3, made large: 6 patches of 7 x 10 tokens at 4 frames a second
+    turns = [{"from": "human", "value": "A or B?"}, {"from": "gpt", "value": "B"}]
+    entry = json.dumps({"id": "some", "video": "a.mp4", "conversations": turns})
+    data, out = tmp_path / "data.jsonl", str(tmp_path / "runs")
+    data.write_text(f"{entry}\n" * 80)
+    changes = [
+        f"train.data={data}",
+        f"train.video_folder={tmp_path}",
+        "train.batch_size=10",
+        "train.micro_batch_size=1",
+    ]
+    arguments = ["--grid", "smoke", "--out", out, *(part for change in changes for part in ("--set", change))]
+
+    def line(*more: str) -> str:
+        assert run.main([*arguments, *more, "--dry-run"]) == 0
+        said = capsys.readouterr().out
+        return next(line for line in said.splitlines() if line.startswith("Data: ")) + said.rpartition("Missing:")[2]
+
+    assert "80 samples, checked; 20 steps of 10, 2.5 x all of them; about 422 tokens a sample (" in line()
+    data.write_text(f"{entry}\n" * 79 + "no entry" + " " * (len(entry) - 8))
+    assert "data.jsonl': line 80: no JSON" in complaint(capsys, *arguments, "--dry-run")
+    for module in ("ablations.facts", "videonsa.training.conversations"):
+        monkeypatch.setattr(f"{module}.WHOLE", 1000)
+    monkeypatch.setattr("videonsa.training.conversations.HEAD", 1000)
+    said = line("--set", "train.max_tokens=1040")
+    first = f"about 80 samples (by its first 8 MiB: {1000 // (len(entry) + 1)} entries, checked; a run reads"
+    assert first in said
+    assert "about 72 tokens a sample (headers of 1 videos, 4 bytes of text a token; max_tokens=1,040 are" in said
+    assert "larger than a dry run reads" in said
 
 
 def test_what_is_refused_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

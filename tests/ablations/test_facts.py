@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ablations.cell import Cell, make_cells
-from ablations.facts import Facts, facts_now, facts_of_plan, minor, pin_revisions, read_revisions
+from ablations.facts import Facts, facts_now, facts_of_plan, keep_files, minor, pin_revisions, read_revisions
 from ablations.grid import load_grid
 from ablations.plan import Sweep, write_plan
 from ablations.profile import load_profile
@@ -40,6 +40,24 @@ def test_training_data_count_by_content_not_by_place(tmp_path: Path):
     )
     assert one == same
     assert len({one, answer, video}) == 3
+
+
+def test_a_large_file_is_read_once_and_not_by_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    given = data(tmp_path / "a", "A")
+    usual = cells(tmp_path, facts_now("cpu"), **given)[0].training.inputs["data"]
+    monkeypatch.setattr("ablations.facts.WHOLE", 10)
+
+    def found(reads_whole: bool) -> dict[str, str | None]:
+        facts = facts_now("cpu", tmp_path, reads_whole=reads_whole)
+        inputs = cells(tmp_path, facts, **given)[0].training.inputs["data"]
+        keep_files(facts, tmp_path)
+        return inputs
+
+    assert found(False) == {"file": None, "videos": None}
+    assert found(True) == found(False) == usual  # now it is known
+    data(tmp_path / "a", "B B")
+    assert found(False)["file"] is None
+    assert found(True)["file"] != usual["file"]
 
 
 def test_the_device_and_versions_count_and_a_plan_keeps_them(tmp_path: Path):

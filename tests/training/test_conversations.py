@@ -14,7 +14,7 @@ import pytest
 
 from tests.training.conftest import quick
 from videonsa.config import SettingsError
-from videonsa.training.conversations import read_conversations
+from videonsa.training.conversations import read_conversations, read_head
 from videonsa.training.run import train
 from videonsa.training.sources import VideoSource
 
@@ -96,6 +96,30 @@ def test_files_as_they_are_found_in_life(indent, tmp_path):
     }.items():
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\n\n")
         assert read_conversations(tmp_path / name) == [odd, {"conversations": TURNS}]
+
+
+def test_of_a_large_file_the_first_entries_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("videonsa.training.conversations.WHOLE", 100)
+    monkeypatch.setattr("videonsa.training.conversations.HEAD", 1001)
+    entries = [GOOD | {"id": str(index), "note": "ä" * 20} for index in range(100)]
+    for text in (
+        json.dumps(entries, indent=1, ensure_ascii=False),
+        "\r\n".join(json.dumps(each, ensure_ascii=False) for each in entries),
+    ):
+        file = tmp_path / "data.json"
+        file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        head = read_head(file)
+        assert 3 < len(head.entries) < 10
+        assert head.entries == entries[: len(head.entries)]
+        assert not head.whole
+        assert 95 < head.samples < 105
+    file.write_bytes(lines(GOOD, GOOD | {"image": "a.jpg"}) * 20)
+    with pytest.raises(SettingsError, match=r"entry 2 .*it is about an image"):
+        read_head(file)
+    monkeypatch.setattr("videonsa.training.conversations.LONGEST", 500)
+    file.write_bytes(lines(GOOD) + b"[broken" + lines(GOOD) * 20)
+    with pytest.raises(SettingsError, match="no JSON of an entry behind the first 1"):
+        read_head(file)
 
 
 def test_planning_reads_them_without_torch():

@@ -1,11 +1,17 @@
 """The data file of a training: conversations about videos, as in LLaVA-Video-178K. Imports no torch.
 
-Read when a sweep is planned and again when it trains: a file that is none is refused before anything runs.
+Read when a sweep is planned and again when it trains: a file that is none is refused before anything runs. Of a large
+one a dry run reads the begin.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,60 @@ from videonsa.config import SettingsError
 
 ROLES = {"human": "user", "gpt": "assistant"}  # the file's names -> a chat template's
 VALID = 'a JSON or JSONL file of {"video": path, "conversations": [{"from": "human"|"gpt", "value": text}, ...]}'
+
+WHOLE = 64 << 20  # bytes of a file that a dry run reads to its end: a second
+HEAD = 8 << 20  # bytes that it reads of a larger one
+LONGEST = 1 << 20  # characters of an entry that may be cut off at the end of these
+GAP = re.compile(r"[\s,]*")  # between two entries
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a dry run knows of a data file."""
+
+    entries: list[dict[str, Any]]  # checked: all of them, or the first
+    read: int  # bytes that they take
+    size: int  # bytes of the file
+
+    @property
+    def whole(self) -> bool:
+        return self.read >= self.size
+
+    @property
+    def samples(self) -> int:
+        """Entries of the file; by the size of the first ones where it was not read whole."""
+        return round(len(self.entries) * self.size / self.read)
+
+
+def read_head(path: Path) -> Head:
+    """The entries of a file, of a large one the first. Raises as read_conversations; OSError."""
+    if not path.is_file() or path.stat().st_size <= WHOLE:
+        content = read_content(path)
+        return Head(parse_conversations(content, str(path)), len(content), len(content))
+    with open(path, "rb") as file:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(file.read(HEAD))
+    entries, read = [], 0
+    for entry, end in _first_entries(text):
+        entries.append(entry)
+        read = end
+    if len(text) - read > LONGEST:
+        raise _refused(str(path), f"no JSON of an entry behind the first {len(entries)}")
+    _check(entries, str(path))
+    return Head(entries, len(text[:read].encode()), os.path.getsize(path))
+
+
+def _first_entries(text: str) -> Iterator[tuple[Any, int]]:
+    """The whole entries of a list, or of lines, that is cut off, and where each ends."""
+    decoder, place = json.JSONDecoder(), len(text) - len(text.lstrip())
+    place += text[place : place + 1] == "["
+    while True:
+        gap = GAP.match(text, place)
+        assert gap is not None
+        try:
+            entry, place = decoder.raw_decode(text, gap.end())
+        except (ValueError, RecursionError):
+            return
+        yield entry, place
 
 
 def read_conversations(path: Path) -> list[dict[str, Any]]:
@@ -38,11 +98,15 @@ def parse_conversations(content: bytes, name: str) -> list[dict[str, Any]]:
     entries = _parse(content, name)
     if not entries:
         raise _refused(name, "it holds no entry")
+    _check(entries, name)
+    return entries
+
+
+def _check(entries: list[Any], name: str) -> None:
     for number, entry in enumerate(entries, 1):
         if problem := _problem(entry):
             known = f" (id {str(entry['id'])[:40]!r})" if isinstance(entry, dict) and entry.get("id") else ""
             raise _refused(name, f"entry {number}{known}: {problem}")
-    return entries
 
 
 def _parse(content: bytes, name: str) -> list[Any]:
