@@ -27,6 +27,7 @@ def read_header(path: str | Path) -> Header:
         seconds = (container.duration or 0) / av.time_base
         if stream.duration and stream.time_base:
             seconds = float(stream.duration * stream.time_base)
-        if not (seconds > 0 and stream.height and stream.width):
-            raise VideoError(f"video {Path(path).name}: its header does not say how long or how large it is")
-        return Header(seconds, stream.height, stream.width)
+        height, width = stream.height, stream.width
+    if not (seconds > 0 and height and width):
+        raise VideoError(f"video {Path(path).name}: its header does not say how long or how large it is")
+    return Header(seconds, height, width)
