@@ -16,6 +16,7 @@ from ablations.plan import DONE, FAILED, INTERRUPTED, WAITING, Job, State, Sweep
 from ablations.power import power_lines
 from ablations.profile import profile_names
 from ablations.progress import read_progress
+from ablations.storage import disk_lines
 from ablations.training_data import data_lines
 from videonsa.config import SettingsError
 from videonsa.disk import disk_error
@@ -69,6 +70,7 @@ def dry_run_text(
     lines += [*again, *placement_lines(jobs, processes), *reference_lines(sweep), *hub_lines(sweep)]
     lines += data_lines({key: training for key, training in sweep.trainings.items() if state.trainings[key] != DONE})
     lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")
+    lines += disk_lines(sweep, jobs, workers)
     lines += power_lines(sweep, state)
     lines += needs_lines(sweep.cells)
     lines.append(f"Records: {sweep.out}; table and figures: {sweep.folder}")

@@ -19,7 +19,7 @@ from ablations.slurm_jobs import Submitted, active_jobs, read_submitted, settle
 from ablations.snapshot import origin, take_snapshot
 from ablations.stages import Stages
 from ablations.worker import make_work
-from slurm.executor import Request, submit_slurm
+from slurm.executor import Request, signal_seconds, submit_slurm
 from slurm.profile import ClusterError, SlurmProfile
 from slurm.queue import QueueAway, cancel, max_array_size, require_slurm
 from videonsa.lock import Lock
@@ -82,7 +82,8 @@ def submit_sweep(
             dependency=dependency,
             parallel=parallel,
         )
-        works = [replace(make_work(sweep, job, stages, attempt), origin=origin()) for job in batch]
+        made, seconds = (make_work(sweep, job, stages, attempt) for job in batch), 0.75 * signal_seconds(profile)
+        works = [replace(work, origin=origin(), save_seconds=seconds) for work in made]
         ids = submit_slurm(works, request)
         calls += 1
         now = time.time()

@@ -24,7 +24,7 @@ from ablations.plan import DONE, FAILED, Job, Sweep, answers_folder, by_suite, c
 from ablations.progress import Progress
 from ablations.records import fail_record, record_of
 from ablations.stages import Stages
-from slurm.executor import delayed, distributed_environment, leave_when_told, told_to_leave
+from slurm.executor import delayed, distributed_environment, leave, leave_when_told, told_to_leave
 from videonsa.config import TrainSettings, to_dict
 from videonsa.disk import DiskError, disk_error
 from videonsa.lock import Lock, LockHeld, claimed
@@ -33,6 +33,7 @@ from videonsa.process import is_alive
 from videonsa.record import failure, provenance, read_record, without_paths, write_record, write_text
 from videonsa.surroundings import settings_decide
 from videonsa.training import skipped
+from videonsa.training.watch import Left
 
 Find = Callable[[], dict[str, Any]]  # finds what a record says
 
@@ -58,15 +59,21 @@ class Work:
     parent: Parent | None = None
     mirror: bool = True  # to W&B
     origin: Mapping[str, Any] = field(default_factory=dict)  # commit and state of the checkout that a snapshot is of
+    save_seconds: float = 30.0  # that a training has for its last step and for saving it, once Slurm interrupts it
 
     def __call__(self) -> None:
         """Run the job; raises JobFailed at the end when anything in it failed, DiskError when a disk did."""
         if self.parent is not None:
             _die_with(self.parent)
-        leave_when_told()
+        trains = self.job.kind == "train" and not self.job.measures
+        leave_when_told(self.save_seconds if trains else None)
         rank, processes = distributed_environment() if self.job.kind == "train" else (0, 1)
-        with settings_decide(alone=processes == 1):
-            return train_along(self) if rank > 0 else self._run()
+        try:
+            with settings_decide(alone=processes == 1):
+                return train_along(self) if rank > 0 else self._run()
+        except Left:
+            leave(on_slurm=self.parent is None)
+            raise
 
     def _run(self) -> None:
         progress = Progress(self.folder)

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ BUSY = ("Unable to contact", "timed out", "temporarily unable", "temporarily una
 RETRY_SECONDS = (1, 2, 4, 8, 16)  # pauses before sbatch is called again
 MAX_TIMEOUTS = 1000  # a training of weeks reaches many time limits; each time it resumes
 INTERRUPTED = 255  # exit code, as submitit's
+KILLED_WITHIN = 600.0  # seconds from Slurm's SIGTERM to its end; sites give half a minute, or some minutes
 LOCAL_MINUTES = 60 * 24 * 30  # submitit wants a time limit; this machine has none
 CHOICES = ("partition", "account", "qos", "constraint")  # of a profile, each with a variable of sbatch's
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SBATCH_CLUSTERS", "SBATCH_RESERVATION")
@@ -108,6 +110,7 @@ def delayed(function: Callable[[], Any]) -> Any:
     return DelayedSubmission(function)
 
 
+_leaving: list[Callable[[], None]] = []  # what requeues this job
 _told: list[int] = []  # signals by which Slurm announced this job's interruption
 
 
@@ -116,11 +119,19 @@ def told_to_leave() -> bool:
     return bool(_told)
 
 
-def leave_when_told() -> None:
+def signal_seconds(profile: SlurmProfile) -> int:
+    """How long before its time limit a job is told of it."""
+    return min(120, profile.minutes * 15)
+
+
+def leave_when_told(saves_within: float | None = None) -> None:
     """In a job: when Slurm interrupts it, end the process as soon as it is requeued.
 
     submitit raises SystemExit wherever the program is, and what is evaluated may catch that: a question would count as
     wrong. An error of requeueing would end up in a record as the job's own; instead the job goes on until it is killed.
+
+    saves_within: seconds; the job is told by SIGTERM, saves what it has, and calls `leave`. Where it has not come to
+    that by then, it is requeued as it is.
     """
     from submitit.core.job_environment import JobEnvironment
 
@@ -129,17 +140,44 @@ def leave_when_told() -> None:
     if not callable(requeue):
         return
 
-    def handle(signum: int, frame: Any) -> None:
-        _told.append(signum)
+    def go() -> None:
         try:
-            requeue(signum, frame)
+            requeue(number, None)
         except SystemExit:
             sys.stdout.flush()
             os._exit(INTERRUPTED)
         except Exception:
             traceback.print_exc()
 
+    def handle(signum: int, frame: Any) -> None:
+        _told.append(signum)
+        if saves_within is None:
+            go()
+        elif len(_told) == 1:
+            late = threading.Timer(saves_within, go)
+            late.daemon = True
+            late.start()
+            signal.raise_signal(signal.SIGTERM)
+
+    _leaving.append(go)
     signal.signal(number, handle)
+
+
+def leave(on_slurm: bool) -> None:
+    """End this job's process, which was told to leave and has saved what it has; returns where this is no job's.
+
+    On Slurm it is requeued, where Slurm's signal said so. To what it is about to kill Slurm sends SIGTERM, and puts it
+    back into the queue itself, unless somebody cancelled it; a job that ends before would count as failed. So it waits
+    for its end, and so does a process beside the first one.
+    """
+    if not _leaving:
+        return
+    if _told:
+        _leaving[-1]()
+    sys.stdout.flush()
+    if on_slurm:
+        time.sleep(KILLED_WITHIN)
+    os._exit(INTERRUPTED)
 
 
 def start_local(
@@ -228,7 +266,7 @@ def slurm_executor(request: Request) -> Any:
         cpus_per_task=cpus,
         mem=f"{int(profile.memory / share * 1024)}MB",
         time=profile.minutes,
-        signal_delay_s=min(120, profile.minutes * 15),
+        signal_delay_s=signal_seconds(profile),
         array_parallelism=request.parallel,
         setup=_setup_lines(profile, request, cpus),
         # A requeued job keeps the log of its earlier runs; no process waits for another that is gone.

@@ -34,6 +34,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.placement": ("videonsa.config",),
     "videonsa.awq": ("videonsa.config",),
     "videonsa.weights": ("videonsa.config", "videonsa.identity", "videonsa.awq"),
+    "videonsa.counts": ("videonsa.config", "videonsa.hub", "videonsa.weights"),
     "videonsa.fingerprint": ("videonsa.config", "videonsa.identity"),
     "videonsa.disk": (),
     "videonsa.process": (),
@@ -122,7 +123,7 @@ ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
     *("videonsa.values", "videonsa.options", "videonsa.placement"),
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.git", "videonsa.record"),
-    *("videonsa.lock", "videonsa.process"),
+    *("videonsa.lock", "videonsa.process", "videonsa.counts"),
     *("videonsa.methods.entries", "videonsa.methods.settings", "videonsa.methods.registry"),
     "videonsa.methods.outside",
     *("videonsa.awq", "videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),

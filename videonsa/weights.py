@@ -84,6 +84,17 @@ def decoder_shape(model: str) -> tuple[int, int] | None:
     return (layers, heads) if isinstance(layers, int) and isinstance(heads, int) else None
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json says, with the decoder's fields on top; empty where it cannot be read."""
+    config = _read_json(folder / "config.json") or {}
+    return {**config, **(config.get("text_config") or {})}
+
+
+def read_tensors(folder: Path) -> dict[str, dict[str, Any]]:
+    """{name: {"dtype", "shape", ...}} of a folder's weights. Raises SettingsError where there are none; OSError."""
+    return _tensors(_weight_files(folder, f"checkpoint {str(folder)!r}"))
+
+
 def stated_gates(checkpoint: str) -> bool:
     """A folder whose config.json holds static gates. Of a hub name it is not known, and so not taken for granted."""
     config = _read_json(Path(os.path.expanduser(checkpoint)) / "config.json")

@@ -44,6 +44,40 @@ def test_an_interrupted_job_ends_at_once_and_catches_nothing(answer: str, code: 
     assert (done.returncode, done.stdout) == (code, words), done.stderr
 
 
+SAVES = """
+import os, signal, time
+from slurm.executor import leave, leave_when_told
+
+def requeue(signum, frame):
+    print("requeued", flush=True)
+    raise SystemExit(-1)
+
+signal.signal(signal.SIGUSR2, requeue)
+leave_when_told(saves_within={seconds})
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append("told"))
+os.kill(os.getpid(), signal.SIG{number})
+print(*heard, flush=True)
+time.sleep({busy})
+print("saved", flush=True)
+leave(on_slurm=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds", "busy", "words"),
+    [
+        ("USR2", 60, 0, ["told", "saved", "requeued"]),  # once it has saved
+        ("USR2", 0.2, 60, ["told", "requeued"]),  # or when there is no more time
+        ("TERM", 60, 0, ["told", "saved"]),  # by whom it was told, he has it started again
+    ],
+)
+def test_a_training_that_is_told_saves_before_it_goes(number: str, seconds: float, busy: float, words: list[str]):
+    code = SAVES.format(number=number, seconds=seconds, busy=busy)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (255, words), done.stderr
+
+
 def test_sbatch_hears_the_profile_and_not_the_users_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, does in (("srun", "exit 0"), ("sbatch", f"env > {tmp_path}/heard; echo Submitted batch job 12")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")

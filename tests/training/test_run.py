@@ -20,6 +20,7 @@ from tests.training.conftest import NSA, metrics, quick
 from tests.training.together import GATE, MOVES, Stopped, all_cases, four_heads, gradients, stop_at
 from videonsa.bench.packing import report
 from videonsa.config import SettingsError, to_dict
+from videonsa.counts import count_weights
 from videonsa.identity import FIRST_FIELDS
 from videonsa.modeling import capture_attention, load_model
 from videonsa.tiny import build_tiny
@@ -88,6 +89,15 @@ def test_a_finished_run_is_left_alone(whole_run):
     train(quick(), whole_run, on_progress=stop_at(1))
     assert (whole_run / "metrics.jsonl").read_bytes() == before
     assert not (whole_run / "checkpoints").exists()
+    assert count_weights(str(whole_run / "final")) == count_weights("tiny")
+
+
+def test_a_kill_between_final_and_the_end_leaves_no_checkpoints(whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    for left in ("checkpoints/000006", ".checkpoints/000004"):
+        (tmp_path / "run" / left).mkdir(parents=True)
+    train(quick(), tmp_path / "run", on_progress=stop_at(1))
+    assert not list((tmp_path / "run").glob("*checkpoints"))
 
 
 def test_metrics_tell_the_run(whole_run):
