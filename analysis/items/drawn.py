@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LONGEST = 131_072  # tokens of a context in the paper, as it counts them: frames x tokens a frame
 TABLES = ("gates", "sinks", "points", "recall")  # in the order of probe_tables
 
 
@@ -41,8 +42,10 @@ def _cells(item: Item, found: Found) -> Figure:
 
 
 def _cells_near(item: Item, found: Found, base: Question) -> list[Asked]:
-    also = item.of.get("also")
-    return found.near(base, item.of["vary"]) + (found.near({**base, **also}, ()) if also else [])
+    also, near = item.of.get("also"), found.near(base, item.of["vary"])
+    contexts = [(asked.question["frames"] or 0) * (asked.question["tokens_per_frame"] or 0) for asked in near]
+    near = [asked for asked, context in zip(near, contexts, strict=True) if context <= LONGEST]
+    return near + (found.near({**base, **also}, ()) if also else [])
 
 
 def _probes(item: Item, found: Found) -> Figure:
@@ -57,8 +60,9 @@ def _probes(item: Item, found: Found) -> Figure:
 
 
 def _measured(item: Item, found: Found) -> Figure:
-    read = module(item.draws.partition(":")[0]).read
-    return _drawer(item)(read(found.measured / item.of["file"]))
+    table = module(item.draws.partition(":")[0]).read(found.measured / item.of["file"])
+    (across, columns) = next(iter(item.of["columns"].items()))
+    return _drawer(item)(table[table[across].isin(columns.values())])
 
 
 DRAWERS: Mapping[str, Callable[[Item, Found], Figure]] = {"cells": _cells, "probes": _probes, "measured": _measured}

@@ -24,6 +24,7 @@ class Asked:
     method: Mapping[str, Any]  # settings of a method other than NSA
     layers: Sequence[Mapping[str, Any]] = ()  # of a probe
     points: int = 0  # of a probe
+    videos: int = 0  # of a probe
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def _asked(name: str, record: Mapping[str, Any], problems: list[str]) -> Asked:
     row_ = checked(row_, problems) if record["kind"] == "evaluation" else row_
     row = SimpleNamespace(**{**dict.fromkeys(CELL_COLUMNS), **row_})
     method = part(settings, "method")
-    layers, points = record.get("layers") or (), len(record.get("points") or ())
     if not method:
-        return Asked(row, our_question(row), {}, layers, points)
+        layers, points, videos = record.get("layers") or (), record.get("points") or (), record.get("videos")
+        return Asked(row, our_question(row), {}, layers, len(points), videos if isinstance(videos, int) else 0)
     dense = SimpleNamespace(**{**vars(row), "attention": "dense", "semantics": part(settings, "nsa").get("semantics")})
-    return Asked(row, {**our_question(dense), "attention": row.attention}, method, layers, points)
+    return Asked(row, {**our_question(dense), "attention": row.attention}, method)

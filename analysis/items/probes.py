@@ -9,8 +9,8 @@ from typing import Any
 
 from analysis.items import Item
 from analysis.items.found import Asked, Found
-from analysis.items.places import DONE, MISSING, Place, sweep_command
-from analysis.items.scores import base_questions
+from analysis.items.places import DONE, MISSING, Ours, Place, sweep_command
+from analysis.items.scores import base_questions, sampled
 from analysis.paper.questions import SAMPLING, suite_of
 
 ELSEWHERE = (*SAMPLING, "task", "limit")  # what a probe of the same model may have otherwise
@@ -22,20 +22,29 @@ def probes(item: Item, found: Found) -> list[Place]:
 
 
 def probes_of(item: Item, found: Found) -> list[Asked]:
-    """The probes that the item draws."""
-    fields = (*ELSEWHERE, *item.of.get("vary", ()))
-    return [asked for asked in found.probes_near(base_questions([3])["timescope"], fields) if _shows(item, asked)]
+    """The probes that the item draws, one a place."""
+    chosen = (_chosen(item, found, values) for values in _each(item.of.get("each", {})))
+    return [asked for asked in chosen if asked is not None]
 
 
 def _place(item: Item, found: Found, values: Mapping[str, Any]) -> Place:
     label = ", ".join(str(value) if name == "benchmark" else f"{name}={value}" for name, value in values.items())
     place = Place(label or "VideoNSA", "probe", MISSING)
-    if any(_has(asked, values) for asked in probes_of(item, found)):
-        return replace(place, state=DONE)
+    if asked := _chosen(item, found, values):
+        seen = f"{asked.row.suite}, {asked.videos} videos, {sampled(asked.question)}"
+        return replace(place, state=DONE, ours=(Ours(None, seen, asked.row.id),))
     if not item.of.get("reference", {}).items() <= values.items():
         return place
     suite = suite_of(values["benchmark"]) if "benchmark" in values else ""
     return replace(place, command=sweep_command(item, found.out, suite=suite))
+
+
+def _chosen(item: Item, found: Found, values: Mapping[str, Any]) -> Asked | None:
+    """Of the probes of these values the one that looked at most videos."""
+    fields = (*ELSEWHERE, *item.of.get("vary", ()))
+    near = found.probes_near(base_questions([3])["timescope"], fields)
+    fitting = [asked for asked in near if _shows(item, asked) and _has(asked, values)]
+    return max(fitting, key=lambda asked: asked.videos, default=None)
 
 
 def _shows(item: Item, asked: Asked) -> bool:

@@ -30,9 +30,9 @@ def settings(item: Item, found: Found) -> list[Place]:
     for number in numbers([item.number]):
         row, question = number.row, number.question or {}
         stated = {name: plain(getattr(row, name, None)) for name in SAMPLING} | {"max_new_tokens": plain(row.value)}
-        place = Place(row.benchmark, "how it is asked", ALONE, _sampled(stated), marks=number.marks)
+        place = Place(row.benchmark, "how it is asked", ALONE, sampled(stated), marks=number.marks)
         place = _filled(place, found.answers(question, {}), "", sweep_command(item, found.out))
-        places.append(replace(place, ours=tuple(Ours(None, _sampled(question), cell) for cell in place.cells[:1])))
+        places.append(replace(place, ours=tuple(Ours(None, sampled(question), cell) for cell in place.cells[:1])))
     return places
 
 
@@ -105,5 +105,6 @@ def _label(row: Any, names: Iterable[str]) -> str:
     return ", ".join(LABELS.get(name, "{}").format(value) for name, value in known.items() if value is not None)
 
 
-def _sampled(known: Mapping[str, Any]) -> str:
+def sampled(known: Mapping[str, Any]) -> str:
+    """'64 tokens a frame, 512 frames, 4 frames a second, 16 new tokens'."""
     return ", ".join(form.format(known[name]) for name, form in SAMPLED.items() if known.get(name) is not None)
