@@ -11,8 +11,12 @@ from ablations.grid import grid_names
 from analysis.items import catalog
 from analysis.items.published import numbers
 from analysis.paper import load_reference
+from analysis.paper.questions import VIDEONSA
 from analysis.run import main
 from evals.suites import SUITES
+from tests.analysis.paper_records import write
+from videonsa.config import NSASettings, to_dict
+from videonsa.record import SCHEMA
 
 OBSERVED = ["fig5", "fig9", "fig10", "fig11", "fig12", "fig13", "fig20", "fig25"]
 
@@ -58,6 +62,39 @@ def test_what_to_know_of_a_number_stands_at_it(table: int, where: dict, mark: st
     assert all(any(mark in text for text in number.marks) for number in of)
     agreed = next(number for number in numbers([1]) if number.row.method == "qwen2_5_vl_7b")
     assert agreed.marks == ()
+
+
+def evaluation(suite: str, **changes: object) -> dict:
+    """A record of VideoNSA's weights under static gates."""
+    asked = to_dict(SUITES[suite].settings) | {name: value for name, value in changes.items() if name == "limit"}
+    made = to_dict(NSASettings(semantics="release"))
+    settings = {"train": {"checkpoint": VIDEONSA, "name": VIDEONSA, "nsa": made}, "suite": asked, "seed": 0}
+    settings |= {"nsa": made | {"gate_mode": "static"}}
+    questions = [{"doc_id": n, "score": float(n % 2), "error": None} for n in range(8)]
+    scores = {"accuracy": 0.5, "questions": 8, "errors": 0}
+    done = {"schema": SCHEMA, "kind": "evaluation", "status": "done", "id": suite, "label": "dense"}
+    error = {"type": "OutOfMemoryError", "message": "no"} if changes.get("status") == "failed" else None
+    record = done | {"settings": settings, "scores": scores, "questions": questions, "summary": {}, "error": error}
+    return record | {name: value for name, value in changes.items() if name in record}
+
+
+def test_a_cell_is_found_by_what_it_was_asked_and_a_failed_one_is_no_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    several = [evaluation("longtimescope"), evaluation("tomato", status="failed"), evaluation("vsibench", limit=4)]
+    for record in several:
+        write(tmp_path / "cells" / record["id"], record)
+    (tmp_path / "cells" / "half").mkdir()
+    (tmp_path / "cells" / "half" / "record.json").write_text("{")
+    assert main(["table34", "--out", str(tmp_path)]) == 0
+    shown, problems = capsys.readouterr()
+    assert "| qwen2_5_vl_7b | ours | - | - | - |" in shown, "its label says dense; it is not"
+    assert "| videonsa_static_gate | ours | 50.0 [21.5–78.5] | failed | - |" in shown, "four questions are not all"
+    assert "partly: 1 of 9 cells, 1 failed" in shown
+    command = f"python ablations/run.py --grid gates --profile paper --out {tmp_path}"
+    assert f"    {command}\n" in shown
+    assert f"    {command} --retry-failed\n" in shown
+    assert "half/record.json: not a whole record, left out" in problems
 
 
 def test_an_empty_folder_lists_every_item_with_the_command_that_fills_it(
