@@ -190,7 +190,8 @@ class TrainSettings:
     steps: int | None = None  # optimizer steps; None: one epoch
     batch_size: int = 32  # samples a step over all devices
     micro_batch_size: int = field(default=1, metadata=NO_EFFECT)  # samples a device holds at once, each padded
-    packing: bool = field(default=False, metadata=NO_EFFECT)  # ... in its place as many as max_tokens hold, in one row
+    packing: bool = field(default=False, metadata=NO_EFFECT)  # ... in its place as many as a row holds, unpadded
+    row_tokens: int | None = field(default=None, metadata=NO_EFFECT)  # of such a row, at most; None: max_tokens
     learning_rate: float = 1e-6  # peak
     warmup_fraction: float = 0.1  # of the steps, linear
     warmup_start: float = 1e-5  # first learning rate, as a share of the peak
@@ -242,8 +243,9 @@ class TrainSettings:
         part = self.micro_batch_size
         require(self.batch_size % part == 0, "batch_size", self.batch_size, f"a multiple of micro_batch_size={part}")
         _integer("seed", self.seed, minimum=0)
-        if self.steps is not None:
-            _integer("steps", self.steps, minimum=1)
+        for name in ("steps", "row_tokens"):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), minimum=1)
         if self.video_folder is not None:
             _name("video_folder", self.video_folder)
         for name, (valid, good) in _NUMBERS.items():

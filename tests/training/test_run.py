@@ -116,7 +116,7 @@ def test_the_seed_decides(whole_run, tmp_path):
     assert metrics(tmp_path)[0]["loss"] != metrics(whole_run)[0]["loss"]
 
 
-@pytest.mark.parametrize("changes", [{"micro_batch_size": 4}, {"packing": True, "max_tokens": 120}], ids=str)
+@pytest.mark.parametrize("changes", [{"micro_batch_size": 4}, {"packing": True, "row_tokens": 120}], ids=str)
 def test_what_a_device_holds_at_once_does_not_change_the_step(changes, whole_run, tmp_path):
     train(quick(**changes), tmp_path, on_progress=lambda done, total: None)
     for ours, theirs in zip(metrics(tmp_path), metrics(whole_run), strict=True):

@@ -311,8 +311,8 @@ class Trainer:
 
     def _prefetch(self, numbers: Iterable[range]) -> Iterator[MicroBatch]:
         """Micro-batches on the device, in order; of each step as many in every process where weights are shared."""
-        samples = self._on_device(numbers)
-        for batch in packed(samples, self.settings.max_tokens) if self.settings.packing else samples:
+        settings, samples = self.settings, self._on_device(numbers)
+        for batch in packed(samples, settings.row_tokens or settings.max_tokens) if settings.packing else samples:
             told = self._tell(batch)
             yield told
             while batch.last and not told.last:  # others have more
