@@ -11,7 +11,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 
 from tests.helpers import TOLERANCE, relative_error
 from videonsa.modeling import vision
-from videonsa.modeling.vision import PiecewiseTower, pieces, speed_up_vision
+from videonsa.modeling.vision import PiecewiseTower, pieces, shares_of, speed_up_vision
 
 GRIDS = {
     "square": [[3, 16, 16]],
@@ -130,3 +130,13 @@ def test_on_a_card(name):
     for part, expected in true.items():  # no farther from float32 than the stock tower in bfloat16
         error, allowed = (relative_error(each[part].detach(), expected.detach()) for each in (ours, stock))
         assert error < max(1.5 * allowed, TOLERANCE[torch.bfloat16]), part
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 16])
+@pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS)
+def test_shares_hold_every_temporal_patch_once_and_are_about_equal(grids, count):
+    shares = shares_of(grids, count)
+    each = [(1, height, width) for time, height, width in grids for _ in range(time)]
+    assert [(1, *grid[1:]) for share in shares for grid in share for _ in range(grid[0])] == each
+    sizes = [sum(time * height * width for time, height, width in share) for share in shares]
+    assert max(sizes) <= sum(sizes) / count + max(height * width for _, height, width in grids)

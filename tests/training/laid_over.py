@@ -81,8 +81,9 @@ def compare(kv_heads: int, dense: bool, names: Sequence[str] = ("uneven", "text"
     speed_up_vision(model)
     parallel = SequenceParallel.of(dist.get_world_size(), kv_heads)
     found: dict[str, Any] = {"ways": (parallel.heads, parallel.parts)}
+    known = batches(processor)
     for name in names:
-        batch = batches(processor)[name]
+        batch = known[name]
         wider = padded(MicroBatch(batch, 0), parallel.multiple, processor.tokenizer.pad_token_id).inputs
         alone, whole = _gradients(model, batch, None)
         with counted() as calls:
