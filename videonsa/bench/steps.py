@@ -36,7 +36,7 @@ from videonsa.config import NSASettings, TrainSettings
 from videonsa.methods.contract import make_batch
 from videonsa.methods.layout import token_layout
 from videonsa.methods.mixed import mixed_attention
-from videonsa.surroundings import full_products, settings_decide
+from videonsa.surroundings import equal_bits, full_products, settings_decide
 from videonsa.tiny import build_processor
 from videonsa.training.batch import IGNORED, encode
 from videonsa.training.journal import Teller
@@ -63,10 +63,20 @@ class Plan:
     repeats: int = 2  # steps of each length that count
     layers: int | None = None  # fewer than the shape's, for a try
     vision_layers: int | None = None
+    deterministic: bool = False
+    samples: int | None = None  # of a step; None: one for each GPU that sees others
+    times_attention: bool = True
+    training: str | None = None  # folder of its checkpoints, from which it goes on; None: it has none
+    save_every: int = 10**9
+    stop_after: int | None = None  # steps
 
     @property
     def gpus(self) -> int:
         return self.data_parallel * self.sequence_parallel
+
+    @property
+    def batch(self) -> int:
+        return self.samples or self.data_parallel
 
     @property
     def nsa(self) -> NSASettings:
@@ -81,11 +91,12 @@ class Plan:
             nsa=self.nsa,
             steps=len(self.tokens) * (1 + self.repeats),
             pixels_per_frame=(SIDE[self.model] * TOKEN) ** 2,
-            batch_size=self.data_parallel,
+            batch_size=self.batch,
             learning_rate=RATE,
             sharding="full" if self.gpus > 1 else "none",
             sequence_parallel=self.sequence_parallel,
-            save_every=10**9,
+            save_every=self.save_every,
+            deterministic=self.deterministic,
         )
 
     def sample(self, tokens: int, processor: Qwen2_5_VLProcessor) -> Sample:
@@ -112,7 +123,7 @@ class RandomVideos(SyntheticSource):
         self.plan, self.each = plan, 1 + plan.repeats
 
     def __getitem__(self, index: int) -> Conversation:
-        step, side = index // self.plan.data_parallel, SIDE[self.plan.model]
+        step, side = index // self.plan.batch, SIDE[self.plan.model]
         tokens = self.plan.tokens[min(step // self.each, len(self.plan.tokens) - 1)]
         return conversation(TEMPORAL_PATCH * (tokens // side**2), side, index)
 
@@ -128,34 +139,36 @@ class Lines:
             file.write(json.dumps(line) + "\n")
 
 
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
 class Stages(Teller):
-    """Called after each step: at a length's last one its line is written."""
+    """Is told of each step, with its metrics; at the last step of a length it writes that length's line."""
 
     def __init__(self, plan: Plan, lines: Lines, attention: Sequence[dict[str, float]]) -> None:
         self.plan, self.lines, self.attention = plan, lines, attention
-        self.seconds: list[float] = []
-        self.losses: list[float] = []
-        self.reset()
-
-    def reset(self) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        self.began = time.perf_counter()
+        self.steps: list[Mapping[str, Any]] = []
 
     def step(self, line: Mapping[str, Any], total: int) -> None:
-        done = line["step"]
-        self.seconds.append(time.perf_counter() - self.began)  # a step ends with its loss, when the device is done
-        self.losses.append(line["loss"])
-        each = 1 + self.plan.repeats
-        if done % each == 0:
-            stage = done // each - 1
-            peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
-            times = {"tokens": self.plan.tokens[stage], "first_s": self.seconds[0], "step_s": self.seconds[1:]}
-            self.lines.add({**times, "peak_gib": peak, "losses": self.losses, **self.attention[stage]})
-            self.seconds, self.losses = [], []
-        if done % each <= 1:  # the peak of a length is that of its later steps
-            self.reset()
-        self.began = time.perf_counter()
+        self.steps.append(line)
+        stage, place = divmod(line["step"] - 1, 1 + self.plan.repeats)
+        if place == self.plan.repeats:
+            self._end(stage)
+        elif line["step"] - 1 == self.plan.stop_after:  # the step before was saved
+            self._end(stage)
+            raise Stopped
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()  # each step's peak is its own
+
+    def _end(self, stage: int) -> None:
+        first, *later = self.steps
+        of = later or [first]
+        line = {"tokens": self.plan.tokens[stage], "first_s": first["step_s"]}
+        line |= {name: [step[name] for step in of] for name in ("step_s", "data_s")}
+        line |= {"peak_gib": max(step["peak_gib"] for step in of), "losses": [step["loss"] for step in self.steps]}
+        self.lines.add({**line, **(self.attention[stage] if self.attention else {})})
+        self.steps = []
 
 
 def attention_times(plan: Plan, sample: Sample, device: torch.device) -> dict[str, float]:
@@ -205,13 +218,16 @@ def run(plan: Plan, lines: Lines, folder: Path, device: torch.device) -> None:
     """Measure the plan's attention, then its training."""
     with sdpa_kernel(FASTEST, set_priority=True):
         processor, attention = build_processor(), []
-        for tokens in plan.tokens:
+        for tokens in plan.tokens if plan.times_attention else ():
             attention.append(attention_times(plan, plan.sample(tokens, processor), device))
             _free()
         model, processor = shapes.build(plan.model, plan.nsa, torch.float32, device, plan.layers, plan.vision_layers)
         trainer = Trainer(plan.settings, model, processor, RandomVideos(plan))
         del model
         _free()
+        if plan.training is not None:
+            folder = Path(plan.training)
+            trainer.resume(folder)
         trainer.teller = Stages(plan, lines, attention)
         trainer.run(folder)
 
@@ -232,8 +248,10 @@ def main(arguments: list[str]) -> int:
     if cuda:
         torch.cuda.set_device(device)
     try:
-        with settings_decide(), full_products():
+        with settings_decide(), full_products(), equal_bits(plan.deterministic):
             run(plan, lines, folder, device)
+    except Stopped:
+        return 0
     except torch.OutOfMemoryError:
         lines.add({"failed": "out of memory"})
         return 3

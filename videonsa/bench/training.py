@@ -5,9 +5,10 @@
 Each model and attention is one training by the product's own Trainer, in bfloat16 over float32 weights, which all GPUs
 share, with activation checkpointing, tower and decoder trained; it has a few steps of each length, and starts processes
 of its own (videonsa/bench/steps.py). tokens: of a sample's video. step_s is the median of the steps after a length's
-first, reading apart: frames are random, the processor is the real one. mfu: three forward passes' operations
-(videonsa/bench/count.py) over 989 TFLOP/s a GPU. bound_step_s: the products, what is computed again included, at 650
-TFLOP/s, and attention_s, the attention of all layers as it is measured by itself in the same run; no communication.
+first, of which data_s they waited for samples: frames are random, the processor is the real one. mfu: operations of
+three forward passes (videonsa/bench/count.py) over 989 TFLOP/s a GPU. bound_step_s: the products, what is computed
+again included, at 650 TFLOP/s, and attention_s, the attention of all layers as it is measured by itself in the same
+run; no communication.
 A length that does not fit has a row that says so, and those after it too, with the memory that is counted for them.
 
 --count prints operations and memory without a GPU.
@@ -16,6 +17,7 @@ A length that does not fit has a row that says so, and those after it too, with 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -35,7 +37,7 @@ import torch
 
 from videonsa.bench import command, shapes
 from videonsa.bench.count import Sample, bound_seconds, memory, mfu, work
-from videonsa.bench.steps import Plan
+from videonsa.bench.steps import SIDE, Plan
 from videonsa.options import positive
 from videonsa.tiny import build_processor
 
@@ -43,9 +45,9 @@ NAME = "videonsa.bench.training"
 ROOT = Path(__file__).parents[2]
 COLUMNS = (
     *("gpu", "gpus", "model", "attention", "tokens", "data_parallel", "sequence_parallel", "tokens_per_s", "mfu"),
-    *("peak_gib", "step_s", "first_s", "attention_s", "bound_step_s", "bound_tokens_per_s", "forward_tflop"),
-    *("counted_gib", "status", "steps", "layers", "sharding", "tower", "loss", "torch", "triton", "transformers"),
-    "commit",
+    *("peak_gib", "step_s", "data_s", "first_s", "attention_s", "bound_step_s", "bound_tokens_per_s", "forward_tflop"),
+    *("counted_gib", "status", "steps", "layers", "sharding", "tower", "deterministic", "loss", "torch", "triton"),
+    *("transformers", "commit"),
 )
 ENDS = 60.0  # seconds that processes have to end when they are asked to
 
@@ -61,6 +63,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0, help="that a training has, its start included")
     parser.add_argument("--layers", type=positive, help="of the decoder; fewer are for a try")
     parser.add_argument("--vision-layers", type=positive, help="of the tower")
+    parser.add_argument("--deterministic", action="store_true", help="equal bits from equal work (train.deterministic)")
     parser.add_argument("--count", action="store_true", help="print operations and memory; needs no GPU")
     return parser.parse_args(arguments)
 
@@ -68,6 +71,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print and append the rows; 0 when all lengths were measured, 1 when some were not, 2 when it cannot begin."""
     options = parse(arguments)
+    for model, tokens in itertools.product(options.model, options.tokens):
+        if tokens % SIDE[model] ** 2:
+            print(
+                f"tokens={tokens} is not valid: a multiple of {SIDE[model] ** 2}, two frames' of {model}",
+                file=sys.stderr,
+            )
+            return 2
     plans = list(planned(options))
     if options.count:
         for plan in plans:
@@ -95,7 +105,7 @@ def planned(options: argparse.Namespace) -> Iterator[Plan]:
         for attention in options.attention:
             yield Plan(
                 model, attention, tokens, options.data_parallel, options.sequence_parallel, options.repeats,
-                options.layers, options.vision_layers,
+                options.layers, options.vision_layers, options.deterministic,
             )  # fmt: skip
 
 
@@ -176,7 +186,7 @@ class Training:
             failed = [f"stopped after {self.limit / 60:g} minutes"]
         self.failure = next(iter(failed), f"ended with {process.returncode}" if process.returncode else "")
         if done < len(self.plan.tokens) and self.failure != "out of memory":
-            log_tail = (self.folder / "log").read_text(errors="replace").splitlines()[-30:]
+            log_tail = (self.folder / "log").read_text(errors="replace").splitlines()[-60:]
             print("\n".join(log_tail), file=sys.stderr, flush=True)
 
     def _start(self, log: Any) -> subprocess.Popen:
@@ -220,6 +230,7 @@ def row(
         "gpus": plan.gpus, "model": plan.model, "attention": plan.attention, "tokens": tokens,
         "data_parallel": plan.data_parallel, "sequence_parallel": plan.sequence_parallel, "status": status,
         "layers": model.config.text_config.num_hidden_layers, "sharding": settings.sharding, "tower": "trained",
+        "deterministic": plan.deterministic,
         "forward_tflop": round(counted.forward / 1e12, 4),
         "counted_gib": round(sum(memory(model, sample, settings, plan.gpus).values()), 1),
     }  # fmt: skip
@@ -230,12 +241,12 @@ def row(
     attention = made["layers"] * ((1 + settings.activation_checkpointing) * forward + backward)
     bound = bound_seconds(counted, settings, attention)
     seen = sample.tokens * plan.data_parallel
-    peaks = [line["peak_gib"] for line in found if line["peak_gib"] is not None]
     return made | {
         "tokens_per_s": _short(seen / step),
         "mfu": _short(mfu(counted, plan.data_parallel, step, plan.gpus)),
-        "peak_gib": round(max(peaks), 2) if peaks else None,
+        "peak_gib": round(max(line["peak_gib"] for line in found), 2),
         "step_s": _short(step),
+        "data_s": _short(max(statistics.median(line["data_s"]) for line in found)),
         "first_s": _short(max(line["first_s"] for line in found)),
         "attention_s": _short(attention),
         "bound_step_s": _short(bound),
@@ -255,10 +266,10 @@ def line(row: dict[str, Any]) -> str:
     asked = f"{row['model']} {row['attention']:>5} {row['tokens']:>7} on {row['gpus']}"
     if row["status"]:
         return f"{asked}: {row['status']}; {row['counted_gib']} GiB a GPU are counted"
-    peak = "" if row["peak_gib"] is None else f", {row['peak_gib']} GiB"
     return (
         f"{asked}: {row['step_s']} s a step (bound {row['bound_step_s']}, its attention {row['attention_s']}), "
-        f"{row['tokens_per_s']} tokens/s, MFU {row['mfu']}{peak}, counted {row['counted_gib']}; loss {row['loss']}"
+        f"{row['tokens_per_s']} tokens/s, MFU {row['mfu']}, {row['peak_gib']} GiB, counted {row['counted_gib']}; "
+        f"loss {row['loss']}"
     )
 
 
