@@ -21,7 +21,7 @@ from ablations.gates import FILE, read_gates
 from ablations.inputs import PACKAGES, TRAIN_PACKAGES
 from ablations.mirror import mirror
 from ablations.plan import DONE, FAILED, Job, Sweep, answers_folder, by_suite, cell_folder, is_of, training_folder
-from ablations.progress import Progress
+from ablations.progress import Progress, read_progress
 from ablations.records import fail_record, record_of
 from ablations.stages import Stages
 from slurm.executor import delayed, distributed_environment, leave, leave_when_told, told_to_leave
@@ -159,9 +159,12 @@ def _word_of_another(folder: Path) -> dict[str, str] | None:
 def train_along(work: Work) -> None:
     """The part of every process but the first in a training on several GPUs.
 
-    The first one keeps the record; but where another fails, it is ended with it and leaves none.
+    The first one keeps the record; but where another fails, it is ended with it and leaves none. Until it has the
+    training's claim nothing begins: processes that wait for each other give up after some minutes, a claim does not.
     """
     training, folder = work.job.training, training_folder(work.out, work.job.training.id)
+    while read_progress(work.folder).get("phase") in (None, "wait"):
+        time.sleep(0.2)
     record = read_record(folder / "record.json")
     if record is not None and record["status"] == DONE:
         return

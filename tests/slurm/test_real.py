@@ -25,6 +25,7 @@ from tests.ablations import fakes
 from tests.ablations.conftest import records, results
 from tests.slurm.conftest import ALL_DONE, SlurmSweep, hurrying, metrics, state, wait_until
 from videonsa.config import TrainSettings, from_dict
+from videonsa.training.run import train
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]  # minutes: every worker imports torch and lmms-eval anew
 QUICK = ("train.steps=24", "train.save_every=4", "suite.limit=2")
@@ -103,38 +104,62 @@ def test_a_time_limit_requeues_and_the_losses_are_those_of_one_run(
     assert slurm.statuses() == ALL_DONE
 
 
-def two_processes(work: Work, folder: Path) -> None:
-    """Run a training in two processes of one job, as on a node of two GPUs."""
-    profile = make_slurm_profile("two", {"partition": "debug", "cpus": 1, "memory": 2, "minutes": 5})
+def start_two(work: Work, folder: Path) -> str:
+    """Start a training in two processes of one job, as on a node of two GPUs; its id."""
+    profile = make_slurm_profile("two", {"partition": "debug", "cpus": 1, "memory": 3, "minutes": 5})
     executor = slurm_executor(Request(profile, folder, "two", whole_node=True))
     executor.update_parameters(ntasks_per_node=2, cpus_per_task=1)
-    job = executor.submit(work)
-    wait_until(lambda: not state(job.job_id))
+    return executor.submit(work).job_id
+
+
+def real_settings(**changes: Any) -> TrainSettings:
+    return from_dict(TrainSettings, {**load_profile("tiny").train, "steps": 24, "save_every": 4, **changes})
 
 
 def real_training(out: Path, **changes: Any) -> Work:
-    profile = load_profile("tiny")
-    settings = from_dict(TrainSettings, {**profile.train, "steps": 24, "save_every": 4, **changes})
-    training = Training(settings, None, facts_now())
+    training = Training(real_settings(**changes), None, facts_now())
     out.mkdir()
     return Work(Job("train", "train", training), out, out, "two")
 
 
-def test_a_training_in_two_processes_has_the_losses_of_one(cluster: Path, tmp_path: Path, calm: dict[str, Any]):
-    two_processes(real_training(tmp_path / "out", micro_batch_size=9), tmp_path)
-    (record,) = records(tmp_path / "out", "trainings").values()
+def curve(out: Path) -> list[tuple[int, float, int]]:
+    return [(row["step"], row["loss"], row["tokens"]) for row in metrics(out)]
+
+
+def test_a_training_in_two_processes_is_requeued_once_and_has_the_losses_of_one(
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They share the weights. Slurm announces that it will end them, by the signal of a time limit."""
+    out = tmp_path / "out"
+    work = real_training(out, micro_batch_size=9, sharding="full")
+    job = start_two(replace(work, stages=Stages(train="tests.ablations.fakes:paced_train")), tmp_path)
+    (tmp_path / "FAULTS").write_text('{"pace": 1}')
+    wait_until(lambda: len(metrics(out)) > 6, 400)
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    with hurrying(job):
+        wait_until(lambda: len(list(out.glob("trainings/*/log.txt"))) == 1 and "PENDING" in state(job), 400)
+        (tmp_path / "FAULTS").write_text("{}")
+        wait_until(lambda: not state(job), 400)
+    (record,) = records(out, "trainings").values()
     assert record["status"] == "done", record["error"]
-    (log,) = (tmp_path / "out").glob("trainings/*/log.txt")
-    assert "steps 1 to 24 on 2 x cpu" in log.read_text()
-    (one,) = (value for name, value in calm.items() if name.endswith("metrics.jsonl"))
-    two = [(row["step"], row["loss"], row["tokens"]) for row in metrics(tmp_path / "out")]
+    placement = record["provenance"]["placement"]
+    assert (placement["processes"], placement["data_parallel"], placement["sharding"]) == (2, 2, "full")
+    said = (tmp_path / f"{job}_0_log.err").read_text() + (tmp_path / f"{job}_0_log.out").read_text()
+    assert said.count("Requeued job") == 1
+    (log,) = out.glob("trainings/*/log.txt")
+    starts = {line.partition("INFO ")[2] for line in log.read_text().splitlines() if "INFO steps" in line}
+    assert len(starts) == 2  # from the start, and from a checkpoint
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    train(real_settings(micro_batch_size=18), tmp_path / "one" / "trainings" / "x", lambda done, total: None)
+    one, two = curve(tmp_path / "one"), curve(out)
     assert [(step, tokens) for step, _, tokens in two] == [(step, tokens) for step, _, tokens in one]
     assert [loss for _, loss, _ in two] == pytest.approx([loss for _, loss, _ in one], rel=1e-3)
 
 
 def test_a_failure_in_any_process_of_a_training_is_recorded(cluster: Path, tmp_path: Path):
     stages = Stages(train="tests.ablations.fakes:train_or_fail_second")
-    two_processes(replace(real_training(tmp_path / "out"), stages=stages), tmp_path)
+    job = start_two(replace(real_training(tmp_path / "out"), stages=stages), tmp_path)
+    wait_until(lambda: not state(job))
     (record,) = records(tmp_path / "out", "trainings").values()
     assert record["status"] == "failed"
     assert record["error"]["message"] == "the second process failed"
