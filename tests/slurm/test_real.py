@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ablations.profile import load_profile
 from ablations.snapshot import take_snapshot
 from ablations.stages import Stages
 from ablations.worker import Work
-from slurm.executor import Request, slurm_executor
+from slurm import executor
 from slurm.profile import make_slurm_profile
 from tests.ablations import fakes
 from tests.ablations.conftest import records, results
@@ -104,12 +104,26 @@ def test_a_time_limit_requeues_and_the_losses_are_those_of_one_run(
     assert slurm.statuses() == ALL_DONE
 
 
-def start_two(work: Work, folder: Path) -> str:
+@dataclass(frozen=True)
+class TimeIsOver:
+    """A job for whose limit every announcement is."""
+
+    work: Work
+
+    def __call__(self) -> None:
+        executor.EARLY = 10**6
+        self.work()
+
+    def checkpoint(self) -> Any:
+        return executor.delayed(self)
+
+
+def start_two(work: Callable[[], None], folder: Path) -> str:
     """Start a training in two processes of one job, as on a node of two GPUs; its id."""
     profile = make_slurm_profile("two", {"partition": "debug", "cpus": 1, "memory": 3, "minutes": 5})
-    executor = slurm_executor(Request(profile, folder, "two", whole_node=True))
-    executor.update_parameters(ntasks_per_node=2, cpus_per_task=1)
-    return executor.submit(work).job_id
+    starter = executor.slurm_executor(executor.Request(profile, folder, "two", whole_node=True))
+    starter.update_parameters(ntasks_per_node=2, cpus_per_task=1)
+    return starter.submit(work).job_id
 
 
 def real_settings(**changes: Any) -> TrainSettings:
@@ -126,19 +140,22 @@ def curve(out: Path) -> list[tuple[int, float, int]]:
     return [(row["step"], row["loss"], row["tokens"]) for row in metrics(out)]
 
 
-def test_a_training_in_two_processes_is_requeued_once_and_has_the_losses_of_one(
+@pytest.mark.timeout(1500)  # on a busy machine
+def test_two_processes_save_when_their_time_is_over_are_requeued_once_and_have_the_losses_of_one(
     cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """They share the weights. Slurm announces that it will end them, by the signal of a time limit."""
+    """They share the weights; Slurm announces the end to both."""
     out = tmp_path / "out"
-    work = real_training(out, micro_batch_size=9, sharding="full")
-    job = start_two(replace(work, stages=Stages(train="tests.ablations.fakes:paced_train")), tmp_path)
+    work = real_training(out, micro_batch_size=9, sharding="full", save_every=20)
+    work = replace(work, stages=Stages(train="tests.ablations.fakes:paced_train"))
     (tmp_path / "FAULTS").write_text('{"pace": 1}')
-    wait_until(lambda: len(metrics(out)) > 6, 400)
+    job = start_two(TimeIsOver(work), tmp_path)
+    wait_until(lambda: len(metrics(out)) > 2, 400)
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    wait_until(lambda: state(job).startswith("PENDING"), 400)
+    (done,) = {row["step"] for row in metrics(out)[-1:]}
+    (tmp_path / "FAULTS").write_text("{}")
     with hurrying(job):
-        wait_until(lambda: len(list(out.glob("trainings/*/log.txt"))) == 1 and "PENDING" in state(job), 400)
-        (tmp_path / "FAULTS").write_text("{}")
         wait_until(lambda: not state(job), 400)
     (record,) = records(out, "trainings").values()
     assert record["status"] == "done", record["error"]
@@ -147,8 +164,8 @@ def test_a_training_in_two_processes_is_requeued_once_and_has_the_losses_of_one(
     said = (tmp_path / f"{job}_0_log.err").read_text() + (tmp_path / f"{job}_0_log.out").read_text()
     assert said.count("Requeued job") == 1
     (log,) = out.glob("trainings/*/log.txt")
-    starts = {line.partition("INFO ")[2] for line in log.read_text().splitlines() if "INFO steps" in line}
-    assert len(starts) == 2  # from the start, and from a checkpoint
+    starts = [line.partition("INFO ")[2] for line in log.read_text().splitlines() if "INFO steps" in line]
+    assert starts == ["steps 1 to 24 on 2 x cpu:0", f"steps {done + 1} to 24 on 2 x cpu:0"]
     monkeypatch.setenv("WANDB_MODE", "disabled")
     train(real_settings(micro_batch_size=18), tmp_path / "one" / "trainings" / "x", lambda done, total: None)
     one, two = curve(tmp_path / "one"), curve(out)
