@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm import executor
 from slurm.executor import Request, submit_slurm
 from slurm.profile import ClusterError, SlurmProfile
 
@@ -76,6 +77,29 @@ def test_a_training_that_is_told_saves_before_it_goes(number: str, seconds: floa
     code = SAVES.format(number=number, seconds=seconds, busy=busy)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (255, words), done.stderr
+
+
+@pytest.mark.parametrize(("seen", "place"), [("0,1", "1"), ("GPU-8932f937", "0")])
+def test_tasks_on_several_nodes_meet_at_the_first(seen: str, place: str, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the shell of the user had set; a site may show each task its own GPU alone."""
+    theirs = {"MASTER_ADDR": "elsewhere", "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "1"}
+    theirs |= {"LOCAL_RANK": "7", "LOCAL_WORLD_SIZE": "8"}
+    job = {"ID": "42", "NUM_NODES": "2", "NODELIST": "gpu[07-08]"}
+    task = {"NTASKS": "4", "NODEID": "1", "PROCID": "3", "LOCALID": "1"}
+    found = []
+    for rank in ("3", "0"):
+        told = {f"SLURM_{name}": value for name, value in (task | {"PROCID": rank}).items()}
+        told |= {f"SLURM_JOB_{name}": value for name, value in job.items()}
+        for name, value in (theirs | told | {"SUBMITIT_EXECUTOR": "slurm", "CUDA_VISIBLE_DEVICES": seen}).items():
+            monkeypatch.setenv(name, value)
+        assert executor.distributed_environment() == (int(rank), 4)
+        assert executor.distributed_environment() == (int(rank), 4)  # asked twice
+        found.append({name: os.environ[name] for name in theirs})
+    last, first = found
+    assert last == first | {"RANK": "3"}
+    assert (last["MASTER_ADDR"], last["WORLD_SIZE"], last["LOCAL_RANK"]) == ("gpu07", "4", place)
+    assert last["LOCAL_WORLD_SIZE"] == "2"
+    assert last["MASTER_PORT"] != "1"
 
 
 def test_sbatch_hears_the_profile_and_not_the_users_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
