@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Accelerate's own, whole: accumulation, precision, torch.compile, DeepSpeed, Megatron, another device ...
 ACCELERATE = ("ACCELERATE_", "DYNAMO_", "FP8_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
@@ -66,15 +67,16 @@ def equal_bits(asked: bool) -> Iterator[None]:
         yield
         return
     before, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get(WORKSPACE)
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     os.environ[WORKSPACE] = ":4096:8"
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a pass over memory that all is written to
+    memory.fill_uninitialized_memory = False  # costs a pass over memory that all is written to
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
         os.environ.pop(WORKSPACE)
         os.environ.update({} if workspace is None else {WORKSPACE: workspace})
 

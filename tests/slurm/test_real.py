@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from tests.ablations import fakes
 from tests.ablations.conftest import records, results
 from tests.slurm.conftest import ALL_DONE, SlurmSweep, hurrying, metrics, state, wait_until
 from videonsa.config import TrainSettings, from_dict
-from videonsa.training.run import train
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]  # minutes: every worker imports torch and lmms-eval anew
 QUICK = ("train.steps=24", "train.save_every=4", "suite.limit=2")
@@ -104,23 +103,9 @@ def test_a_time_limit_requeues_and_the_losses_are_those_of_one_run(
     assert slurm.statuses() == ALL_DONE
 
 
-@dataclass(frozen=True)
-class TimeIsOver:
-    """A job for whose limit every announcement is."""
-
-    work: Work
-
-    def __call__(self) -> None:
-        executor.EARLY = 10**6
-        self.work()
-
-    def checkpoint(self) -> Any:
-        return executor.delayed(self)
-
-
 def start_two(work: Callable[[], None], folder: Path) -> str:
     """Start a training in two processes of one job, as on a node of two GPUs; its id."""
-    profile = make_slurm_profile("two", {"partition": "debug", "cpus": 1, "memory": 3, "minutes": 5})
+    profile = make_slurm_profile("two", {"partition": "debug", "cpus": 1, "memory": 3, "minutes": 20})
     starter = executor.slurm_executor(executor.Request(profile, folder, "two", whole_node=True))
     starter.update_parameters(ntasks_per_node=2, cpus_per_task=1)
     return starter.submit(work).job_id
@@ -145,11 +130,13 @@ def test_two_processes_save_when_their_time_is_over_are_requeued_once_and_have_t
     cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """They share the weights; Slurm announces the end to both."""
+    from videonsa.training.run import train
+
     out = tmp_path / "out"
     work = real_training(out, micro_batch_size=9, sharding="full", save_every=20)
     work = replace(work, stages=Stages(train="tests.ablations.fakes:paced_train"))
     (tmp_path / "FAULTS").write_text('{"pace": 1}')
-    job = start_two(TimeIsOver(work), tmp_path)
+    job = start_two(fakes.TimeIsOver(work), tmp_path)
     wait_until(lambda: len(metrics(out)) > 2, 400)
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
     wait_until(lambda: state(job).startswith("PENDING"), 400)
