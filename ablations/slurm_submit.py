@@ -82,7 +82,7 @@ def submit_sweep(
             dependency=dependency,
             parallel=parallel,
         )
-        made, seconds = (make_work(sweep, job, stages, attempt) for job in batch), 0.75 * signal_seconds(profile)
+        made, seconds = (make_work(sweep, job, stages, attempt) for job in batch), 0.75 * signal_seconds(profile, whole)
         works = [replace(work, origin=origin(), save_seconds=seconds) for work in made]
         ids = submit_slurm(works, request)
         calls += 1

@@ -119,9 +119,9 @@ def told_to_leave() -> bool:
     return bool(_told)
 
 
-def signal_seconds(profile: SlurmProfile) -> int:
-    """How long before its time limit a job is told of it."""
-    return min(120, profile.minutes * 15)
+def signal_seconds(profile: SlurmProfile, saves: bool) -> int:
+    """How long before its time limit a job is told of it; a large training `saves` for minutes."""
+    return min(600 if saves else 120, profile.minutes * 15)
 
 
 def leave_when_told(saves_within: float | None = None) -> None:
@@ -266,7 +266,7 @@ def slurm_executor(request: Request) -> Any:
         cpus_per_task=cpus,
         mem=f"{int(profile.memory / share * 1024)}MB",
         time=profile.minutes,
-        signal_delay_s=signal_seconds(profile),
+        signal_delay_s=signal_seconds(profile, request.whole_node),
         array_parallelism=request.parallel,
         setup=_setup_lines(profile, request, cpus),
         # A requeued job keeps the log of its earlier runs; no process waits for another that is gone.

@@ -10,15 +10,13 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from ablations.stages import Stages
-from ablations.worker import Work
 from evals.answers import Answers
-from slurm import executor
 from tests.disks import fill
 from videonsa.identity import identity
 
@@ -78,20 +76,6 @@ def paced_train(settings: Any, folder: Path, on_progress: Any = None, on_words: 
         time.sleep(faults(out).get("pace", 0))
 
     return real_train(settings, folder, report, on_words)
-
-
-@dataclass(frozen=True)
-class TimeIsOver:
-    """A job to which every announcement of Slurm's is that of its time limit."""
-
-    work: Work
-
-    def __call__(self) -> None:
-        executor.EARLY = 10**6
-        self.work()
-
-    def checkpoint(self) -> Any:
-        return executor.delayed(self)
 
 
 def train_or_fail_second(settings: Any, folder: Path, on_progress: Any = None, on_words: Any = None) -> Path:

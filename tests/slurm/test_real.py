@@ -136,7 +136,7 @@ def test_two_processes_save_when_their_time_is_over_are_requeued_once_and_have_t
     work = real_training(out, micro_batch_size=9, sharding="full", save_every=20)
     work = replace(work, stages=Stages(train="tests.ablations.fakes:paced_train"))
     (tmp_path / "FAULTS").write_text('{"pace": 1}')
-    job = start_two(fakes.TimeIsOver(work), tmp_path)
+    job = start_two(work, tmp_path)
     wait_until(lambda: len(metrics(out)) > 2, 400)
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
     wait_until(lambda: state(job).startswith("PENDING"), 400)

@@ -12,7 +12,7 @@
 #SBATCH --output=/tmp/shared/runs/jobs/%j_0_log.out
 #SBATCH --partition=debug
 #SBATCH --requeue
-#SBATCH --signal=USR2@120
+#SBATCH --signal=USR2@450
 #SBATCH --time=30
 #SBATCH --wckey=submitit
 

@@ -13,7 +13,7 @@
 #SBATCH --output=/tmp/shared/runs/jobs/%j_0_log.out
 #SBATCH --partition=gpu
 #SBATCH --requeue
-#SBATCH --signal=USR2@120
+#SBATCH --signal=USR2@600
 #SBATCH --time=1440
 #SBATCH --wckey=submitit
 
