@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,17 +13,20 @@ from ablations.cell import Training
 from ablations.facts import facts_now
 from ablations.plan import Job
 from ablations.progress import Progress
+from ablations.results import skipped_lines
 from ablations.stages import Stages
 from ablations.worker import Work, run_training, train_along
 from tests.ablations.conftest import records
 from tests.training.conftest import quick
 from videonsa.record import read_record
+from videonsa.training.skipped import FILE, Skipped, Skips
 
 
 def fail_first(settings: Any, folder: Path, on_progress: Any = None, on_words: Any = None) -> Path:
     """Of two processes the second fails; the first one sees only that."""
     if on_progress is None:
         raise ValueError("no such sample")
+    Skips(folder / FILE, 1.0, 9).add(1, [Skipped(3, "c, c.mp4", "it ends after 2.5 of 9 s")], main=True)
     with pytest.raises(ValueError, match="no such sample"):
         train_along(work_of(folder.parent.parent))
     raise RuntimeError("Connection closed by peer")
@@ -39,6 +43,10 @@ def test_the_process_that_failed_first_has_the_word(tmp_path, monkeypatch):
     assert run_training(work, Progress(tmp_path)) == [f"training {work.job.training.id}: no such sample"]
     record = read_record(tmp_path / "trainings" / work.job.training.id / "record.json") or {}
     assert (record["status"], record["error"]["type"]) == ("failed", "ValueError")
+    assert record["skipped"] == {"samples": 1, "why": {"it ends after N of N s": 1}}
+    sweep: Any = SimpleNamespace(out=tmp_path, trainings=[work.job.training.id])
+    (line,) = skipped_lines(sweep)
+    assert "1 sample could not be shown (1 it ends after N of N s): " in line
 
 
 def test_alone_a_training_that_fails_again_says_how_it_failed_this_time(tmp_path, monkeypatch):
