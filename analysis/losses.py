@@ -9,18 +9,22 @@ from typing import Any
 
 import pandas as pd
 
-COLUMNS = ["training", "label", "start", "step", "loss"]
+COLUMNS = ["training", "label", "is_reference", "start", "step", "loss"]
 
 
 def read_losses(out: Path, plan: Mapping[str, Any] | None) -> pd.DataFrame:
     """One row a step of each training that has begun; `start`: the training whose weights it began with, or None."""
     rows = []
-    labels = _labels(plan or {})
+    labels, reference = _labels(plan or {}), _trainings_of((plan or {}).get("reference"), plan or {})
     for name, settings in ((plan or {}).get("trainings") or {}).items():
         start = (settings.get("start") or {}).get("id")
-        about = {"training": name, "label": labels.get(name, name), "start": start}
+        about = {"training": name, "label": labels.get(name, name), "is_reference": name in reference, "start": start}
         rows += [about | line for line in _steps(out / "trainings" / name / "metrics.jsonl")]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _trainings_of(label: str | None, plan: Mapping[str, Any]) -> set[str]:
+    return {str(cell.get("training")) for cell in plan.get("cells") or [] if cell.get("label") == label}
 
 
 def _labels(plan: Mapping[str, Any]) -> dict[str, str]:
