@@ -64,6 +64,16 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, tmp_path, step):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.long
+def test_a_stopped_run_in_packed_rows_goes_on_as_if_it_had_not_been(tmp_path):
+    packed = quick(packing=True, row_tokens=120)
+    train(packed, tmp_path / "whole", on_progress=lambda done, total: None)
+    with pytest.raises(Stopped):
+        train(packed, tmp_path / "stopped", on_progress=stop_at(3))
+    train(packed, tmp_path / "stopped", on_progress=lambda done, total: None)
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
 def test_a_half_written_checkpoint_is_not_taken(tmp_path):
     with pytest.raises(Stopped):
         train(quick(), tmp_path, on_progress=stop_at(3))
