@@ -36,6 +36,7 @@ from videonsa.config import NSASettings, TrainSettings
 from videonsa.methods.contract import make_batch
 from videonsa.methods.layout import token_layout
 from videonsa.methods.mixed import mixed_attention
+from videonsa.modeling.exchange import ways
 from videonsa.surroundings import equal_bits, full_products, settings_decide
 from videonsa.tiny import build_processor
 from videonsa.training.batch import IGNORED, encode
@@ -172,11 +173,13 @@ class Stages(Teller):
 
 
 def attention_times(plan: Plan, sample: Sample, device: torch.device) -> dict[str, float]:
-    """Seconds of one layer's attention of a sample, this process's heads alone, forward and backward."""
+    """Seconds of one layer's attention of a sample, forward and backward: of this process's heads, and its share of
+    them where a head's queries lie over several processes."""
     query_heads, kv_heads, size = shapes.heads(plan.model)
+    groups, parts = ways(plan.sequence_parallel, kv_heads)
     kind: dict[str, Any] = {"device": device, "dtype": torch.bfloat16, "requires_grad": True}
-    query = torch.randn(1, sample.tokens, query_heads // plan.sequence_parallel, size, **kind)
-    key, value = (torch.randn(1, sample.tokens, kv_heads // plan.sequence_parallel, size, **kind) for _ in range(2))
+    query = torch.randn(1, sample.tokens, query_heads // groups, size, **kind)
+    key, value = (torch.randn(1, sample.tokens, kv_heads // groups, size, **kind) for _ in range(2))
     tensors = [query, key, value]
     call: Callable[[], Tensor]
     if plan.attention == "dense":
@@ -193,7 +196,7 @@ def attention_times(plan: Plan, sample: Sample, device: torch.device) -> dict[st
     output = call()
     grad = torch.randn_like(output)
     backward = seconds(partial(torch.autograd.grad, output, tensors, grad, retain_graph=True))
-    return {"attention_forward_s": forward, "attention_backward_s": backward}
+    return {"attention_forward_s": forward / parts, "attention_backward_s": backward / parts}
 
 
 def _dense(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
