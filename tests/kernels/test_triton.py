@@ -30,6 +30,7 @@ GPU_SHAPES = [
     Shape(6000, 14, 2, 128, 16, 8, 64),
     Shape(500, 4, 2, 32, 16, 3, 40),
     Shape(2000, 6, 2, 64, 16, 20, 64),
+    *(Shape(4097, 14, 2, 128, 64, 8, 256, queries=queries) for queries in (4000, 1001, 3)),
     *(Shape(777, 7, 1, 128, 64, 5, 64, branches=names) for names in (("cmp",), ("slc",), ("swa",), ("cmp", "slc"))),
 ]
 
