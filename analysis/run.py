@@ -156,14 +156,15 @@ def _items(names: Sequence[str], options: argparse.Namespace, appendix: bool) ->
     from analysis.items.written import to_markdown
 
     found = find(options.out, options.measured)
-    made, whole = make(names, found)
-    for one in made:
+    made = make(list(catalog().items) if appendix else names, found)
+    asked = [one for one in made if one.item.name in names]
+    for one in asked:
         print(to_markdown(one.page))
         _show(one.paths)
-    _show([write_appendix(found)] if appendix else [])
+    _show([write_appendix(made, found)] if appendix else [])
     for problem in found.problems:
         print(problem, file=sys.stderr)
-    return whole
+    return all(one.whole for one in asked)
 
 
 def _draw_measured(name: str, measurements: Path, folder: Path) -> list[Path]:

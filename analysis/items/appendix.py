@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from analysis.items import catalog
 from analysis.items.found import Found
-from analysis.items.make import FOLDER, Made, make
+from analysis.items.make import FOLDER, Made
 from analysis.items.written import Page
 from analysis.report import STYLE
 from videonsa.record import write_text
@@ -31,9 +30,8 @@ th:first-child { min-width: 7rem; } .status { color: #555; } @media print { .scr
 """
 
 
-def write_appendix(found: Found) -> Path:
-    """Make every item, and <out>/paper/appendix.html of all; returns its path."""
-    made, _ = make(list(catalog().items), found)
+def write_appendix(made: Sequence[Made], found: Found) -> Path:
+    """<out>/paper/appendix.html of these items; returns its path."""
     parts = [f"<h1>{escape(TITLE)}</h1><p class='what'>{escape(ABOUT)}</p>", _contents(made), *map(_section, made)]
     if found.problems:
         parts.append("<h2>Records with problems</h2>" + _list(found.problems))

@@ -42,6 +42,7 @@ class Made(NamedTuple):
     item: Item
     page: Page
     paths: list[Path]
+    whole: bool  # all that it has could be made
 
 
 def places(item: Item, found: Found) -> list[Place]:
@@ -59,19 +60,17 @@ def listing(found: Found) -> list[str]:
     return lines
 
 
-def make(names: Sequence[str], found: Found) -> tuple[list[Made], bool]:
-    """Write these items; and whether all could be made. What is odd in the records is added to found.problems."""
+def make(names: Sequence[str], found: Found) -> list[Made]:
+    """Write these items. What is odd in the records is added to found.problems."""
     several = {name: places(catalog().items[name], found) for name in names}
     filled = with_numbers(several, found)
     made: list[Made] = []
-    whole = True
     for name in names:
         item, here = catalog().items[name], filled[name]
         paths = _write(item, here, found.out / FOLDER)
         figure = _same(item, made, found) or _draw(item, found) if here and item.draws else []
-        made.append(Made(item, page(item, here), [*figure, *paths]))
-        whole &= bool(figure if item.draws else paths)
-    return made, whole
+        made.append(Made(item, page(item, here), [*figure, *paths], bool(figure if item.draws else paths)))
+    return made
 
 
 def with_numbers(several: dict[str, list[Place]], found: Found) -> dict[str, list[Place]]:

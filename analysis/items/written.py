@@ -70,9 +70,8 @@ def to_markdown(shown: Page) -> str:
         lines += [markdown_row(map(_markdown, (line.row, line.whose, *line.cells))) for line in shown.lines]
         lines.append("")
     lines += [f"- {markdown(note)}" for note in shown.notes]
-    lines += (
-        ["", "What is missing is filled by:", "", *(f"    {text}" for text in shown.commands)] if shown.commands else []
-    )
+    if shown.commands:
+        lines += ["", "What is missing is filled by:", "", *(f"    {text}" for text in shown.commands)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
