@@ -63,7 +63,11 @@ def count_weights(model: str) -> tuple[Parts, Shape] | None:
 
 def learning(settings: TrainSettings, parts: Parts, shape: Shape) -> int:
     """Numbers that a training moves, and so keeps in its checkpoints."""
-    still = {*settings.freeze, *(("decoder",) if settings.lora_rank else ())}
+    still = {
+        *settings.freeze,
+        *(("decoder",) if settings.lora_rank else ()),
+        *(() if settings.learns_gates else ("gates",)),
+    }
     moved = sum(count for part, count in parts.items() if part not in still)
     return moved + (shape.adapters(settings.lora_rank, settings.lora_modules) if settings.lora_rank else 0)
 

@@ -21,10 +21,10 @@ LOOKS = [(colour, dash) for dash in ("-", (0, (4, 2)), (0, (1, 1.5))) for colour
 
 
 def draw(losses: pd.DataFrame) -> Figure:
-    """From `Results.losses`; ValueError unless two trainings, besides those that others began with, have steps."""
+    """From `Results.losses`; ValueError unless two trainings have steps."""
     begun = set(losses["start"].dropna())
     own = losses[~losses["training"].isin(begun)]
-    if own["training"].nunique() < 2:
+    if own.empty or losses["training"].nunique() < 2:
         raise ValueError("no two trainings with steps")
     reference = own[own["is_reference"].astype(bool)].set_index("step")["loss"]
     reference = reference[~reference.index.duplicated()]  # of several seeds the first

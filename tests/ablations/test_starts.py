@@ -31,8 +31,8 @@ ROOM = Resources(workers=9, cores=2, gpus=())
 STAGES = Stages(f"{__name__}:train", *(f"tests.ablations.fakes:{name}" for name in ("load", "Suite", "probe")))
 
 
-def train(settings: Any, folder: Path, on_progress: Any = None) -> Path:
-    final = fakes.train(settings, folder, on_progress)
+def train(settings: Any, folder: Path, **reports: Any) -> Path:
+    final = fakes.train(settings, folder, **reports)
     (final / "began.txt").write_text(settings.model)
     return final
 

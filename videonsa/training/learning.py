@@ -1,7 +1,7 @@
 """Which weights learn: all of them, or what is left when parts stay as they are and adapters stand for the decoder's.
 
-The gates always learn. What does not has no gradient and no optimizer state, and checkpoints leave it out: it is what
-the run started from.
+Gates learn wherever they are used. What does not learn has no gradient and no optimizer state, and checkpoints leave it
+out: it is what the run started from.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def part_of(name: str) -> str:
 
 def choose_weights(model: nn.Module, settings: TrainSettings) -> None:
     """Put adapters into the model where the settings ask for them, and let only those weights learn that are to."""
-    still = set(settings.freeze)
+    still = set(settings.freeze) | (set() if settings.learns_gates else {"gates"})
     if settings.lora_rank:
         _put_adapters(model, settings)
         still.add("decoder")
