@@ -7,6 +7,7 @@ and go on where they were.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from videonsa.disk import require_room, writing
 SECONDS = 20.0  # that the hub has to answer what it is asked about a data set
 LARGE = 16 << 20  # bytes from which a file goes on
 STREAMS = 4  # files at once
+SHA256 = 64  # digits
 BEGUN = ".begun"  # ends the name of a file that is not whole yet
 
 
@@ -82,7 +84,10 @@ def _absent(repo: str, info: Any) -> dict[str, int]:
 
 
 def _fetch_large(repo: str, revision: str, name: str) -> None:
-    """Into the hub's cache, under the name by which it knows the content."""
+    """Into the hub's cache, under the name by which it knows the content: of a large file that is its SHA-256.
+
+    Raises OSError where what was begun and gone on with is other content, of a disk that lost some: it is thrown away.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -96,6 +101,9 @@ def _fetch_large(repo: str, revision: str, name: str) -> None:
     with writing(begun, file.size):
         blob.parent.mkdir(parents=True, exist_ok=True)
         with open(begun, "ab") as stream:
+            goes_on = stream.tell() > 0
+            if file.size is not None and stream.tell() > file.size:
+                stream.truncate(stream.seek(0))
             http_get(
                 *(file.location, stream),
                 resume_size=stream.tell(),
@@ -103,7 +111,15 @@ def _fetch_large(repo: str, revision: str, name: str) -> None:
                 expected_size=file.size,
                 displayed_filename=name,
             )
+        if goes_on and len(blob.name) == SHA256 and _sha256(begun) != blob.name:
+            begun.unlink()
+            raise OSError(f"{name} was begun with other content than the hub has: it is fetched anew the next time")
         os.replace(begun, blob)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fetched(repo: str) -> Path | None:

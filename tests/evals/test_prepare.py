@@ -18,7 +18,7 @@ from evals.data.catalog import CATALOG, shipped_task, video_of
 from evals.data.unpack import archives, unpack
 from evals.suites import SUITES
 from tests.disks import small_disk
-from tests.evals.hub_server import Hub, serving
+from tests.evals.hub_server import Hub, etag, serving
 from tests.evals.standins import STANDINS, write_repository
 from videonsa.config import SettingsError
 from videonsa.disk import DiskError
@@ -232,6 +232,20 @@ def test_a_fetch_that_was_stopped_goes_on(repository: Hub, home: Path, monkeypat
     copy = hub.fetch(repository.repo)
     assert next(asked for asked in repository.asked if asked[0] == "GET")[1:] == ("arkitscenes.zip", "bytes=2000-")
     assert (copy / "arkitscenes.zip").read_bytes() == (repository.folder / "arkitscenes.zip").read_bytes()
+    assert not list((home / "hub").rglob("*.begun"))
+
+
+@pytest.mark.parametrize("more", [-1, 0, 10], ids=["part", "all", "more"])
+def test_what_was_begun_wrongly_is_fetched_anew(more: int, repository: Hub, home: Path):
+    """As after a power failure: the bytes are there, and others. More than there are would be asked for for ever."""
+    archive = repository.folder / "arkitscenes.zip"
+    begun = hub.cache_of(repository.repo) / "blobs" / f"{etag(archive)}.begun"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(bytes(archive.stat().st_size + more))
+    if more <= 0:
+        with pytest.raises(OSError, match=r"arkitscenes\.zip was begun with other content than the hub has"):
+            hub.fetch(repository.repo)
+    assert (hub.fetch(repository.repo) / "arkitscenes.zip").read_bytes() == archive.read_bytes()
     assert not list((home / "hub").rglob("*.begun"))
 
 
