@@ -122,6 +122,7 @@ class SuiteRun:
         """
         report = on_progress or (lambda done, total: None)
         total, on_gpu = len(asked) * self.total, loaded.device.type == "cuda"
+        alike = Counter(content.question for content in self.contents)  # one answer is that of all that ask the same
         report(self._settled(asked), total)
         readers = loaded.readers
         with ThreadPoolExecutor(1) as pool, ExitStack() as held:
@@ -137,7 +138,7 @@ class SuiteRun:
                     for one, question, row in give(loaded, unit, self.suite.max_new_tokens):
                         unit.claim.check()
                         self.answers.add(one.key, question, row | waits)
-                        report(done := done + 1, total)
+                        report(done := done + alike[question], total)
         self.answers.read()  # so that of several processes the last to come here sees all that the others gave
 
     def complete(self, asked: Asked) -> bool:

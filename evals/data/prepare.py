@@ -130,7 +130,7 @@ def _questions(name: str, task: Task, source: Path) -> tuple[Any, list[str]]:
         return bare_task(suite_settings(name)), lines
     except SettingsError as error:
         if lines:
-            raise
+            raise SettingsError(f"{error}; {lines[0].strip()}, in {source}") from error
         names = ", ".join(pattern for _, pattern in question_names(name))
         raise SettingsError(f"suite {name}: no file of questions in {source} ({names}); without it: {error}") from None
 

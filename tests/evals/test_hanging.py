@@ -55,7 +55,9 @@ def test_each_costs_its_own_questions(
     loaded = load(says("A", " ", "3"), device="cpu")
     loaded.readers = Readers(1, stalled=8.0)
 
-    rows = evaluate(loaded, {}, SUITE, tmp_path / "cell")["questions"]
+    done: list[tuple[int, int]] = []
+    rows = evaluate(loaded, {}, SUITE, tmp_path / "cell", lambda *told: done.append(told))["questions"]
+    assert done[-1] == (6, 6), "the last one asks what the first does"
     found = find_videos("timescope", bare_task(SUITE))
     looked_at = probe(loaded, {"attention": "nsa"}, SUITE, 6)["videos"]
     errors = [row["error"] for row in rows]

@@ -119,6 +119,9 @@ def test_other_questions_are_refused(home: Path, tmp_path: Path, capsys: pytest.
     (copy / "test.jsonl").write_text(json.dumps(doc) + "\n")
     assert main(["prepare", "vsibench", "--local", str(copy)]) == 1
     assert "its questions have no field 'dataset', but id, question, " in capsys.readouterr().err
+    (copy / "test.jsonl").write_text("")
+    assert main(["prepare", "vsibench", "--local", str(copy)]) == 1
+    assert "; questions: test.jsonl, asked by " in capsys.readouterr().err
 
 
 def test_without_hub_or_copy_it_is_said(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
