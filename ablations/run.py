@@ -155,12 +155,13 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
         places = {cell.place for cell in chosen}
         sweep = amended_sweep(sweep, chosen, others, make)
         chosen = [cell for cell in sweep.cells if cell.place in places]
+    workers, processes = resources.workers, resources.processes
+    if on_slurm and slurm_profile:
+        workers, processes = slurm_profile.max_parallel, slurm_profile.processes
     if options.dry_run:
-        workers, processes = resources.workers, resources.processes
-        if on_slurm and slurm_profile:
-            workers, processes = slurm_profile.max_parallel, slurm_profile.processes
         return dry_run(sweep, chosen, options.retry_failed, workers, processes)
     identify(sweep)
+    check_processes(make_jobs(sweep, read_state(sweep), chosen, options.retry_failed, workers), processes)
     check_out(options.out)
     print("\n".join(hub_lines(sweep)), end="\n" if hub_lines(sweep) else "")
     pin_revisions(facts, options.out)
@@ -236,7 +237,6 @@ def run_at_once(
         write_plan(sweep)
         state = read_state(sweep)
         jobs = make_jobs(sweep, state, chosen, options.retry_failed, resources.workers)
-        check_processes(jobs, resources.processes)
         if not options.retry_failed:
             fail_untrained(sweep, state, chosen)
         if jobs and options.cluster == "debug":

@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ablations.cell import Cell
-from ablations.placement import check_processes
 from ablations.plan import Busy, Job, Sweep, make_jobs, read_state, write_plan
 from ablations.records import fail_untrained, set_aside
 from ablations.slurm_jobs import Submitted, active_jobs, read_submitted, settle
@@ -49,7 +48,6 @@ def submit(sweep: Sweep, chosen: list[Cell], retry: bool, stages: Stages, profil
             fail_untrained(sweep, state, chosen)
         per_training = max(1, profile.max_parallel // len({cell.training.id for cell in chosen}))
         jobs = make_jobs(sweep, state, chosen, retry, per_training, busy)
-        check_processes(jobs, profile.processes)
         if not jobs:
             return f"nothing to submit; {len(mine)} jobs of this sweep are queued or running"
         submitted, calls = submit_sweep(sweep, jobs, stages, profile, active)
