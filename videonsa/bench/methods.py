@@ -168,7 +168,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = command.parser(NAME, __doc__)
     known = sparse_methods()
     parser.add_argument("--lengths", type=int, nargs="+", default=[32768, 65536, 131072])
-    parser.add_argument("--methods", nargs="+", choices=known, default=known)
+    parser.add_argument(
+        "--methods", nargs="+", choices=(DENSE, NSA, *known), default=known, help=f"{DENSE} and {NSA} always come"
+    )
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--layer", type=int, default=14, help="which layer's settings a table by layer is asked for")
     parser.add_argument("--heads", type=int, default=28)
@@ -185,10 +187,11 @@ def main(arguments: list[str] | None = None) -> int:
     if table is None:
         return 2
     asked = shlex.join(["python", "-m", NAME, *(sys.argv[1:] if arguments is None else arguments)])
+    names = [name for name in options.methods if name not in (DENSE, NSA)]
     for data in options.data:
         for length in options.lengths:
             sizes = (length, options.heads, options.kv_heads, options.head_dim)
-            for row in rows(options.methods, Case(*sizes, 64, 32, 256, options.dtype, data), options.layer):
+            for row in rows(names, Case(*sizes, 64, 32, 256, options.dtype, data), options.layer):
                 if "failed" in row:
                     failures += 1
                     print(f"no row: {row['failed']}", file=sys.stderr, flush=True)
