@@ -6,6 +6,8 @@ import json
 import math
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,17 @@ def test_a_full_disk_is_named_and_what_was_complete_goes_on(what, left, tmp_path
         patch.undo()
         train(quick(), disk / "run", lambda done, total: steps.append(done))
         assert steps == list(range(left + 1, 7))
+
+
+@pytest.mark.long
+def test_killed_before_each_change_of_a_disk_it_loses_nothing_and_leaves_nothing(tmp_path):
+    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "tests.training.killed", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) > 40
+    ends = {number: metrics(tmp_path / str(number)) for number in range(1, int(done.stdout.split()[-1]) + 1)}
+    assert all(lines == ends[1] for lines in ends.values())
 
 
 def test_what_a_kill_left_of_a_save_is_not_taken_and_does_not_stay(tmp_path):
