@@ -79,10 +79,10 @@ class SequenceParallel:
         return tuple(slice(run * each, (run + 1) * each) for run in own)
 
     def split(self, tensor: Tensor, dim: int = 1) -> Tensor:
-        """This process's tokens, of its part a run."""
-        runs = self.runs(tensor.shape[dim])
-        part = torch.cat([tensor.narrow(dim, run.start, run.stop - run.start) for run in runs], dim)
-        return part.chunk(self.heads, dim)[self.rank % self.heads]
+        """This process's tokens, of its part a run; a copy, which does not keep the others' in memory."""
+        runs = [tensor.narrow(dim, run.start, run.stop - run.start) for run in self.runs(tensor.shape[dim])]
+        part = runs[0] if len(runs) == 1 else torch.cat(runs, dim)
+        return part.chunk(self.heads, dim)[self.rank % self.heads].clone()
 
     def join(self, tensor: Tensor) -> Tensor:
         """[B, l, ...], this process's tokens -> [B, L, ...], all, in every process."""
