@@ -151,6 +151,7 @@ def test_a_full_disk_is_named_and_what_was_complete_goes_on(what, left, tmp_path
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_killed_before_each_change_of_a_disk_it_loses_nothing_and_leaves_nothing(tmp_path):
     environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "tests.training.killed", str(tmp_path)]
