@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,8 @@ def _train(work: Work, folder: Path, report: Callable[..., None], say: Callable[
     stage = work.stages.get("train" if training.gates is None else "gates")
     check_here(training.facts, observed().get("device"), TRAIN_PACKAGES)
     if training.gates is None:
-        stage(settings_here(training, work.out), folder, on_progress=report, on_words=say)
+        words = {"on_words": say} if "on_words" in signature(stage).parameters else {}  # a stage of before has none
+        stage(settings_here(training, work.out), folder, on_progress=report, **words)
         return _training_summary(folder)
     given, asked = training.facts.location(str(training.checkpoint)), training.gates
     found = stage(given, to_dict(asked.nsa), settings_here(training, work.out), asked.samples, on_progress=report)
