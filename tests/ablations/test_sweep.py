@@ -225,6 +225,7 @@ def test_a_killed_sweep_leaves_no_worker_and_resumes(number: signal.Signals, out
     assert fakes.calls(out).count("train") == 1
 
 
+@pytest.mark.long
 def test_signals_that_were_ignored_at_the_start_stay_ignored(out: Path, grid_file: Path):
     """`nohup python ablations/run.py ... &`: the terminal's end, and its Ctrl-C, are not for this sweep."""
 

@@ -59,7 +59,10 @@ def test_nothing_to_draw_is_a_value_error(name: str, tmp_path: Path, plan: dict)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "suites"), [("accuracy", 1), ("accuracy", 8), ("budget", 1), ("budget", 5)])
+@pytest.mark.parametrize(
+    ("name", "suites"),
+    [("accuracy", 1), ("accuracy", 8), ("budget", 1), pytest.param("budget", 5, marks=pytest.mark.long)],
+)
 def test_any_number_of_suites(name: str, suites: int, results: Results, plan: dict, tmp_path: Path) -> None:
     one = results.cells["suite"] == "synth_needle"
     cells = pd.concat([results.cells[one].assign(suite=f"suite_{i}") for i in range(suites)])

@@ -47,7 +47,8 @@ def test_summarize_follows_the_records(tmp_path: Path, sweep: Path) -> None:
 
 def test_a_figure_that_can_no_longer_be_drawn_is_removed(tmp_path: Path, sweep: Path) -> None:
     summarize(tmp_path, sweep)
-    shutil.rmtree(tmp_path / "cells")
+    for records in ("cells", "trainings"):
+        shutil.rmtree(tmp_path / records)
     paths = summarize(tmp_path, sweep)
     assert [path.name for path in paths] == ["table.txt", "table.csv", "table.md", "report.html"]
     assert list((sweep / "figures").iterdir()) == []

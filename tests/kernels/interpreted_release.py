@@ -53,7 +53,7 @@ def error(given: dict, spans: str, sizes: tuple[int, int, int], differences, bra
 @pytest.mark.parametrize(
     ("spans", "heads", "sizes"),
     [
-        ("little", (3, 1), (16, 1, 20)),
+        pytest.param("little", (3, 1), (16, 1, 20), marks=LONG),
         ("text", (2, 1), (32, 2, 4)),
         pytest.param("several", (3, 1), (16, 2, 20), marks=LONG),
         pytest.param("vision", (3, 3), (16, 2, 9), marks=LONG),

@@ -223,7 +223,10 @@ def test_status_without_the_controller_answers_from_the_records(slurm: SlurmSwee
     ("line", "message"),
     [
         ("partition: nowhere", "there is no partition 'nowhere'; partitions: debug, urgent"),
-        ("partition: debug\ngpus_per_node: 8", "no node of partition debug with 8 GPUs, 1 cores, 4 GB a node"),
+        (
+            "partition: debug\ngpus_per_node: 6\nplacement: {micro_batch_size: 3}",
+            "no node of partition debug with 6 GPUs, 1 cores, 4 GB a node",
+        ),
         ("partition: debug\naccount: nobody", "Slurm refuses account 'nobody'; yours: `sacctmgr show assoc"),
         pytest.param("partition: debug\nmemory: 90000", "90000 GB a node", marks=pytest.mark.long),
         pytest.param("partition: debug\nconstraint: h100", "no node has the constraint 'h100'", marks=pytest.mark.long),
@@ -241,7 +244,7 @@ def test_a_profile_that_the_site_refuses_is_one_line(slurm: SlurmSweep, line: st
 
 def test_a_job_that_will_never_start_is_named(slurm: SlurmSweep):
     """Many sites let sbatch accept what no partition can give."""
-    slurm.profile.write_text("partition: debug\nnodes: 4\n")
+    slurm.profile.write_text("partition: debug\nnodes: 3\nplacement: {micro_batch_size: 6}\n")
     assert slurm.run().returncode == 0
     (training,) = slurm.submitted("train")
     wait_until(lambda: "PartitionNodeLimit" in state(training.id))

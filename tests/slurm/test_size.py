@@ -49,7 +49,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def command(site: Path, *more: str) -> str:
     """What the command says. It takes one to two seconds of CPU; what grows with the square of the cells, minutes."""
-    profile = f"partition: gpu\ngpus_per_node: 8\ncpus: 96\nmemory: 960\nmax_parallel: {more[0]}\n"
+    profile = f"partition: gpu\ngpus_per_node: 6\ncpus: 96\nmemory: 960\nmax_parallel: {more[0]}\n"
+    profile += "placement: {micro_batch_size: 3}\n"
     (site / "site.yaml").write_text(profile)
     line = [sys.executable, "-m", "tests.ablations.fakes", "--grid", str(site / "grid.yaml"), "--out", str(site / "o")]
     line += ["--profile", str(site / "site.yaml"), *more[1:]]

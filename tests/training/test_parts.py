@@ -115,6 +115,9 @@ def test_a_text_takes_of_the_video_what_it_needs_and_one_without_room_is_none(vi
         "longer": "a text of 1111 tokens, where max_tokens=1112 has room for 1108",
         "marks": "its text holds <|video_pad|>",
     }
+    still = VideoSource(dataclasses.replace(settings, freeze="decoder"), processor)
+    with pytest.raises(SampleError, match="text alone, of which nothing learns"):
+        still._load({"conversations": talk})
 
 
 def test_labels_are_the_answers_and_nothing_else(processor):

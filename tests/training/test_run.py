@@ -17,7 +17,7 @@ import torch
 from transformers import AutoProcessor
 
 from tests.training.conftest import NSA, metrics, quick
-from tests.training.together import GATE, MOVES, Stopped, all_cases, four_heads, gradients, stop_at
+from tests.training.together import GATE, LORA, MOVES, Stopped, all_cases, four_heads, gradients, stop_at
 from videonsa.bench.packing import report
 from videonsa.config import SettingsError, to_dict
 from videonsa.counts import count_weights
@@ -358,7 +358,7 @@ SPOKEN = {"": set(), " sharded": set(), " over": HEADS, " in parts": PARTS}
 
 @pytest.mark.parametrize(
     ("case", "sharded"),
-    [*itertools.product(("nsa", "dense"), ("", " sharded", " over")), ("nsa", " in parts")],
+    [*itertools.product(("nsa", "dense"), ("", " over")), ("nsa", " sharded"), ("nsa", " in parts")],
 )
 def test_text_and_unused_gates_change_no_gradient_between_processes(case, sharded, one_process, two_processes):
     alone, together = one_process[case], torch.load(two_processes / "found.pt")[case + sharded]
@@ -384,9 +384,12 @@ def test_text_and_unused_gates_change_no_gradient_between_processes(case, sharde
         assert torch.allclose(torch.tensor(together["gates"]), torch.tensor(alone["gates"]), atol=1e-4)
 
 
-@pytest.mark.parametrize("sharded", ["", " sharded"])
-def test_adapters_learn_alike_in_two_processes(sharded, one_process, two_processes):
-    alone, together = one_process["lora"], torch.load(two_processes / "found.pt")["lora" + sharded]
+@pytest.mark.parametrize(
+    ("run", "case"), [("two_processes", "lora sharded"), pytest.param("moved", "lora", marks=pytest.mark.long)]
+)
+def test_adapters_learn_alike_in_two_processes(run, case, request, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    alone, together = gradients(tmp_path, **LORA), torch.load(request.getfixturevalue(run) / "found.pt")[case]
     for ours, theirs in zip(together["steps"], alone["steps"], strict=True):
         learning = {name for name in theirs if theirs[name] is not None}
         assert {name for name in ours if ours[name] is not None} == learning

@@ -94,7 +94,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     settings = quick(steps=1, learning_rate=1e38, warmup_fraction=0)
     with pytest.raises(Diverged, match="the last step made weights that are no numbers"):
         train(settings, tmp_path, quietly)
-    assert {path.name for path in tmp_path.iterdir()} == {"settings.json", "metrics.jsonl", "log.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"settings.json", "start.json", "metrics.jsonl", "log.txt"}
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,6 @@ def all_cases(folder: Path, **changes: Any) -> dict[str, dict[str, Any]]:
     return {
         "nsa": gradients(folder / "nsa", activation_checkpointing=True, **changes),
         "dense": gradients(folder / "dense", nsa=dataclasses.replace(NSA, attention="dense")),
-        "lora": gradients(folder / "lora", **LORA),
     }
 
 
@@ -166,7 +165,7 @@ def moved(place: Path) -> None:
         if first == then:
             train(quick(**then), place / f"{name}, calm", on_progress=lambda done, total: None)
     train(quick(precision="bf16", **FULL), place / "bf16", on_progress=lambda done, total: None)
-    found = precisions(quick(precision="bf16", **FULL))
+    found = {**precisions(quick(precision="bf16", **FULL)), "lora": gradients(place / "lora", **LORA)}
     if found["main"]:
         torch.save(found, place / "found.pt")
 
@@ -207,7 +206,6 @@ def main(place: Path) -> None:
     found = all_cases(place, **PACKED)
     full = {"sharding": "full"}
     found["nsa sharded"] = gradients(place / "nsa sharded", activation_checkpointing=True, **PACKED, **full)
-    found["dense sharded"] = gradients(place / "dense sharded", nsa=dataclasses.replace(NSA, attention="dense"), **full)
     over = {"sequence_parallel": 2}
     found["nsa over"] = gradients(place / "nsa over", activation_checkpointing=True, **over)
     found["dense over"] = gradients(

@@ -19,7 +19,6 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 
 from videonsa.methods.contract import LayerCall, Method
-from videonsa.methods.paper import AttentionInputs
 from videonsa.modeling.exchange import SequenceParallel, collected, exchanged
 from videonsa.modeling.layers import rotate
 
@@ -37,7 +36,7 @@ class VideoNSAAttention(Qwen2_5_VLAttention):
         super().__init__(config, layer_idx)
         self.g_proj_1 = GateLinear(self.hidden_size, self.hidden_size)
         self.g_proj_2 = GateLinear(self.hidden_size, 3 * self.num_heads)
-        self.captured: list[AttentionInputs] | None = None  # filled while capture_attention watches
+        self.captured: Any = None  # gets AttentionInputs appended while capture_attention watches
         self.look: Look | None = None  # called before a method attends, while `looking` lasts
 
     def forward(
@@ -101,9 +100,12 @@ def _rotate(query: Tensor, key: Tensor, cosines: Tensor, sines: Tensor) -> tuple
 
 
 @contextmanager
-def capture_attention(model: nn.Module) -> Iterator[list[AttentionInputs]]:
-    """Collect the inputs of NSA of every layer while the context lasts, in the order of the calls; detached."""
-    captured: list[AttentionInputs] = []
+def capture_attention(model: nn.Module, into: Any = None) -> Iterator[Any]:
+    """Collect the inputs of NSA of every layer while the context lasts, in the order of the calls; detached.
+
+    into: what they are appended to, as AttentionInputs; a list unless given.
+    """
+    captured = [] if into is None else into
     layers = [module for module in model.modules() if isinstance(module, VideoNSAAttention)]
     for layer in layers:
         layer.captured = captured

@@ -22,12 +22,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
+
+# That a process waits for the others. NCCL's own ten minutes end trainings whose videos come late, or whose weights
+# take long to write; a process that died ends the others sooner, through what started them.
+PATIENCE = timedelta(hours=3)
 
 all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # named so since torch 2.13
 reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
@@ -56,7 +61,8 @@ class SequenceParallel:
         heads, parts = ways(degree, kv_heads)
         table = torch.arange(dist.get_world_size()).view(-1, parts, heads)
         rows = table.flatten(1), table.flatten(0, 1), table.transpose(1, 2).flatten(0, 1)
-        group, part_group, head_group = (dist.new_subgroups_by_enumeration(each.tolist())[0] for each in rows)
+        made = (dist.new_subgroups_by_enumeration(each.tolist(), timeout=PATIENCE)[0] for each in rows)
+        group, part_group, head_group = made
         return cls(group, part_group, head_group, heads, parts, dist.get_rank() % degree)
 
     @property

@@ -50,7 +50,7 @@ def read_head(path: Path) -> Head:
         content = read_content(path)
         return Head(parse_conversations(content, str(path)), len(content), len(content))
     with open(path, "rb") as file:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(file.read(HEAD))
+        text = _text(file.read(HEAD), str(path), whole=False)
     entries, read = [], 0
     for entry, end in _first_entries(text):
         entries.append(entry)
@@ -110,14 +110,19 @@ def _check(entries: list[Any], name: str) -> None:
 
 
 def _parse(content: bytes, name: str) -> list[Any]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _refused(name, f"it is no text: {error.reason} at byte {error.start}") from None
+    text = _text(content, name)
     if text.lstrip().startswith("["):
         return _load(text, name, "")
     lines = text.split("\n")  # alone: JSON may hold other ends of lines, such as U+2028, within its texts
     return [_load(line, name, f"line {number}: ") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _text(content: bytes, name: str, whole: bool = True) -> str:
+    """The content as text; of one that is not whole the last character may be cut short."""
+    try:
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(content, final=whole)
+    except UnicodeDecodeError as error:
+        raise _refused(name, f"it is no text: {error.reason} at byte {error.start}") from None
 
 
 def _load(text: str, name: str, where: str) -> Any:

@@ -8,27 +8,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videonsa.modeling import capture_attention
+from videonsa.modeling import AttentionInputs, capture_attention
+
+
+class _Sums:
+    """Gates are added up as they come: what the layers are given for a long sample would together fill a GPU."""
+
+    def __init__(self, layers: int, heads: int, device: torch.device) -> None:
+        self.total, self.tokens = torch.zeros(layers, heads, 3, device=device), torch.zeros(1, device=device)
+
+    def append(self, inputs: AttentionInputs) -> None:
+        self.total[inputs.layer] += inputs.gates.float().sum(dim=(0, 1))
+        if inputs.layer == 0:
+            self.tokens += inputs.gates.shape[:2].numel()
 
 
 @torch.no_grad()
-def gate_sums(model: Any, batches: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+def gate_sums(model: Any, batches: Iterable[dict[str, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
     """The gates' sum over all vision tokens of the batches, [layers, heads, 3], and the number of these tokens, [1].
 
-    Of these shapes, on the model's device, also where no batch holds vision: processes add theirs up.
+    Of these shapes, on the device where the model computes, also where no batch holds vision: processes add theirs up.
     """
     text = getattr(model, "module", model).config.text_config
-    device = next(model.parameters()).device
-    total = torch.zeros(text.num_hidden_layers, text.num_attention_heads, 3, device=device)
-    tokens = torch.zeros(1, device=device)
-    for batch in batches:
-        with capture_attention(model) as captured:
+    sums = _Sums(text.num_hidden_layers, text.num_attention_heads, device)
+    with capture_attention(model, sums):
+        for batch in batches:
             model(**{name: tensor for name, tensor in batch.items() if name != "labels"}, logits_to_keep=1)
-        for inputs in captured:
-            total[inputs.layer] += inputs.gates.float().sum(dim=(0, 1))
-        if captured:
-            tokens += captured[0].gates.shape[:2].numel()
-    return total, tokens
+    return sums.total, sums.tokens
 
 
 def mean_of(sums: Tensor, tokens: Tensor) -> list[Any] | None:

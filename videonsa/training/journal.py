@@ -20,7 +20,7 @@ from videonsa.config import TrainSettings, to_dict
 from videonsa.disk import writing
 from videonsa.identity import identity, settings_inputs
 from videonsa.record import write_text
-from videonsa.text import duration
+from videonsa.text import duration, line_of
 from videonsa.tracking import CLOSE_SECONDS, HURRY_SECONDS, Tracker
 
 PACE_STEPS = 20  # the last ones, that rates and the time left go by
@@ -143,7 +143,7 @@ class Bar(Teller):
             self.say(f"step {done}/{total}, {said}, {left} left")
 
     def say(self, text: str) -> None:
-        self.console.print(escape(text), highlight=False, soft_wrap=True)
+        self.console.print(escape(line_of(text)), highlight=False, soft_wrap=True)
 
 
 class Handed(Teller):
@@ -158,5 +158,6 @@ class Handed(Teller):
         self.progress(line["step"], total)
 
     def say(self, text: str) -> None:
+        text = line_of(text)
         self.trouble = f"; {text}"
         self.words(text)

@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from videonsa.config import TrainSettings
+from videonsa.modeling.exchange import PATIENCE
 from videonsa.placement import lanes, read_together
 from videonsa.training.batch import MicroBatch, answer_loss, encoded, idle, packed, padded, place_tokens
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
@@ -98,7 +99,8 @@ class Trainer:
         on_cpu = not torch.accelerator.is_available()
         if settings.offload:
             both_backends()
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[UNUSED_WEIGHTS])
+        handlers = [UNUSED_WEIGHTS, InitProcessGroupKwargs(timeout=PATIENCE)]
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.lanes, self.size = lanes(settings, self.world), read_together(settings)
         self.parallel = sequence_groups(model, settings)
@@ -232,7 +234,9 @@ class Trainer:
         numbers = itertools.chain.from_iterable(self._numbers(step, step + 1) for step in steps)
         self.model.eval()
         with self._precision(), self._samples_whole():
-            sums, tokens = gate_sums(self.model, (batch.inputs for batch in self._prefetch(numbers)))
+            sums, tokens = gate_sums(
+                self.model, (batch.inputs for batch in self._prefetch(numbers)), self.accelerator.device
+            )
         return mean_of(*(self.accelerator.reduce(tensor, "sum") for tensor in (sums, tokens)))
 
     def weights(self) -> dict[str, Tensor]:
@@ -274,11 +278,9 @@ class Trainer:
         return Step(_mean(losses), _mean(norms), seen, max(waited), max(memory), any(leave))
 
     def _sums(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are summed over the processes at a step's last micro-batch."""
-        if self.joined is not None:
-            self.model.set_requires_gradient_sync(last)
-            return nullcontext()
-        return nullcontext() if last else self.accelerator.no_sync(self.model)
+        """Gradients are summed over the processes at a step's last micro-batch; those of shared weights at each one,
+        for a process would else keep them whole until then, in float32: 35 GB of 7B."""
+        return nullcontext() if last or self.joined is not None else self.accelerator.no_sync(self.model)
 
     def _precision(self) -> torch.autocast:
         """Matrix products in bfloat16 over float32 weights, where the settings say so.

@@ -59,7 +59,7 @@ def measure_gates(
             if on_progress is not None:
                 on_progress(done, count)
 
-    sums, tokens = gate_sums(model, batches())
+    sums, tokens = gate_sums(model, batches(), device)
     gates = mean_of(sums, tokens)
     if gates is None:
         raise SettingsError(f"data={settings.data!r}: no vision token in {count} samples to take mean gates over")

@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
 from videonsa.config import TrainSettings, attention_differences, require
-from videonsa.modeling.exchange import SequenceParallel, ways
+from videonsa.modeling.exchange import PATIENCE, SequenceParallel, ways
 
 
 def both_backends() -> None:
@@ -29,7 +29,7 @@ def both_backends() -> None:
     otherwise. On CPUs alone, and in one process, there is nothing to do."""
     if torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cuda:nccl,cpu:gloo")
+        dist.init_process_group("cuda:nccl,cpu:gloo", timeout=PATIENCE)
 
 
 def shard(model: Any, device: torch.device, precision: str, offload: bool = False) -> None:

@@ -146,6 +146,8 @@ class VideoSource:
         most = self.settings.max_tokens
         if text > (room := most - self.patch * shown):
             raise SampleError(f"a text of {text} tokens, where max_tokens={most} has room for {room}")
+        if not shown and "decoder" in self.settings.freeze:
+            raise SampleError("text alone, of which nothing learns where the decoder stays as it is (freeze)")
         if not shown:
             return conversation
         # Evenly fewer frames where there were more tokens.
