@@ -9,12 +9,12 @@ BIN := .venv/bin
 run: .venv/ready
 	$(BIN)/python ablations/run.py --grid budget
 
-# Three processes for two cores: the tests on a real Slurm, which come first, mostly wait.
+# Two processes; the tests on a real Slurm, which mostly wait, come first.
 test: .venv/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/slurm/test_cluster.py tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/slurm/test_cluster.py tests
 
 test-long: .venv/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long

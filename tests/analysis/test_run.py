@@ -67,6 +67,7 @@ sys.exit(f"imported {{heavy}}" if heavy or not paths else 0)
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.long
 def test_one_broken_figure_costs_no_other(tmp_path: Path, sweep: Path, monkeypatch, caplog) -> None:
     from analysis.figures import accuracy
 

@@ -77,7 +77,7 @@ def test_every_element_is_written_whatever_memory_held(monkeypatch, listed):
     )
 
 
-@pytest.mark.parametrize("branches", [ALL, ("slc",)], ids=["all", "slc"])
+@pytest.mark.parametrize("branches", [pytest.param(ALL, marks=pytest.mark.long), ("slc",)], ids=["all", "slc"])
 def test_masked_kernels_write_every_element(monkeypatch, branches):
     from videonsa.kernels import tiling
 
@@ -270,6 +270,7 @@ def test_large_scores_are_weighed_by_both_parts_of_the_mean_keys(monkeypatch, sp
     assert index[-1, 0].tolist() == ([1, 4] if spared else [2, 4])
 
 
+@pytest.mark.long
 def test_a_shape_of_the_fuzz(capsys):
     from videonsa.bench import fuzz
 

@@ -130,11 +130,7 @@ def test_planning_reads_them_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-LONG = pytest.mark.long
-KINDS = ["absent", "text", *(pytest.param(kind, marks=LONG) for kind in ("empty", "cut off", "no frames"))]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["absent", "empty", "cut off", "no frames", "text"])
 def test_a_source_that_yields_nothing_ends_the_training_and_says_why(kind, video_data, tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()
@@ -164,7 +160,6 @@ def without_frames(folder: Path) -> bytes:
     return (folder / "none.mkv").read_bytes()
 
 
-@pytest.mark.long
 def test_a_video_that_ends_too_early_is_not_shown_as_if_it_were_whole(video_data, processor, tmp_path, caplog):
     """A stream, unlike an mp4, can be read up to where it was cut; its header still promises all frames."""
     whole, cut = tmp_path / "whole.avi", tmp_path / "cut.avi"

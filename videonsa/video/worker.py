@@ -50,9 +50,6 @@ def serve(fd: int) -> None:
 
 
 def _read(parent: Connection, path: Path, clip: Clip, threads: int) -> Video | Exception:
-    if clip.fit is not None:
-        with _pulse(parent, None):
-            import torch  # noqa: F401  picture.py needs it; off a slow disk that takes long, and no decoder hangs
     work = Work()
     with _pulse(parent, work):
         try:
@@ -64,14 +61,14 @@ def _read(parent: Connection, path: Path, clip: Clip, threads: int) -> Video | E
 
 
 @contextmanager
-def _pulse(parent: Connection, work: Work | None) -> Iterator[None]:
-    """Signs of life, as long as packets are read and frames decoded; without work, as long as it takes."""
+def _pulse(parent: Connection, work: Work) -> Iterator[None]:
+    """Signs of life, as long as packets are read, frames decoded, or what resizes them is imported."""
     done = threading.Event()
 
     def beat() -> None:
         seen = (0, 0)
         while not done.wait(BEAT):
-            if work is None or seen != (seen := (work.packets, work.decoded)):
+            if seen != (seen := (work.packets, work.decoded)) or _imports_torch():
                 parent.send(None)
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -81,6 +78,11 @@ def _pulse(parent: Connection, work: Work | None) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def _imports_torch() -> bool:
+    """Off a slow disk that takes long, and no decoder hangs."""
+    return getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False)
 
 
 def _hand_over(door: socket.socket, frames: np.ndarray) -> None:
