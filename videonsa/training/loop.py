@@ -60,6 +60,7 @@ class Step:
     waited: float  # seconds for samples, of the process that waited longest
     memory: float  # bytes, the peak of the process that took most
     leave: bool  # one of them has been told to
+    skipped: list[Skipped]  # passed over for its samples
 
 
 class Diverged(FloatingPointError):
@@ -149,7 +150,7 @@ class Trainer:
             said = [watch.see(seen.loss, seen.norm), self.waits.said]
             line = self._line(step, seen, took) | {"tokens": tokens, "seconds": round(seconds, 3)}
             self._note(line, steps, "; ".join(filter(None, said)), journal)
-            skips.add(step, self._skipped(step - 1), self.rank == 0)
+            skips.add(step, seen.skipped, self.rank == 0)
             check_finite(step, seen.loss, seen.norm)
             if said[0] is not None and "spike" in self.settings.stop_at:
                 raise Trouble(f"step {step}: {said[0]}; {ADVICE}, or go on from the last checkpoint without stop_at")
@@ -202,9 +203,8 @@ class Trainer:
         known = self.progress.get("skipped", ())
         return Skips(folder / FILE, self.settings.max_skipped, self.source.samples, known)
 
-    def _skipped(self, step: int) -> list[Skipped]:
-        """What all processes passed over for a step's samples."""
-        found = self.source.take_skipped(number for part in self._numbers(step, step + 1) for number in part)
+    def _all_skipped(self, found: list[Skipped]) -> list[Skipped]:
+        """What all processes passed over."""
         if self.world == 1:
             return found
         everyone: list[Any] = [None] * self.world
@@ -267,15 +267,17 @@ class Trainer:
             group["lr"] = learning_rate(self.settings, step, self.source.steps)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        skipped = self.source.take_skipped(itertools.chain.from_iterable(self._numbers(step, step + 1)))
         mine = [tokens, self.waits.seconds, peak_memory(self.accelerator.device), self.leave.told]
-        return self._shared(torch.stack(losses).sum(), norm, mine)
+        return self._shared(torch.stack(losses).sum(), norm, mine, skipped)
 
-    def _shared(self, loss: Tensor, norm: Tensor, mine: list[float]) -> Step:
+    def _shared(self, loss: Tensor, norm: Tensor, mine: list[float], skipped: list[Skipped]) -> Step:
         """The step as all processes know it; `mine`: this one's tokens, seconds waited, bytes, told to leave or not."""
-        told = torch.stack([loss, norm.to(loss.device), *loss.new_tensor(mine)])
-        losses, norms, tokens, waited, memory, leave = self.accelerator.gather(told[None]).T.tolist()
+        told = torch.stack([loss, norm.to(loss.device), *loss.new_tensor([*mine, len(skipped)])])
+        losses, norms, tokens, waited, memory, leave, passed = self.accelerator.gather(told[None]).T.tolist()
+        everywhere = self._all_skipped(skipped) if any(passed) else []  # objects are sent where there are any
         seen = int(sum(tokens)) * self.lanes // self.world
-        return Step(_mean(losses), _mean(norms), seen, max(waited), max(memory), any(leave))
+        return Step(_mean(losses), _mean(norms), seen, max(waited), max(memory), any(leave), everywhere)
 
     def _sums(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients are summed over the processes at a step's last micro-batch; those of shared weights at each one,
