@@ -264,6 +264,7 @@ def test_large_scores_are_weighed_by_both_parts_of_the_mean_keys(monkeypatch, sp
     monkeypatch.setattr(flash, "FEW", 0)
     if spared:
         monkeypatch.setattr(flash, "LARGE", 1e30)
+        monkeypatch.setattr(flash, "WIDE", 1e30)
     plan = make_plan(query[None], None, 16)
     settings = triton_backend.Settings(plan, 2, 1, ("slc",), 1.0)
     _, _, index = triton_backend.attend(query.half(), key.half(), key.half(), settings)

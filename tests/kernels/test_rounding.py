@@ -1,4 +1,4 @@
-"""What rounding the mean keys to bfloat16 does to the choice of blocks, and how far flash.py's LARGE and FEW hold it.
+"""What rounding the mean keys to bfloat16 does to the choice of blocks, and how LARGE, WIDE and FEW of flash.py hold it.
 
 The kernels' arithmetic in float64 but for what is rounded: scores of the mean keys' high + low part, weighed by the lse
 of the high part alone (`own`), of both (`both`), or as the kernels take it (`mixed`).
@@ -38,7 +38,9 @@ def widest_gaps(
               {"own": high.double(), "both": high.double() + low.double()}.items()}  # fmt: skip
     lse = {name: score.logsumexp(-1, keepdim=True) for name, score in scores.items()}
     largest = scores["own"].amax(-1, keepdim=True).abs() / math.log(2)
-    mixed = (largest > flash.LARGE) | (visible.sum(1)[:, None] < flash.FEW)
+    count_seen = visible.sum(1)[:, None]
+    weighing = (lse["own"] - scores["own"].amax(-1, keepdim=True)).exp()
+    mixed = (largest > flash.LARGE) | (weighing * flash.WIDE < count_seen) | (count_seen < flash.FEW)
     lse["mixed"] = lse["both"].where(mixed, lse["own"])
     own = position // block
     case = Case(LENGTH, HEADS, 1, size, block, count, 0, "bfloat16", "random")
@@ -71,3 +73,11 @@ def test_what_all_keys_share_costs_no_precision(seed):
     sizes = (0.125, 128, 32, 8)
     assert widest_gaps(*sizes, seed=seed, offset=16.0)["own"] <= TIE[torch.bfloat16]
     assert widest_gaps(*sizes, seed=seed, offset=16.0, centred=False)["own"] > 2 * TIE[torch.bfloat16]
+
+
+def test_scores_are_large_too_where_the_first_block_has_the_largest(monkeypatch):
+    """Less the first block's, mean keys give it a score of 0: the largest may be small, and the others far below."""
+    flash = pytest.importorskip("videonsa.kernels.flash")
+    assert widest_gaps(2.4, 64, 16, 3, seed=9)["mixed"] <= TIE[torch.bfloat16]
+    monkeypatch.setattr(flash, "WIDE", math.inf)
+    assert widest_gaps(2.4, 64, 16, 3, seed=9)["mixed"] > 10 * TIE[torch.bfloat16]

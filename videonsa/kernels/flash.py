@@ -25,6 +25,7 @@ from videonsa.kernels.tiles import load_rows, load_tile, rows_of, store_rows
 
 LOG2E = 1.4426950408889634
 LARGE = 3.0  # of a row's largest score (base 2): beyond it, rounding the keys moves the lse by more than some 2^-12
+WIDE = 6.0  # keys for each that weighs: the others' scores lie far below, so scores are large, if not the largest one
 FEW = 32  # keys; the largest score of so few may be small by chance
 
 
@@ -81,7 +82,8 @@ def _sharp_lse(query, key, key_low, first_key, head, scale, position, end, D: tl
 def _forward(query, key, value, out, lse, position, tiles, queries, scale, key_low, sharp_lse, count,
              HQ: tl.constexpr, SLOTS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, STRIDE: tl.constexpr,
              WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WITH_OUT: tl.constexpr,
-             BY_QUERY: tl.constexpr, SHARP: tl.constexpr, LARGE: tl.constexpr, FEW: tl.constexpr):  # fmt: skip
+             BY_QUERY: tl.constexpr, SHARP: tl.constexpr, LARGE: tl.constexpr, WIDE: tl.constexpr,
+             FEW: tl.constexpr):  # fmt: skip
     slot = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)  # later queries see more keys: longest first
     first = tl.load(tiles + tile * 3)
@@ -119,7 +121,8 @@ def _forward(query, key, value, out, lse, position, tiles, queries, scale, key_l
         sum_ = sum_ / tl.where(sees_any, total, 1.0)[:, None]
         store_rows(out, sum_, rows, live, slot, SLOTS, D)
     if SHARP:  # whether a row needs it hangs on nothing but what the row sees
-        coarse = (visible >= count) & ((tl.abs(top) > LARGE) | (visible < FEW))
+        large = (tl.abs(top) > LARGE) | (total * WIDE < visible)
+        coarse = (visible >= count) & (large | (visible < FEW))
         if tl.max(coarse.to(tl.int32), 0) > 0:
             sharp = _sharp_lse(query_tile, key, key_low, first_key, kv_head, scale, at, end, D, STRIDE, ROWS, COLUMNS)
             row_lse = tl.where(coarse, sharp, row_lse)
@@ -297,7 +300,7 @@ def forward(
         scale * LOG2E, low, sharp_lse, count,
         HQ=heads, SLOTS=slots.used, GROUP=slots.group, D=size, STRIDE=stride, WINDOW=window, ROWS=tile.rows,
         COLUMNS=tile.columns, WITH_OUT=with_out, BY_QUERY=into is not None, SHARP=sharp is not None, LARGE=LARGE,
-        FEW=FEW, **tile.options,
+        WIDE=WIDE, FEW=FEW, **tile.options,
     )  # fmt: skip
     return out, lse
 
