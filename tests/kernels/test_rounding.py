@@ -1,4 +1,4 @@
-"""What rounding the mean keys to bfloat16 does to the choice of blocks, and how LARGE, WIDE and FEW of flash.py hold it.
+"""What rounding the mean keys to bfloat16 does to a choice of blocks, and how flash.py's LARGE, WIDE and FEW hold it.
 
 The kernels' arithmetic in float64 but for what is rounded: scores of the mean keys' high + low part, weighed by the lse
 of the high part alone (`own`), of both (`both`), or as the kernels take it (`mixed`).
