@@ -41,6 +41,7 @@ CELL_COLUMNS = [
     *("branches", "budget", "local_share", "as_trained", "train_block_count", "train_window", "train_frames"),
     *SUITE,
     *("weights", "weights_mib", "packed_bits", "model", "steps", "error_type", "error", "traceback", "code", "commit"),
+    "source",  # of a row that was not made here (analysis/joined.py)
 ]
 QUESTION_COLUMNS = [
     *("cell", "label", "suite", "doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),

@@ -4,6 +4,7 @@
 python analysis/run.py budget gates sinks              # these figures, of every sweep that has them
 python analysis/run.py table --sweep tiny-budget       # one sweep's table, shown and written
 python analysis/run.py parts --sweep tiny-budget       # the same for the benchmarks' sub-scores
+python analysis/run.py table --join FOLDER=LABEL       # a row more: what lmms-eval wrote elsewhere with --log_samples
 python analysis/run.py table1 fig7                     # the paper's own, of all records, beside the published numbers
 python analysis/run.py --all                           # everything of every sweep, of measurements, and of the paper
 python analysis/run.py --list                          # names, sweeps, and how much of the paper's items there is
@@ -42,6 +43,7 @@ OTHERS = {
     "prefills": "milliseconds of each sparse prefill beside dense attention (benchmarks/methods.csv)",
     "training": "step time and memory of training against length (benchmarks/training.csv)",
 }
+JOINABLE = ("table", "parts", "report", *DRAWINGS)  # what may have rows of foreign results
 PAPER = "table1 to table37, fig1 to fig29"
 LEAST_WIDTH = 60  # columns of a table, however narrow the terminal says it is
 BENCHMARKS = ROOT / "benchmarks"
@@ -80,6 +82,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="names of figures and tables, and the sweeps there are")
     parser.add_argument("--out", type=folder, default=Path("runs"), help="folder of the records (default: runs)")
     parser.add_argument("--sweep", type=text, action="append", default=[], help="only this sweep (may be repeated)")
+    what = "a row more, of samples that lmms-eval wrote with --log_samples: FOLDER or FOLDER=LABEL (may be repeated)"
+    parser.add_argument("--join", type=text, action="append", default=[], help=what)
     what = "folder of measurements for the paper's items (default: benchmarks)"
     parser.add_argument("--measured", type=folder, default=BENCHMARKS, help=what)
     for name, file, figure in MEASURED:
@@ -118,6 +122,8 @@ def _chosen_sweeps(out: Path, wanted: Sequence[str]) -> list[str]:
 def _make(options: argparse.Namespace) -> int:
     _check(options.names)
     names = list(dict.fromkeys(options.names))
+    if options.join:
+        return 0 if _joined(names, options) else 1
     given = vars(options)
     measurements = {figure: given[name.strip("-").replace("-", "_")] for name, _, figure in MEASURED}
     if options.all:
@@ -148,6 +154,14 @@ def _check(names: Sequence[str]) -> None:
             raise Refused(f"unknown name {name!r}; names: {listed}{unknown(name, [*known, *catalog().items])}")
 
 
+def _joined(names: Sequence[str], options: argparse.Namespace) -> bool:
+    """Make these with rows of foreign results, of every chosen sweep that shares a benchmark with them."""
+    for name in names:
+        if name not in JOINABLE:
+            raise Refused(f"{name} takes no --join; these do: {', '.join(JOINABLE)}")
+    return _from_sweeps(["table", "parts", "report"] if options.all else names, options)
+
+
 def _items(names: Sequence[str], options: argparse.Namespace, appendix: bool) -> bool:
     """Make these of the paper's items, or all as one file; False when one of these could not be made."""
     from analysis.items.appendix import write_appendix
@@ -175,26 +189,25 @@ def _draw_measured(name: str, measurements: Path, folder: Path) -> list[Path]:
 
 def _from_sweeps(names: Sequence[str], options: argparse.Namespace) -> bool:
     """Make these of every chosen sweep that has them; False when one failed, or a name could be made of no sweep."""
-    from analysis.load import axes_of, load, read_plan
+    from analysis.load import axes_of
+    from analysis.sweeps import read_sweeps
 
     sweeps = _chosen_sweeps(options.out, options.sweep)
     made = dict.fromkeys(names, False)
     whole = True
-    for sweep in sweeps:
-        folder = options.out / "sweeps" / sweep
-        plan = read_plan(folder)
-        results = load(options.out, plan)
+    for plan, results, place in read_sweeps(options.out, sweeps, options.join):
         data = sweep_data(plan, results)
         for name in names:
             if name in DRAWINGS and not fits(name, axes_of(plan)):
                 continue
-            paths, drawn = _one(name, plan, results, data, folder)
+            paths, drawn = _one(name, plan, results, data, place)
             _show(paths)
             made[name] |= bool(paths)
             whole &= drawn
-    for name in [name for name, done in made.items() if not done]:
+    lacking = [name for name, done in made.items() if not done and not options.all]
+    for name in lacking:
         print(f"{name}: {_why_not(name, sweeps, options.out)}", file=sys.stderr)
-    return whole and all(made.values())
+    return whole and not lacking
 
 
 def _one(name: str, plan: dict, results: object, data: dict, folder: Path) -> tuple[list[Path], bool]:
@@ -210,8 +223,10 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path) -> tu
         console.print(rich_table(data["rows"], plan, data["problems"]))
         return write_tables(plan, data, folder), True
     if name == "report":
+        from analysis.load import axes_of
         from analysis.report import write_report
 
+        draw_all([figure for figure in DRAWINGS if fits(figure, axes_of(plan))], data, folder / "figures")
         return [write_report(plan, results, data["rows"], folder)], True  # type: ignore[arg-type]
     if name in ("parts", "recall_table"):
         from analysis.parts import write_parts
@@ -219,7 +234,8 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path) -> tu
 
         write = write_parts if name == "parts" else write_recall
         paths = write(plan, results, folder)  # type: ignore[arg-type]
-        print("".join(path.read_text(encoding="utf-8") for path in paths if path.suffix == ".md").rstrip())
+        for path in paths[:1]:
+            print(path.read_text(encoding="utf-8").rstrip())
         return paths, True
     from analysis.paper import write_beside
 

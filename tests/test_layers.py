@@ -19,6 +19,12 @@ OF_BENCH = (
     *("videonsa.methods", "videonsa.training", "videonsa.tiny", "videonsa.surroundings"),
     "videonsa.bench",
 )
+OF_ANALYSIS = (
+    *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
+    *("videonsa.identity", "videonsa.options", "videonsa.values", "videonsa.text"),
+    "videonsa.methods.registry",
+    "analysis",
+)
 # Room -> rooms of ours that its files may import. The most specific name counts; a room may always import itself.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.names": (),
@@ -88,6 +94,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.surroundings", "videonsa.bootstrap", "videonsa.options", "videonsa.values"),
         *("videonsa.video", "videonsa.text"),
     ),
+    "evals.aggregates": (),
+    "evals.suites": ("evals.aggregates", "videonsa.config", "videonsa.identity", "videonsa.values"),
     "evals": (
         *(
             "videonsa.config",
@@ -105,11 +113,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "ablations": PACKAGES,
     "slurm": ("videonsa.values", "videonsa.places"),  # its profiles are read as all else is
-    "analysis": (
-        *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
-        *("videonsa.identity", "videonsa.options", "videonsa.values", "videonsa.text"),
-        "videonsa.methods.registry",
-    ),
+    "analysis": OF_ANALYSIS,
+    "analysis.joined": (*OF_ANALYSIS, "evals.suites"),  # what lmms-eval's own metric says of a question
     "videonsa.bench": OF_BENCH,
     # These measure evaluation itself.
     "videonsa.bench.suite": (*OF_BENCH, "evals"),

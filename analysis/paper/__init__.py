@@ -53,7 +53,7 @@ def compared(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     pairs, reasons = [], []
     for row in each(rows[rows["status"] == "done"]):
         here = [(score, question) for score, question in asked if suite_of(score.benchmark) == row.suite]
-        if not here:
+        if not here or isinstance(getattr(row, "source", None), str):  # what was made elsewhere is not ours
             continue
         ours = our_question(row)
         same = [score for score, theirs in here if theirs is not None and not differing(ours, theirs)]

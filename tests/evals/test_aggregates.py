@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import lmms_eval
+import pandas as pd
 import pytest
+from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 from lmms_eval.utils import load_yaml_config
 
+from analysis.foreign import read_foreign
+from analysis.joined import join
+from analysis.load import Results
+from analysis.rows import CELL_COLUMNS, QUESTION_COLUMNS
 from evals import shipped
 from evals.aggregates import VSIBENCH
 from evals.scores import summarize_scores
@@ -120,3 +126,41 @@ def test_what_is_not_known_has_no_score() -> None:
         for value in ({"something": "else"}, float("nan"), None, "text"):
             if not SUITES[name].judged:
                 assert SUITES[name].aggregate.question_score(value) is None
+
+
+def cell_of_ours(name: str, task: dict) -> Results:
+    """A finished cell that asked the stand-in's questions, as its record tells them, and answered all wrong."""
+    suite, found = SUITES[name], parts(name)
+    cell = {"id": "c", "label": "ours", "variant": "ours", "suite": name, "status": "done", "task": name, "seed": 0}
+    rows = [
+        {"cell": "c", "label": "ours", "suite": name, "doc_id": str(number), "video": suite.video_id(doc), "score": 0.0}
+        | {"kind": suite.aggregate.kind_of(doc), "parts": suite.aggregate.parts_of(doc)}
+        | {"answer": suite.right_answer(doc, doc.get(task["doc_to_target"]))}
+        for number, doc in enumerate(STANDINS[name].docs)
+    ]
+    cells = pd.DataFrame([cell | {"parts": {part: {"score": 0.0} for part in found}}], columns=CELL_COLUMNS)
+    none = pd.DataFrame()
+    return Results(cells, pd.DataFrame(rows, columns=QUESTION_COLUMNS), none, none, none, ())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_that_lmms_eval_logs_join_our_questions(name: str, tmp_path: Path) -> None:
+    """Scored by the shipped task's own functions, written by lmms-eval's own writer."""
+    stand_in, suite = STANDINS[name], SUITES[name]
+    results, rows, task = asked(name, stand_in, stand_in.says)
+    samples = [
+        {"doc_id": number, "doc": doc, "target": doc.get(task["doc_to_target"], task["doc_to_target"])}
+        | {"arguments": ["What?"], "resps": [["A"]], "filtered_resps": ["A"], "doc_hash": "0", **result}
+        for number, (doc, result) in enumerate(zip(stand_in.docs, results, strict=True))
+    ]
+    tracker = EvaluationTracker(output_path=str(tmp_path))
+    tracker.general_config_tracker.log_experiment_args("m", "pretrained=M", "", "", False)
+    tracker.date_id = "20251102_030405"
+    tracker.save_results_samples(name, samples)
+    joined = join(cell_of_ours(name, task), read_foreign(str(tmp_path)), "ours")
+    _, row = joined.cells.itertuples()
+    assert row.accuracy == pytest.approx(suite.aggregate.mean((row["kind"], row["score"]) for row in rows))
+    assert 0 < row.accuracy < 1
+    assert row.questions == len(stand_in.docs), joined.problems
+    assert set(row.parts) == set(parts(name))
+    assert ("do not tell the right answer" in str(joined.problems)) == (name == "tomato")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from analysis.foreign import read_foreign
 from evals.data.synthetic import SyntheticData, make_data
 from evals.run import evaluate
 from evals.suites import suite_settings
@@ -44,6 +46,10 @@ def test_the_command_line_gives_what_we_give(folder: Path, data: Path, tmp_path:
     expected = ["" if row["doc_id"] == 2 else row["prediction"].strip() for row in ours]
     assert [row["filtered_resps"] for row in rows] == expected
     assert [row["target"] for row in rows] == [row["answer"] for row in ours]
+    foreign = read_foreign(str(tmp_path)).tasks["synth_needle"]
+    assert list(foreign.samples.values()) == rows
+    assert foreign.about.startswith(f"videonsa pretrained={folder.name},block_count=2,window=4,branches=cmp+swa,max")
+    assert re.search(r"; \d{4}-\d\d-\d\d \d\d:\d\d; lmms-eval ", foreign.about)
 
 
 def test_a_bad_argument_is_one_line_and_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

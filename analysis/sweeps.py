@@ -1,0 +1,56 @@
+"""The sweeps that a command is about: plan, results and folder of each, with rows of foreign results where asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from analysis.foreign import Foreign, NotForeign, read_foreign
+from analysis.joined import join
+from analysis.load import Results, find_reference, load, read_plan
+
+JOINED = "joined"  # in the out folder, beside "sweeps": what has rows of foreign results
+
+
+class Sweep(NamedTuple):
+    """One sweep as it is analysed."""
+
+    plan: dict[str, Any]
+    results: Results
+    folder: Path  # for what is made of it
+
+
+def read_sweeps(out: Path, names: Sequence[str], joins: Sequence[str] = ()) -> Iterator[Sweep]:
+    """Each sweep of these names; with foreign results (FOLDER=LABEL) those that share a benchmark with all of them.
+
+    Raises NotAPlan; NotForeign where a folder cannot be read, or pairs with no sweep.
+    """
+    several = [read_foreign(given) for given in joins]
+    apart: list[str] = []
+    for name in names:
+        plan = read_plan(out / "sweeps" / name)
+        results, folder = load(out, plan), out / "sweeps" / name
+        if several:
+            try:
+                results, folder = _joined(plan, results, several), out / JOINED / _name(name, several)
+            except NotForeign as error:
+                apart.append(f"{name}: {error}")
+                continue
+        yield Sweep(plan, results, folder)
+    if apart and len(apart) == len(names):
+        raise NotForeign(apart[0])
+
+
+def _joined(plan: dict[str, Any], results: Results, several: Sequence[Foreign]) -> Results:
+    reference = find_reference(plan, results.cells)
+    for foreign in several:
+        results = join(results, foreign, reference)
+    return results
+
+
+def _name(sweep: str, several: Sequence[Foreign]) -> str:
+    """'tiny-budget+7B': the sweep's own files stay as they are."""
+    labels = (foreign.label.removeprefix("foreign: ") for foreign in several)
+    return "+".join([sweep, *(re.sub(r"[^\w.=-]+", "-", label)[:60] for label in labels)])
