@@ -18,6 +18,7 @@ from ablations.gates import GateSamples, gates_for
 from ablations.grid import Grid, Variant
 from ablations.inputs import cell_inputs, gates_inputs, identity_of, probe_inputs, training_inputs
 from ablations.profile import Profile, check_suites, suite_settings
+from evals.observers import registry
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict, require, to_dict
 from videonsa.hub import folder_at
 from videonsa.identity import identity, settings_inputs
@@ -156,7 +157,7 @@ class Cell:
 class Probe:
     """A look at how a model spends its attention, on the first videos that one cell is asked about.
 
-    Gates, sinks and recall under the cell's own attention where that is NSA, and the recall of other methods.
+    By observers, under the cell's own attention where that is NSA, and of what other methods choose.
     """
 
     training: Training
@@ -164,12 +165,15 @@ class Probe:
     suite: SuiteSettings
     videos: int
     methods: tuple[MethodSettings, ...] = ()  # whose choice of keys is looked at
+    observers: tuple[str, ...] = registry.USUAL  # names of evals/observers/registry.py
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """All that the probe's numbers depend on, in plain form."""
         facts = self.training.facts
-        return probe_inputs(self.training.inputs, self.nsa, self.suite, self.videos, facts, self.methods)
+        return probe_inputs(
+            self.training.inputs, self.nsa, self.suite, self.videos, facts, self.methods, self.observers
+        )
 
     @cached_property
     def id(self) -> str:
@@ -181,7 +185,9 @@ class Probe:
         """The settings as the record keeps them."""
         nsa, suite = to_dict(self.nsa), to_dict(self.suite)
         settings = {"train": self.training.record_settings, "nsa": nsa, "suite": suite, "videos": self.videos}
-        return settings | ({"methods": [as_record(method) for method in self.methods]} if self.methods else {})
+        if self.methods:
+            settings["methods"] = [as_record(method) for method in self.methods]
+        return settings if self.observers == registry.USUAL else settings | {"observers": list(self.observers)}
 
     @property
     def identities(self) -> dict[str, str]:
@@ -304,12 +310,15 @@ def check_families(train: TrainSettings, where: str) -> None:
 
 
 def make_probe(cells: Iterable[Cell], profile: Profile, reference: str | None) -> Probe | None:
-    """The probe of one training; None where there is nothing to look at: no gates, and no method that chooses keys.
+    """The probe of one training; None where its observers have nothing to look at: no gates, no method that chooses.
 
     Its attention, suite and videos are those of the cell of these that stands for it: of the reference, else of one
     asked as its weights were made, on the profile's probe suite or the first. All methods of the cells are looked at.
     """
     usable = [cell for cell in cells if cell.is_probed and cell.training.gates is None]
+    observers = profile.probe_observers
+    if all(registry.find(name, "observers").of_nsa for name in observers):
+        usable = [cell for cell in usable if cell.method is None]
     own = [cell for cell in usable if cell.method is None and cell.training.nsa.attention == "nsa"]
     methods = {described(cell.method): cell.method for cell in usable if cell.method is not None}
     asked = own or [cell for cell in usable if cell.method is not None]
@@ -318,7 +327,9 @@ def make_probe(cells: Iterable[Cell], profile: Profile, reference: str | None) -
     here = [cell for cell in asked if cell.suite.name == profile.probe_suite]
     chosen = min(here or asked, key=lambda cell: (cell.label != reference, cell.nsa != cell.training.made))
     videos = min(profile.probe_videos, chosen.suite.limit or profile.probe_videos)
-    return Probe(chosen.training, chosen.nsa, chosen.suite, videos, tuple(methods[name] for name in sorted(methods)))
+    return Probe(
+        chosen.training, chosen.nsa, chosen.suite, videos, tuple(methods[name] for name in sorted(methods)), observers
+    )
 
 
 def _said(grid: Grid, profile: Profile) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@
     seeds: [0, 1]           # instead of the profile's
     reference: b=4          # the variant that the others are compared with; else the one asked as its model was made
     checkpoints: {me/model: {semantics: release}}   # what given weights were made with, over the profile's
+    probe: {suite: synth_order, videos: 4, observers: [gates]}   # what is looked at inside, over the profile's
 
 Settings are dotted: nsa.* (attention at test time; with `asks: train` also while training), train.* (also train.nsa.*),
 suite.* (frames, fps, tokens_per_frame, limit, ...), checkpoint (a hub name or folder: nothing is trained), start (a
@@ -35,8 +36,8 @@ from typing import Any
 from ablations.attention import check_groups
 from ablations.checkpoints import check_checkpoints
 from ablations.checks import check_keys, mapping_at, text_or_none, whole_numbers
-from ablations.profile import load_yaml
-from ablations.settings import check_setting, flatten
+from ablations.profile import load_yaml, read_probe
+from ablations.settings import OF_PROBES, check_setting, flatten
 from ablations.settings import parse_changes as parse_changes  # named here, too
 from videonsa.config import SettingsError, one_of
 from videonsa.places import place
@@ -45,7 +46,7 @@ from videonsa.values import unknown
 FOLDER = Path(__file__).parent / "grids"
 KEYS = (
     *("question", "asks", "base", "axes", "combine", "exclude", "labels", "suites", "seeds"),
-    *("reference", "checkpoints"),
+    *("reference", "checkpoints", "probe"),
 )
 EXAMPLE = ", as in {nsa.window: ...}"
 SHORT = {
@@ -84,6 +85,7 @@ class Grid:
     base: Mapping[str, Any] = field(default_factory=dict)  # settings of every variant, where it has no others
     reference: str | None = None  # label of the variant that the others are compared with; None: ablations/reference.py
     checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what given weights were made with
+    probe: Mapping[str, Any] = field(default_factory=dict)  # fields of Profile, over the profile's own
 
 
 def grid_names(profile: str) -> list[str]:
@@ -117,6 +119,7 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     one_of(f"{where}: combine", content.get("combine", "product"), ("product", "zip"))
     axes = [_axis(key, values, where) for key, values in mapping_at(content, "axes", where, EXAMPLE).items()]
     _check_axes(axes, where)
+    asked_probe = {key.partition(".")[2]: changes.pop(key) for key in OF_PROBES if key in changes}
     suites, seeds = changes.pop("suites", content.get("suites")), changes.pop("seeds", content.get("seeds"))
     for key in changes:
         if any(_varies(axis, key) for axis in axes):
@@ -143,6 +146,7 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
         base=base,
         reference=_reference(content.get("reference"), variants, where),
         checkpoints=check_checkpoints(content.get("checkpoints"), where),
+        probe=read_probe(content, where) | read_probe({"probe": asked_probe}, "--set"),
     )
 
 

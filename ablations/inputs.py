@@ -10,6 +10,7 @@ from typing import Any
 
 from ablations.facts import Facts
 from ablations.gates import GateSamples
+from evals.observers import registry
 from videonsa.config import NSASettings, SuiteSettings, TrainSettings
 from videonsa.identity import (
     VERSION,
@@ -86,12 +87,16 @@ def probe_inputs(
     videos: int,
     facts: Facts,
     methods: Sequence[MethodSettings] = (),
+    observers: Sequence[str] = registry.USUAL,
 ) -> dict[str, Any]:
-    """What a probe's gates, sinks and recall depend on: the questions' first videos, and no answers."""
+    """What observers see depends on: the questions' first videos, and no answers; their own code and no others'."""
     asked = _asked(weights, nsa, suite, facts) | {"videos": videos}
     for name in ("limit", "max_new_tokens"):
         asked["suite"].pop(name, None)
-    code = facts.code(probe_parts(*_attention(nsa), is_ours(suite)))
+    if tuple(observers) != registry.USUAL:
+        asked["observers"] = sorted(observers)
+    parts = [part for name in observers for part in registry.find(name, "observers").code]
+    code = facts.code(dict.fromkeys((*probe_parts(*_attention(nsa), is_ours(suite)), *parts)))
     if methods:
         asked["methods"] = [method.inputs() for method in methods]
     for method in methods:

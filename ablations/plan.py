@@ -130,6 +130,7 @@ def make_sweep(
     name = sweep_name(grid.name, source, profile, changes)
     folder = out / "sweeps" / name
     facts = (as_planned and facts_of_plan(folder)) or facts
+    profile = replace(profile, **grid.probe)
     amended = read_amended(folder) if amended is None else amended
     return Sweep(grid, profile, out, name, tuple(make_cells(grid, profile, facts, amended)))
 

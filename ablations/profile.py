@@ -10,23 +10,24 @@ from typing import Any
 
 from ablations.checkpoints import check_checkpoints
 from ablations.checks import check_keys, mapping_at, positive, text_or_none, whole_numbers
+from evals.observers import registry
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict
-from videonsa.methods import registry
+from videonsa.methods.registry import texts as texts_of_methods
 from videonsa.places import place
 from videonsa.values import read_mapping, text_fields
 
 FOLDER = Path(__file__).parent / "profiles"
 KEYS = ("description", "train", "checkpoint", "checkpoints", "suites", "seeds", "probe", "gates")
-PROBE_KEYS = ("suite", "videos")
+PROBE_KEYS = ("suite", "videos", "observers")
 GATES_KEYS = ("samples",)
 GATE_SAMPLES = 1000  # as the paper took
 # Keys of grids and profiles below which text is meant, whatever it looks like.
 TEXTS = frozenset(
-    {"question", "description", "label", "labels", "reference", "checkpoint", "start", "suite"}
+    {"question", "description", "label", "labels", "reference", "checkpoint", "start", "suite", "observers"}
     | text_fields(NSASettings)
     | text_fields(TrainSettings)
     | text_fields(SuiteSettings)
-    | registry.texts()
+    | texts_of_methods()
 )
 
 
@@ -40,8 +41,9 @@ class Profile:
     checkpoint: str | None  # what grids that ask at test time evaluate (hub name or folder); None: they train one
     suites: Mapping[str, Mapping[str, Any]]  # suite -> of SuiteSettings, over the suite's own; in the order of tables
     seeds: tuple[int, ...]  # of trainings
-    probe_suite: str | None  # whose videos the gates and sinks are measured on; None: no probes
+    probe_suite: str | None  # whose videos probes look at; None: no probes
     probe_videos: int
+    probe_observers: tuple[str, ...] = registry.USUAL  # what they look at: names of evals/observers/registry.py
     checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what given weights were made with
     gate_samples: int = GATE_SAMPLES  # of `train`, at most: for mean gates of given weights that hold none
     placement: Mapping[str, Any] = field(default_factory=dict)  # of trainings, over all else: ablations/placement.py
@@ -54,13 +56,11 @@ def load_profile(name: str) -> Profile:
         raise SettingsError(f"no profile {name!r}; profiles: {', '.join(profile_names())}; or the path of a YAML file")
     content = load_yaml(path)
     check_keys(content, KEYS, str(path.name))
-    probe, gates, train = (mapping_at(content, key, path.name) for key in ("probe", "gates", "train"))
-    check_keys(probe, PROBE_KEYS, f"{path.name}: probe")
+    gates, train = (mapping_at(content, key, path.name) for key in ("gates", "train"))
+    probe = {"probe_suite": None, "probe_videos": 8} | read_probe(content, path.name)
     check_keys(gates, GATES_KEYS, f"{path.name}: gates")
     suites = {key: dict(value or {}) for key, value in mapping_at(content, "suites", path.name).items()}
     check_suites(suites, path.name)
-    if (probed := text_or_none(probe.get("suite"), f"{path.name}: probe: suite")) is not None:
-        check_suites({probed: {}}, f"{path.name}: probe")
     if "seed" in train:
         raise SettingsError(f"{path.name}: train.seed: a training's seed is one of `seeds:`")
     from_dict(TrainSettings, train, f"{path.name}: train")
@@ -71,11 +71,27 @@ def load_profile(name: str) -> Profile:
         checkpoint=text_or_none(content.get("checkpoint"), f"{path.name}: checkpoint"),
         suites=suites,
         seeds=whole_numbers(content.get("seeds", [0]), f"{path.name}: seeds"),
-        probe_suite=probed,
-        probe_videos=positive(probe.get("videos", 8), f"{path.name}: probe: videos"),
+        **probe,
         checkpoints=check_checkpoints(content.get("checkpoints"), path.name),
         gate_samples=positive(gates.get("samples", GATE_SAMPLES), f"{path.name}: gates: samples"),
     )
+
+
+def read_probe(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What `probe:` of a profile or grid says, as fields of Profile: suite, videos, observers."""
+    probe = mapping_at(content, "probe", where, ", as in {suite: synth_needle, videos: 8, observers: [gates]}")
+    where = f"{where}: probe"
+    check_keys(probe, PROBE_KEYS, where)
+    found: dict[str, Any] = {}
+    if "suite" in probe:
+        found["probe_suite"] = text_or_none(probe["suite"], f"{where}: suite")
+    if found.get("probe_suite") is not None:
+        check_suites({found["probe_suite"]: {}}, where)
+    if "videos" in probe:
+        found["probe_videos"] = positive(probe["videos"], f"{where}: videos")
+    if "observers" in probe:
+        found["probe_observers"] = registry.chosen(probe["observers"], f"{where}: observers")
+    return found
 
 
 def profile_names() -> list[str]:

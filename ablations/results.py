@@ -67,7 +67,13 @@ def dry_run_text(
     if measured := sum(job.measures for job in jobs):
         counts |= {"train": counts["train"] - measured, "gates": measured}
     lines.append("To run: " + ", ".join(f"{number} {kind} jobs" for kind, number in counts.items()))
-    lines += [*again, *placement_lines(jobs, processes), *reference_lines(sweep), *hub_lines(sweep)]
+    lines += [
+        *probe_lines(sweep),
+        *again,
+        *placement_lines(jobs, processes),
+        *reference_lines(sweep),
+        *hub_lines(sweep),
+    ]
     lines += data_lines({key: training for key, training in sweep.trainings.items() if state.trainings[key] != DONE})
     lines.append(f"Time: {estimate(sweep, state, jobs, workers)}")
     lines += disk_lines(sweep, jobs, workers)
@@ -75,6 +81,19 @@ def dry_run_text(
     lines += needs_lines(sweep.cells)
     lines.append(f"Records: {sweep.out}; table and figures: {sweep.folder}")
     return "\n".join(lines)
+
+
+def probe_lines(sweep: Sweep) -> list[str]:
+    """What probes look at, a line for those that look alike."""
+    looks: dict[str, list[str]] = {}
+    for probe in sweep.probes.values():
+        about = f"{probe.videos} videos of {probe.suite.name}: {', '.join(probe.observers)}"
+        looks.setdefault(about, []).append(probe.id)
+    return [f"{_probes(ids)} on {about}" for about, ids in looks.items()]
+
+
+def _probes(ids: list[str]) -> str:
+    return f"Probe {ids[0]}" if len(ids) == 1 else f"{len(ids)} probes"
 
 
 def _standing(training: Training, status: str) -> str:
@@ -152,7 +171,8 @@ def problems(cells: Collection[Cell], state: State, sweep: Sweep) -> list[str]:
     for key, status in state.probes.items():
         if status in (FAILED, INTERRUPTED):
             probe = sweep.probes[key].id
-            lines.append(f"  failed  probe {probe} (gates, sinks, recall): {state.errors.get(probe, '')}")
+            looked = ", ".join(sweep.probes[key].observers)
+            lines.append(f"  failed  probe {probe} ({looked}): {state.errors.get(probe, '')}")
     every = [state.cells[cell.id] for cell in cells] + [*state.trainings.values(), *state.probes.values()]
     if lines:
         again = "--retry-failed runs them again" if FAILED in every else "the same command runs them again"

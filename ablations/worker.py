@@ -25,7 +25,9 @@ from ablations.plan import DONE, FAILED, Job, Sweep, answers_folder, by_suite, c
 from ablations.progress import Progress, read_progress
 from ablations.records import fail_record, record_of
 from ablations.stages import Stages
+from evals.observers import registry
 from slurm.executor import delayed, distributed_environment, leave, leave_when_told, told_to_leave
+from videonsa.arrays import ARRAYS, write_arrays
 from videonsa.config import TrainSettings, to_dict
 from videonsa.disk import DiskError, disk_error
 from videonsa.lock import Lock, LockHeld, claimed
@@ -296,7 +298,7 @@ def _raise(error: Exception) -> Any:
 
 
 def run_probe(work: Work, progress: Progress) -> list[str]:
-    """Measure gates, sinks and recall into probes/<id>/record.json; returns what failed."""
+    """Observe into probes/<id>/record.json, arrays into a file beside it; returns what failed."""
     probe = work.job.probe
     assert probe is not None
     folder = work.out / "probes" / probe.id
@@ -305,16 +307,20 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
         record = read_record(folder / "record.json")
         if record is not None and record["status"] == DONE:
             return []
-        report = progress.begin("probe", "gates, sinks, recall", check=claim.check)
+        report = progress.begin("probe", ", ".join(probe.observers), check=claim.check)
         record = record_of(probe)
         started = time.time()
         try:
             measure, nsa = work.stages.get("probe"), to_dict(probe.nsa)
             check_here(probe.training.facts, observed().get("device"), PACKAGES)
             checkpoint = _checkpoint(work.out, work.job)
-            more = {"methods": probe.methods} if probe.methods else {}
+            more: dict[str, Any] = {"methods": probe.methods} if probe.methods else {}
+            more |= {} if probe.observers == registry.USUAL else {"observers": probe.observers}
             result = measure(checkpoint, nsa, probe.suite, videos=probe.videos, data=work.out / "data", **more)
             report(1, 1)
+            if arrays := result.pop("arrays", None):
+                claim.check()
+                record |= {"arrays": write_arrays(folder / ARRAYS, arrays)}
             record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
             record |= {"status": DONE, "summary": {"seconds": round(time.time() - started, 3)}, "error": None}
         except Exception as error:

@@ -143,7 +143,7 @@ def fit_table(
     loaded.use({"attention": "dense"})
     search, seen = Search(made, tuple(patterns)), 0
     with torch.inference_mode(), metered(loaded.model), looking(loaded.model, search.look):
-        for question in questions(loaded, suite, prompts, data):
+        for _, question in questions(loaded, suite, prompts, data):
             loaded.model(**question.on(loaded.device), use_cache=False, logits_to_keep=1)
             seen += 1
     loaded.use({})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evals.observers.contract import SeenLayer
 from videonsa.config import BRANCHES, NSASettings
 from videonsa.kernels.reference import attention_probabilities, mean_blocks
 from videonsa.modeling import AttentionInputs
@@ -35,6 +36,11 @@ class Keys:
         quarter, half, three = torch.quantile(self.norm, self.norm.new_tensor([0.25, 0.5, 0.75]), dim=1)
         limit = half - LITTLE * (three - quarter)
         return (self.alpha > MUCH) & (self.norm < limit[:, None])
+
+
+def keys_of(layer: SeenLayer) -> dict[str, Keys]:
+    """`branch_keys` of a layer that observers look at; for `SeenLayer.once`."""
+    return branch_keys(layer.inputs, layer.nsa)
 
 
 def branch_keys(inputs: AttentionInputs, nsa: NSASettings) -> dict[str, Keys]:

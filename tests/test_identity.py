@@ -158,6 +158,8 @@ def test_all_files_of_ours_that_a_method_imports_count_in_its_cells(entry: Entry
         ("videonsa/kernels/select.py", "kernels"),
         ("videonsa/kernels/release.py", "release"),
         ("evals/probe.py", "probe"),
+        ("evals/observers/gates.py", "observer gates"),
+        ("evals/sinks.py", "sinks"),
         ("evals/run.py", "evals"),
         ("evals/tasks/synthetic.py", "questions"),
         ("evals/tasks/synth_order.yaml", None),

@@ -23,6 +23,7 @@ OF_ANALYSIS = (
     *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
     *("videonsa.identity", "videonsa.options", "videonsa.values", "videonsa.text"),
     "videonsa.methods.registry",
+    "videonsa.arrays",
     "analysis",
 )
 # Room -> rooms of ours that its files may import. The most specific name counts; a room may always import itself.
@@ -47,6 +48,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.lock": ("videonsa.disk", "videonsa.process"),
     "videonsa.video": ("videonsa.disk",),
     "videonsa.places": ("videonsa.values",),
+    "videonsa.arrays": ("videonsa.disk",),
     "videonsa.record": ("videonsa.disk", "videonsa.git"),
     "videonsa.bootstrap": ("videonsa.disk",),
     "videonsa.torchvision_ops": (),
@@ -128,12 +130,12 @@ ONLY_IMPORTER = {"submitit": "slurm/executor.py"}
 LIGHT = (
     *("videonsa.values", "videonsa.options", "videonsa.placement"),
     *("videonsa.names", "videonsa.config", "videonsa.weights", "videonsa.disk", "videonsa.git", "videonsa.record"),
-    *("videonsa.lock", "videonsa.process", "videonsa.counts"),
+    *("videonsa.lock", "videonsa.process", "videonsa.counts", "videonsa.arrays"),
     *("videonsa.methods.entries", "videonsa.methods.settings", "videonsa.methods.registry"),
     "videonsa.methods.outside",
     *("videonsa.awq", "videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
     *("videonsa.synth", "videonsa.video", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
-    *("evals.suites", "evals.content", "evals.needs", "evals.answers"),
+    *("evals.suites", "evals.content", "evals.needs", "evals.answers", "evals.observers.registry"),
 )
 
 

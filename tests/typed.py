@@ -144,7 +144,7 @@ PROFILE_LINES = {
     "checkpoint": mostly(st.sampled_from(["me/model", "null"]), printable),
     "checkpoints": given_weights,
     "seeds": seeds,
-    "probe": entries(["suite", "videos"], printable).map(flow),
+    "probe": entries(["suite", "videos", "observers"], printable).map(flow),
     "gates": entries(["samples"], printable).map(flow),
 }
 name = mostly(st.sampled_from(["gpu", "007", "h100"]), printable)

@@ -71,7 +71,8 @@ CODE: dict[str, tuple[str, ...]] = {
     "training": ("videonsa/training",),
     "evals": ("evals",),
     "questions": ("evals/data/synthetic.py", "evals/tasks"),  # ours; their YAML files count by content, each for itself
-    "probe": ("evals/probe.py", "evals/sinks.py", "evals/recall.py"),
+    "probe": ("evals/probe.py", "evals/observers/contract.py"),
+    "sinks": ("evals/sinks.py",),
 }
 # What the code above imports and what yet counts nowhere, because its effect shows in the inputs, or it has none.
 NOT_COUNTED = (
@@ -80,6 +81,7 @@ NOT_COUNTED = (
     *("videonsa/__init__.py", "videonsa/weights.py", "videonsa/tracking.py", "evals/plugin.py", "evals/content.py"),
     *("evals/needs.py", "evals/shipped.py", "evals/arguments.py", "videonsa/surroundings.py", "videonsa/git.py"),
     *("evals/data/__init__.py", "evals/answers.py"),
+    *("evals/observers/__init__.py", "evals/observers/registry.py"),
     "evals/head_patterns.py",  # a table that it makes counts by what it holds
     *("videonsa/bootstrap.py", "videonsa/options.py", "videonsa/awq.py", "videonsa/placement.py"),
     *("videonsa/methods/__init__.py", "videonsa/methods/entries.py", "videonsa/methods/settings.py"),
@@ -179,11 +181,14 @@ def evaluation_parts(attention: str, semantics: str, synthetic: bool) -> tuple[s
 
 
 def probe_parts(attention: str, semantics: str, synthetic: bool) -> tuple[str, ...]:
-    """The parts of CODE that make what a probe finds: recall asks for scores of the part that chooses keys."""
-    return (*evaluation_parts(attention, semantics, synthetic), "sparse", "probe")
+    """The parts of CODE that make what any probe finds; each observer adds its own (evals/observers/registry.py)."""
+    return (*evaluation_parts(attention, semantics, synthetic), "probe")
 
 
-OWN = "method "  # begins the part of a method's own file, videonsa/methods/NAME.py
+# What begins the part of a file of its own, below these folders: videonsa/methods/NAME.py is the part "method NAME".
+OWN = "method "
+OBSERVER = "observer "
+FILES_OF_THEIR_OWN = {OWN: "videonsa/methods", OBSERVER: "evals/observers"}
 
 
 def part_of(path: str) -> str | None:
@@ -193,9 +198,11 @@ def part_of(path: str) -> str | None:
     named = [
         (len(top), part) for part, tops in CODE.items() for top in tops if path == top or path.startswith(f"{top}/")
     ]
-    if not named and path.startswith("videonsa/methods/"):
-        return OWN + Path(path).stem
-    return max(named)[1] if named else None
+    longest, part = max(named, default=(0, None))
+    for own, folder in FILES_OF_THEIR_OWN.items():
+        if path.startswith(f"{folder}/") and longest <= len(folder):
+            return own + Path(path).stem
+    return part
 
 
 def part_version(part: str, files: Files | None = None) -> str:
@@ -219,7 +226,8 @@ def _folders_here(*folders: str) -> str:
 
 
 def _part_files(part: str, files: Files) -> list[tuple[str, str]]:
-    tops = (f"videonsa/methods/{part.removeprefix(OWN)}.py",) if part.startswith(OWN) else CODE[part]
+    own = next((own for own in FILES_OF_THEIR_OWN if part.startswith(own)), None)
+    tops = CODE[part] if own is None else (f"{FILES_OF_THEIR_OWN[own]}/{part.removeprefix(own)}.py",)
     found = {path: text for top in tops for path, text in files(top)}
     return sorted((path, text) for path, text in found.items() if part_of(path) == part)
 

@@ -10,7 +10,7 @@ import pytest
 from ablations.grid import grid_names, load_grid
 from ablations.plan import Sweep, make_jobs, make_sweep, read_state, write_plan
 from ablations.profile import load_profile
-from ablations.run import choose
+from ablations.run import choose, main
 from videonsa.methods.settings import OracleSettings
 
 
@@ -92,3 +92,23 @@ def test_dense_rows_and_weights_without_gates_have_no_probe(tmp_path: Path):
         jobs = make_jobs(made, read_state(made), choose(made, f"{label} · timescope"), False, 1)
         wanted[label] = sum(job.kind == "probe" for job in jobs)
     assert wanted == {"dense": 0, "dense_sft": 0, "dense_nsa": 0, "videonsa": 1}
+
+
+def test_a_profile_a_grid_and_set_name_the_observers(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (usual,) = sweep("smoke", tmp_path).probes.values()
+    assert "observers" not in {**usual.settings, **usual.inputs}
+    (tmp_path / "mine.yaml").write_text(METHODS + "probe: {videos: 2, observers: [recall, gates]}\n")
+    mine = str(tmp_path / "mine.yaml")
+    (of_grid,) = sweep(mine, tmp_path, "tiny").probes.values()
+    assert (of_grid.observers, of_grid.videos) == (("gates", "recall"), 2)
+    assert of_grid.inputs["observers"] == of_grid.settings["observers"] == ["gates", "recall"]
+    assert {part for part in of_grid.inputs["code"] if "obs" in part} == {"observer gates", "observer recall"}
+    changed = sweep(mine, tmp_path, "tiny", probe__observers="gates", probe__suite="synth_order")
+    (probe,) = changed.probes.values()
+    assert (probe.observers, probe.suite.name, probe.videos, probe.methods) == (("gates",), "synth_order", 2, ())
+    assert changed.name != sweep(mine, tmp_path, "tiny").name
+    assert [cell.id for cell in changed.cells] == [cell.id for cell in sweep(mine, tmp_path, "tiny").cells]
+    assert main(["--grid", "smoke", "--dry-run", "--out", str(tmp_path), "--set", "probe.observers=recall+gates"]) == 0
+    assert " videos of synth_needle: gates, recall\n" in capsys.readouterr().out
+    assert main(["--grid", "smoke", "--dry-run", "--out", str(tmp_path), "--set", "probe.observers=gatez"]) == 2
+    assert "--set: probe: observers: no observer 'gatez'; observers: gates, " in capsys.readouterr().err

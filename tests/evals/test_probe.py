@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from evals.checkpoint import Checkpoint
-from evals.probe import Gates, probe
+from evals.observers.gates import Histogram
+from evals.probe import probe
 from evals.sinks import Keys, branch_keys, column_sums
 from evals.suites import suite_settings
 from videonsa.config import BRANCHES, NSASettings, SettingsError
@@ -121,7 +122,7 @@ def test_branches_left_out_have_no_keys(inputs: AttentionInputs) -> None:
 def test_quartiles_of_a_histogram_are_those_of_the_values() -> None:
     torch.manual_seed(0)
     first, second = torch.rand(3, 1000, 2) ** 2, torch.rand(500)
-    gates = Gates(1.0)
+    gates = Histogram(1.0)
     gates.add(first)
     gates.add(second)
     together = torch.cat([first.flatten(), second])

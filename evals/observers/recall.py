@@ -16,10 +16,13 @@ suffixes: X query heads, R queries, L keys.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from evals.observers.contract import Observer
+from videonsa.config import NSASettings
 from videonsa.methods.contract import LayerCall, Method
 from videonsa.methods.sparse import causal_scores
 
@@ -57,8 +60,8 @@ class Sums:
 
 
 @dataclass
-class Recall:
-    """One method, over videos."""
+class Kept:
+    """What one method keeps, over videos."""
 
     layers: dict[int, dict[str, Sums]] = field(default_factory=dict)
 
@@ -89,6 +92,26 @@ class Recall:
     def summary(self) -> dict[int, dict[str, dict[str, float]]]:
         """By layer: {part: means}."""
         return {layer: {part: sums.summary() for part, sums in parts.items()} for layer, parts in self.layers.items()}
+
+
+class Recall(Observer):
+    """Keeps six sums of each method, layer and part; looking takes CHUNK_ELEMENTS probabilities a few times over."""
+
+    def __init__(self, nsa: NSASettings) -> None:
+        super().__init__(nsa)
+        self.ways: dict[str, Kept] = {}
+
+    def choose(self, way: str, method: Method, call: LayerCall) -> None:
+        """Of each way to attend for itself."""
+        self.ways.setdefault(way, Kept()).look(method, call)
+
+    def by_layer(self) -> dict[int, dict[str, Any]]:
+        """{way: {part: means}}, of the ways that choose keys."""
+        found: dict[int, dict[str, Any]] = {}
+        for way, kept in self.ways.items():
+            for number, parts in kept.summary().items():
+                found.setdefault(number, {})[way] = parts
+        return found
 
 
 def _spread(these_L: Tensor) -> Tensor:
