@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evals.branches import GATED, attend, parts
 from evals.observers.contract import SeenLayer
 from videonsa.config import BRANCHES, NSASettings
 from videonsa.kernels.reference import attention_probabilities, mean_blocks
+from videonsa.kernels.tiling import serves
 from videonsa.modeling import AttentionInputs
 
 MUCH = 0.1  # of a query's attention
@@ -66,7 +68,62 @@ def branch_keys(inputs: AttentionInputs, nsa: NSASettings) -> dict[str, Keys]:
 
 
 def column_sums(inputs: AttentionInputs, nsa: NSASettings) -> dict[str, Tensor]:
-    """Attention that each key gets, summed over the queries: {cmp: [Hq, J], slc, swa, gated, dense: [Hq, N]}."""
+    """Attention that each key gets, summed over the queries: {cmp: [Hq, J], slc, swa, gated, dense: [Hq, N]}.
+
+    By the kernels where they serve, else from the probabilities of some queries at a time.
+    """
+    return sums_by_gradient(inputs, nsa) if kernels_serve(inputs, nsa) else sums_by_chunks(inputs, nsa)
+
+
+def kernels_serve(inputs: AttentionInputs, nsa: NSASettings) -> bool:
+    """Whether sums by gradient are fast and right here. float16 ends at 65,504: a sink of a long video gets more."""
+    query, size = inputs.query, inputs.query.shape[-1]
+    fits = 2 * query.shape[2] // inputs.value.shape[2] <= size and serves(size, nsa.block_size)
+    return query.is_cuda and query.dtype == torch.bfloat16 and nsa.backend != "reference" and fits
+
+
+def sums_by_gradient(inputs: AttentionInputs, nsa: NSASettings) -> dict[str, Tensor]:
+    """`column_sums` as gradients of the outputs for the values: no probability is kept. Needs heads of two groups."""
+    size, length = nsa.block_size, inputs.query.shape[1]
+    sums: dict[str, Tensor] = {}
+    gated = torch.zeros(inputs.query.shape[2], length, dtype=torch.float32, device=inputs.query.device)
+    for part in parts(nsa):
+        if part != GATED:
+            sums[part], weighed = _gradients(inputs, nsa, part)
+            gated += weighed
+    if "cmp" in sums:  # a block's sum is that of its tokens, on which it falls in equal parts
+        whole = length // size * size
+        sums["cmp"] = sums["cmp"][:, :whole].unflatten(1, (-1, size)).sum(2)
+    sums[GATED] = gated
+    return {part: sums[part] for part in parts(nsa)}
+
+
+@torch.inference_mode(False)
+def _gradients(inputs: AttentionInputs, nsa: NSASettings, part: str) -> tuple[Tensor, Tensor]:
+    """Sums over the queries of the probability that a key gets, and of gate times probability, [Hq, N] float32 each.
+
+    The gradient for a value is the sum of the cotangents, weighed by their probabilities, over the queries and heads of
+    a group; of whatever values. The i-th head of a group has cotangent 1 at place i, and its gate i places after the
+    last of the group, so that all sums stand beside each other.
+    """
+    query, key, gates = (tensor.clone() for tensor in (inputs.query, inputs.key, inputs.gates))  # no inference tensors
+    value = torch.zeros_like(key).requires_grad_()
+    group = query.shape[2] // key.shape[2]
+    head_X = torch.arange(query.shape[2], device=query.device)
+    cotangent = torch.zeros_like(query)
+    cotangent[:, :, head_X, head_X % group] = 1
+    if part in BRANCHES:
+        cotangent[:, :, head_X, group + head_X % group] = gates[..., BRANCHES.index(part)].to(query.dtype)
+    with torch.enable_grad():
+        output = attend(AttentionInputs(inputs.layer, query, key, value, gates, None), nsa, part)
+    (found_1NHD,) = torch.autograd.grad(output, value, cotangent)
+    sums_2HGN = found_1NHD[0, :, :, : 2 * group].float().unflatten(2, (2, group)).permute(2, 1, 3, 0)
+    of_ones, of_gates = sums_2HGN.flatten(1, 2)
+    return of_ones, of_gates
+
+
+def sums_by_chunks(inputs: AttentionInputs, nsa: NSASettings) -> dict[str, Tensor]:
+    """`column_sums` from the probabilities of some queries at a time."""
     query, key = inputs.query, inputs.key
     length, heads, size = query.shape[1], query.shape[2], nsa.block_size
     sums = {name: query.new_zeros(heads, length, dtype=torch.float32) for name in (*nsa.branches, "gated", "dense")}

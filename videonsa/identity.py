@@ -73,6 +73,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "questions": ("evals/data/synthetic.py", "evals/tasks"),  # ours; their YAML files count by content, each for itself
     "probe": ("evals/probe.py", "evals/observers/contract.py"),
     "sinks": ("evals/sinks.py",),
+    "branches": ("evals/branches.py",),
 }
 # What the code above imports and what yet counts nowhere, because its effect shows in the inputs, or it has none.
 NOT_COUNTED = (

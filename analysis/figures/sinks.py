@@ -1,10 +1,12 @@
-"""Attention sinks (paper, figures 7 to 9 and 27): keys that many queries look at and whose value says little.
+"""Attention sinks (paper, figures 7 to 9): keys that many queries look at and whose value says little.
 
 A key is a sink when alpha, the mean attention probability that it receives, is above 0.1 and the norm of its value is
 below median - 2 x interquartile range of its head; for compression, keys are blocks.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -108,3 +110,42 @@ def _scatter(axes: Axes, here: pd.DataFrame, every: pd.DataFrame) -> None:
     low = 10 ** np.floor(np.log10(max(1e-6, float(every["alpha"].min()))))
     axes.set_xlim(low, max(1.5, 1.3 * float(every["alpha"].max())))  # the gated sum may exceed 1
     axes.set_ylim(0, 1.05 * float(every["v_norm"].max()))
+
+
+def draw_positions(arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Density of sinks over the video, a panel a branch: the share of keys at a place that are sinks over that of all.
+
+    From the arrays of the observer `sinks`, over layers. Raises ValueError when no key was counted.
+    """
+    counts = {branch: arrays[branch].sum(0) for branch in ORDER if branch in arrays}
+    branches = [branch for branch in counts if counts[branch][1].any()]
+    if not branches:
+        raise ValueError("no probe with places of sinks")
+    columns = min(COLUMNS, len(branches))
+    width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
+    figure, panels = style.panels(len(branches), columns, width, 1.75, sharex=True)
+    for i, (branch, axes) in enumerate(zip(branches, panels, strict=True)):
+        _density(axes, counts[branch], branch)
+        axes.tick_params(labelbottom=True)
+        axes.set_xticks([0, 0.5, 1], ["start", "middle", "end"])
+        if i % columns == 0:
+            axes.set_ylabel("sinks, density")
+    line = Line2D([], [], color=style.GREY, lw=0.7, ls=":")
+    figure.legend([line], ["1: as many as at any place, were they spread evenly"], loc="outside lower center")
+    return figure
+
+
+def _density(axes: Axes, counts: np.ndarray, branch: str) -> None:
+    sinks, keys = counts
+    there = keys > 0  # a short video has places without a block
+    places = ((np.arange(len(keys)) + 0.5) / len(keys))[there]
+    share = sinks.sum() / keys.sum()
+    density = sinks[there] / keys[there] / (share or 1)
+    colour = style.BRANCH_COLOURS[branch]
+    axes.fill_between(places, density, color=colour, alpha=0.15, lw=0)
+    axes.plot(places, density, color=colour, lw=0.9, clip_on=False)
+    axes.axhline(1, color=style.GREY, lw=0.7, ls=":", zorder=0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, max(1.5, 1.05 * float(density.max())))
+    axes.set_title(f"{style.BRANCH_NAMES[branch]}: " + (f"{100 * share:.2g} % of keys" if share else "no sinks"))

@@ -46,6 +46,7 @@ class SeenVideo:
     index: int  # among the suite's questions
     suite: str
     question: Question  # on the CPU
+    layers: int  # of the model
     merge: int  # patches of a side of a token
     frames: int  # of a temporal patch
 
@@ -133,9 +134,10 @@ class Observer:
 
 
 def seen_video(index: int, suite: str, question: Question, config: Any) -> SeenVideo:
-    """config: the model's, with its `vision_config`."""
+    """config: the model's, with its `vision_config` and `text_config`."""
     vision = config.vision_config
-    return SeenVideo(index, suite, question, vision.spatial_merge_size, vision.temporal_patch_size)
+    layers = config.text_config.num_hidden_layers
+    return SeenVideo(index, suite, question, layers, vision.spatial_merge_size, vision.temporal_patch_size)
 
 
 def places(method: Method, question: Question) -> Tensor:

@@ -37,10 +37,11 @@ class Entry:
 
 
 KEYS = "NSA's queries, keys and values: time that grows with the square of the vision tokens"
+OF_SINKS = ("sinks", "branches")
 ENTRIES = (
     Entry("gates", "evals.observers.gates:Gates", "gates by layer and branch, mean and quartiles", "NSA's gates"),
-    Entry("sinks", "evals.observers.sinks:Sinks", "attention sinks by layer and branch", KEYS, parts=("sinks",)),
-    Entry("points", "evals.observers.points:Points", "some keys one by one, sinks first", KEYS, parts=("sinks",)),
+    Entry("sinks", "evals.observers.sinks:Sinks", "attention sinks by layer, branch and place", KEYS, parts=OF_SINKS),
+    Entry("points", "evals.observers.points:Points", "some keys one by one, sinks first", KEYS, parts=OF_SINKS),
     Entry(
         "recall",
         "evals.observers.recall:Recall",
@@ -48,6 +49,20 @@ ENTRIES = (
         "some queries of every method that chooses keys",
         of_nsa=False,
         parts=("sparse",),
+    ),
+    Entry(
+        "maps",
+        "evals.observers.maps:Maps",
+        "attention maps of three layers, of each branch, of the gated sum and of dense attention",
+        "NSA's queries and keys of the first video: two forwards of each",
+        parts=("branches",),
+    ),
+    Entry(
+        "latency",
+        "evals.observers.latency:Latency",
+        "milliseconds of each branch, of the gated sum and of dense attention, by layer",
+        "NSA's inputs: four forwards of each",
+        parts=("branches",),
     ),
 )
 # What a probe looks at that names nothing. It never changes: probes of these are those of before observers had names.

@@ -147,6 +147,12 @@ def test_probe(loaded: Checkpoint, data: Path) -> None:
     assert set(record["points"][0]) == {"layer", "branch", "position", "alpha", "v_norm", "sink"}
     assert all(0 <= point["position"] <= 1 and point["alpha"] <= 1.001 for point in record["points"])
     assert record["videos"] == 2
+    arrays = record.pop("arrays")
+    assert arrays["sinks/layers"].tolist() == list(range(layers))
+    for layer in record["layers"]:
+        for branch, counts in layer["sinks"].items():
+            by_place = arrays[f"sinks/{branch}"][layer["layer"]]
+            assert by_place.sum(1).tolist() == [counts["sinks"], counts["keys"]]
     json.dumps(record, allow_nan=False)
 
 

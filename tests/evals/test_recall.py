@@ -223,7 +223,7 @@ def test_a_probe_of_nsa_and_of_other_methods(loaded: Checkpoint, data: Path):
     alone = probe(loaded, {}, suite, videos=2, data=data)
     assert [layer["gates"] for layer in alone["layers"]] == [layer["gates"] for layer in record["layers"]]
     assert alone["points"] == record["points"]
-    json.dumps(record, allow_nan=False)
+    json.dumps({**record, "arrays": None}, allow_nan=False)
 
 
 def test_every_method_that_chooses_keys_says_which(loaded: Checkpoint, data: Path):
