@@ -17,6 +17,7 @@ class Stages:
     evaluate: str = "evals.run:SuiteRun"  # or a function as evals.run.evaluate, which is asked a cell at a time
     probe: str = "evals.probe:probe"
     gates: str = "videonsa.training.measure:measure_gates"
+    media: str = "evals.media:kept"  # keeps what a SuiteRun reads for people to look at
 
     def get(self, name: str) -> Callable[..., Any]:
         """Import one of them."""

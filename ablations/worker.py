@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -233,13 +234,25 @@ def _ask(
             asked[cell.id] = run.under(loaded, to_dict(cell.nsa), cell.method)
         except Exception as error:
             found[cell.id] = partial(_raise, error)
-    run.ask(loaded, list(asked.values()), on_progress=report, wait=wait)
+    with _media_kept(work, run, loaded, asked.values()) as media:
+        run.ask(loaded, list(asked.values()), on_progress=report, wait=wait)
     for key, one in asked.items():
         if one.error is not None:
             found[key] = partial(_raise, one.error)
         elif run.complete(one):
-            found[key] = partial(run.score, one)
+            found[key] = partial(_scored, run, one, media)
     return found
+
+
+def _scored(run: Any, one: Any, media: Mapping[str, str]) -> dict[str, Any]:
+    """What the answers come to, and where the prompts and pictures of what was asked lie, below the out folder."""
+    place = {"media": f"answers/{run.answers.folder.name}/media/{media[one.key]}"} if one.key in media else {}
+    return run.score(one) | place
+
+
+def _media_kept(work: Work, run: Any, loaded: Any, asked: Iterable[Any]) -> AbstractContextManager[dict[str, str]]:
+    """Keeps what is read meanwhile for people to look at; of what reads no videos there is nothing to keep."""
+    return work.stages.get("media")(run, loaded, asked) if hasattr(loaded, "readers") else nullcontext({})
 
 
 def _evaluate(

@@ -31,6 +31,7 @@ AGGREGATE = ("shares", "parts", "notes")  # a mapping, a mapping and a list; not
 SUITE = ("task", "frames", "fps", "tokens_per_frame", "max_new_tokens", "limit")
 ATTENTION = ("block_size", "block_count", "window", "gate_mode", "gate_temperature", "attention", "semantics")
 PAPER = to_dict(NSASettings())  # what older records' checkpoints count as made with
+OF_PAGES = ("media", "provenance")  # where a record's prompts and pictures lie; a mapping. Not for tables
 CELL_COLUMNS = [
     *("id", "label", "variant", "suite", "status", "seed", "training", "probe"),
     *SCORES,
@@ -42,6 +43,7 @@ CELL_COLUMNS = [
     *SUITE,
     *("weights", "weights_mib", "packed_bits", "model", "steps", "error_type", "error", "traceback", "code", "commit"),
     "source",  # of a row that was not made here (analysis/joined.py)
+    *OF_PAGES,
 ]
 QUESTION_COLUMNS = [
     *("cell", "label", "suite", "doc_id", "prompt_hash", "answer", "prediction", "score", "latency_ms", "prefill_ms"),
@@ -101,7 +103,9 @@ def cell_row(
     row |= {"training": planned.get("training") or identities.get("training"), "probe": planned.get("probe")}
     row |= {"train_frames": max(train.get("frames") or [None])}
     row |= {"error_type": error.get("type"), "error": error.get("message"), "traceback": error.get("traceback")}
-    return row | {"code": identities.get("code"), "commit": part(record, "provenance").get("commit")}
+    origin = part(record, "provenance")
+    row |= {"media": (record or {}).get("media"), "provenance": origin}
+    return row | {"code": identities.get("code"), "commit": origin.get("commit")}
 
 
 def _attention(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ python analysis/run.py parts --sweep tiny-budget       # the same for the benchm
 python analysis/run.py table --join FOLDER=LABEL       # a row more: what lmms-eval wrote elsewhere with --log_samples
 python analysis/run.py table1 fig7                     # the paper's own, of all records, beside the published numbers
 python analysis/run.py --all                           # everything of every sweep, of measurements, and of the paper
+python analysis/run.py report --no-media               # a page of each sweep to share, without videos' frames
+python analysis/run.py index                           # one page over all sweeps
 python analysis/run.py --list                          # names, sweeps, and how much of the paper's items there is
 """
 
@@ -26,6 +28,7 @@ if __name__ == "__main__":
 
 from analysis.figures import DRAWINGS, fits, module  # noqa: E402
 from analysis.items import catalog  # noqa: E402
+from analysis.page.index import write_index  # noqa: E402
 from analysis.summary import draw_all, summarize, sweep_data, write_tables  # noqa: E402
 from videonsa.disk import DiskError  # noqa: E402
 from videonsa.options import Parser, folder, text  # noqa: E402
@@ -36,7 +39,8 @@ OTHERS = {
     "table": "variants x suites with intervals and paired tests, as text, CSV and Markdown",
     "parts": "the benchmarks' sub-scores with intervals, as Markdown and CSV",
     "recall_table": "what of dense attention each method's keys keep, as Markdown and CSV",
-    "report": "one HTML file: table, figures, failures, provenance",
+    "report": "one HTML file: tables, figures, the questions that variants answer differently, failures, provenance",
+    "index": "one HTML file over all sweeps of the folder",
     "published": "the paper's numbers beside ours, where a sweep asks the same",
     "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
     "appendix": "every table and figure of the paper that we know, ours beside the published numbers, as one HTML file",
@@ -84,12 +88,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sweep", type=text, action="append", default=[], help="only this sweep (may be repeated)")
     what = "a row more, of samples that lmms-eval wrote with --log_samples: FOLDER or FOLDER=LABEL (may be repeated)"
     parser.add_argument("--join", type=text, action="append", default=[], help=what)
+    what = "with `report`: a copy to share, report-no-media.html, without the frames of the benchmarks' videos"
+    parser.add_argument("--no-media", action="store_true", help=what)
     what = "folder of measurements for the paper's items (default: benchmarks)"
     parser.add_argument("--measured", type=folder, default=BENCHMARKS, help=what)
     for name, file, figure in MEASURED:
         what = f"measurements for the figure `{figure}`"
         parser.add_argument(name, type=folder, default=BENCHMARKS / file, help=what)
     options = parser.parse_args(arguments)
+    if options.no_media and "report" not in options.names:
+        parser.error("--no-media makes another copy of the report: say `report --no-media`")
     if not (options.names or options.all or options.list):
         parser.error(f"say what to make: {names}; or --all, or --list")
     return options
@@ -141,7 +149,9 @@ def _make(options: argparse.Namespace) -> int:
     items = [name for name in names if name in catalog().items]
     appendix = "appendix" in names or (options.all and not options.sweep)
     whole = _items(items, options, appendix) if items or appendix else True
-    if names := [name for name in names if name not in items and name != "appendix"]:
+    if "index" in names:
+        _show([write_index(options.out)])
+    if names := [name for name in names if name not in items and name not in ("appendix", "index")]:
         whole &= _from_sweeps(names, options)
     return 0 if whole else 1
 
@@ -200,7 +210,7 @@ def _from_sweeps(names: Sequence[str], options: argparse.Namespace) -> bool:
         for name in names:
             if name in DRAWINGS and not fits(name, axes_of(plan)):
                 continue
-            paths, drawn = _one(name, plan, results, data, place)
+            paths, drawn = _one(name, plan, results, data, place, not options.no_media)
             _show(paths)
             made[name] |= bool(paths)
             whole &= drawn
@@ -210,7 +220,7 @@ def _from_sweeps(names: Sequence[str], options: argparse.Namespace) -> bool:
     return whole and not lacking
 
 
-def _one(name: str, plan: dict, results: object, data: dict, folder: Path) -> tuple[list[Path], bool]:
+def _one(name: str, plan: dict, results: object, data: dict, folder: Path, pictures: bool) -> tuple[list[Path], bool]:
     if name in DRAWINGS:
         return draw_all([name], data, folder / "figures")
     if name == "table":
@@ -224,10 +234,10 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path) -> tu
         return write_tables(plan, data, folder), True
     if name == "report":
         from analysis.load import axes_of
-        from analysis.report import write_report
+        from analysis.page.sweep import write_report
 
         draw_all([figure for figure in DRAWINGS if fits(figure, axes_of(plan))], data, folder / "figures")
-        return [write_report(plan, results, data["rows"], folder)], True  # type: ignore[arg-type]
+        return [write_report(plan, results, data["rows"], folder, pictures)], True  # type: ignore[arg-type]
     if name in ("parts", "recall_table"):
         from analysis.parts import write_parts
         from analysis.recall import write_recall

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.page import version as page_version
 from videonsa.identity import code_version
 from videonsa.record import write_text
 
@@ -25,6 +26,7 @@ NOTE = "analysis.json"
 
 def summarize(out: Path, sweep: Path) -> list[Path]:
     """Write table.{txt,csv,md}, parts and recall.{md,csv}, figures/ and report.html of a sweep; the table's path first.
+    The index of all sweeps, index.html of `out`, is made anew with them.
 
     `out` holds the records, `sweep` is the folder with plan.json. A figure with nothing to draw is left out; one that
     fails is logged with its traceback and the rest goes on. Raises NotAPlan; OSError when the folder is not writable.
@@ -35,9 +37,10 @@ def summarize(out: Path, sweep: Path) -> list[Path]:
         return known
     from analysis.figures import DRAWINGS, fits
     from analysis.load import axes_of, load, read_plan
+    from analysis.page.index import write_index
+    from analysis.page.sweep import write_report
     from analysis.parts import write_parts
     from analysis.recall import write_recall
-    from analysis.report import write_report
 
     plan = read_plan(sweep)
     results = load(out, plan)
@@ -49,6 +52,7 @@ def summarize(out: Path, sweep: Path) -> list[Path]:
     if whole:
         made = [path.relative_to(sweep).as_posix() for path in paths]
         write_text(sweep / NOTE, json.dumps({"from": key, "made": made}, indent=1) + "\n")
+    write_index(out)
     return paths
 
 
@@ -60,7 +64,7 @@ def fingerprint(out: Path, sweep: Path) -> str:
         cells = [cell for cell in json.loads(text)["cells"] if isinstance(cell, dict)]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    digest = hashlib.sha256(text + code_version("analysis").encode())
+    digest = hashlib.sha256(text + (code_version("analysis") + page_version()).encode())
     names = {f"cells/{cell.get('id')}" for cell in cells} | {f"probes/{cell.get('probe')}" for cell in cells}
     for name in sorted(names):
         path = out / name / "record.json"

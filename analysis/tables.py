@@ -17,7 +17,7 @@ from rich.text import Text
 
 from analysis.load import Results
 from analysis.numbers import difference_of, number_of
-from analysis.rows import AGGREGATE, each
+from analysis.rows import AGGREGATE, OF_PAGES, each
 from analysis.stats import NO_ESTIMATE, NO_PAIRS, SIGNIFICANT, holm
 from videonsa.text import line_of, markdown, told_apart
 
@@ -92,7 +92,7 @@ def _statistics(row: Any, scores: Mapping[str, pd.DataFrame], base: str | None) 
 
 def to_csv(rows: pd.DataFrame) -> str:
     """Tidy, every digit, one row a cell; tracebacks and notes stay in the records, sub-scores have their own table."""
-    return rows.drop(columns=["traceback", *AGGREGATE]).to_csv(index=False, lineterminator="\n")
+    return rows.drop(columns=["traceback", *AGGREGATE, *OF_PAGES]).to_csv(index=False, lineterminator="\n")
 
 
 def costs_of(rows: pd.DataFrame) -> dict[str, tuple[str, float]]:

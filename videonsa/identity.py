@@ -81,7 +81,7 @@ NOT_COUNTED = (
     *("videonsa/disk.py", "videonsa/values.py", "videonsa/places.py", "videonsa/lock.py", "videonsa/process.py"),
     *("videonsa/__init__.py", "videonsa/weights.py", "videonsa/tracking.py", "evals/plugin.py", "evals/content.py"),
     *("evals/needs.py", "evals/shipped.py", "evals/arguments.py", "videonsa/surroundings.py", "videonsa/git.py"),
-    *("evals/data/__init__.py", "evals/answers.py"),
+    *("evals/data/__init__.py", "evals/answers.py", "evals/media.py"),
     *("evals/observers/__init__.py", "evals/observers/registry.py"),
     "evals/head_patterns.py",  # a table that it makes counts by what it holds
     *("videonsa/bootstrap.py", "videonsa/options.py", "videonsa/awq.py", "videonsa/placement.py"),

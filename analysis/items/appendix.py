@@ -13,7 +13,7 @@ from pathlib import Path
 from analysis.items.found import Found
 from analysis.items.make import FOLDER, Made
 from analysis.items.written import Page
-from analysis.report import STYLE
+from analysis.page import file
 from videonsa.record import write_text
 from videonsa.text import line_of
 
@@ -25,8 +25,9 @@ ABOUT = (
     "that differs from the paper's text, and is asked as that code does."
 )
 MORE = """
-table.items td { white-space: normal; } td.whose, tr.published td { color: #666; } section { margin-top: 3rem; }
-th:first-child { min-width: 7rem; } .status { color: #555; } @media print { .scroll { overflow: visible; } }
+td:first-child { white-space: normal; max-width: 24rem; overflow-wrap: anywhere; }
+table.items td { white-space: normal; } section { margin-top: 3rem; } th:first-child { min-width: 7rem; }
+td.whose, tr.published td, .status { color: var(--quiet); }
 """
 
 
@@ -36,7 +37,7 @@ def write_appendix(made: Sequence[Made], found: Found) -> Path:
     if found.problems:
         parts.append("<h2>Records with problems</h2>" + _list(found.problems))
     head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{escape(TITLE)}</title>"
-    page = f"<!doctype html>\n<html lang='en'><head>{head}<style>{STYLE}{MORE}</style></head>\n<body>\n"
+    page = f"<!doctype html>\n<html lang='en'><head>{head}<style>{file('page.css')}{MORE}</style></head>\n<body>\n"
     path = found.out / FOLDER / "appendix.html"
     write_text(path, page + "\n".join(parts) + "\n</body></html>\n")
     return path

@@ -14,8 +14,8 @@ import pytest
 
 from analysis.figures import draw, module
 from analysis.load import find_reference, load, read_plan
+from analysis.page.sweep import write_report
 from analysis.parts import markdown_row
-from analysis.report import write_report
 from analysis.summary import sweep_data, write_tables
 from analysis.tables import to_text
 from tests.analysis import synthetic
@@ -93,8 +93,8 @@ def test_tables_hold_the_labels(sweep: Path, data: dict):
     assert sum(line.startswith("| ") for line in marked) == 2 + len(LABELS)
     assert "| \\<b>a\\|b\\</b> & \\_x\\_ \\`c\\` |" in "\n".join(marked)
     page = write_report(plan, results, data["rows"], sweep).read_text(encoding="utf-8")
-    assert "<td>&lt;b&gt;a|b&lt;/b&gt; &amp; _x_ `c`</td>" in page
-    assert all(f"<td>{label}</td>" in page for label in LONG)
+    assert '<th scope="row">&lt;b&gt;a|b&lt;/b&gt; &amp; _x_ `c`</th>' in page
+    assert all(f'<th scope="row">{label}</th>' in page for label in LONG)
 
 
 def test_figures_show_the_labels(tmp_path: Path, data: dict):

@@ -30,6 +30,7 @@ CORES_EACH = 2  # of a worker: one video a worker is decoded by so many threads
 MOST = 8  # workers; each holds a clip, 0.15 GB for 1,024 frames of 64 tokens a patch
 UNKILLED = 5.0  # seconds that the end of a killed worker is waited for
 
+Watch = Callable[[Path, Clip, Video], None]  # is shown a clip that was read; raises nothing
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
 
@@ -52,6 +53,7 @@ class Readers:
 
     def __init__(self, count: int | None = None, stalled: float = STALLED) -> None:
         self.count = count or max(1, min(MOST, cores() // CORES_EACH))
+        self.watch: Watch | None = None  # sees each clip before whoever asked for it
         self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="videonsa-reader")
         self._idle: deque[_Worker] = deque(_Worker(max(1, cores() // self.count), stalled) for _ in range(self.count))
         self._end = weakref.finalize(self, _end, self._threads, tuple(self._idle))
@@ -59,7 +61,7 @@ class Readers:
     def read(self, path: str | Path, clip: Clip) -> Future[Video]:
         """The clip, soon. The future's exceptions are those of videonsa.video.read; a VideoError also for a decoder
         that hangs or dies."""
-        return self._threads.submit(_read, self._idle, Path(path), clip)
+        return self._threads.submit(_read, self._idle, Path(path), clip, self.watch)
 
     def close(self) -> None:
         """End the workers. What waits is not read."""
@@ -72,12 +74,15 @@ class Readers:
         self.close()
 
 
-def _read(idle: deque[_Worker], path: Path, clip: Clip) -> Video:
+def _read(idle: deque[_Worker], path: Path, clip: Clip, watch: Watch | None) -> Video:
     worker = idle.pop()  # as many threads as workers: there is one
     try:
-        return worker.read(path, clip)
+        video = worker.read(path, clip)
     finally:
         idle.append(worker)
+    if watch is not None:
+        watch(path, clip, video)
+    return video
 
 
 def _end(threads: ThreadPoolExecutor, workers: Sequence[_Worker]) -> None:

@@ -1,0 +1,84 @@
+"""index.html: all sweeps of an out folder. It reads plans and the tables that stand in the sweeps, and no record."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from analysis.page import Section, document, text
+from analysis.page.tables import Cell, number, plain, table
+from videonsa.record import write_text
+
+NAME = "index.html"
+HEADINGS = ("sweep", "what it asks", "benchmarks", "variants", "done", "failed", "missing", "reference", "made")
+NONE = '<p class="what">There is no sweep here yet: <code>python ablations/run.py --grid smoke</code> makes one.</p>'
+
+
+def write_index(out: Path) -> Path:
+    """Write the page of an out folder; returns its path. A damaged plan or table costs its own numbers alone."""
+    rows = [("", _row(path.parent)) for path in sorted((out / "sweeps").glob("*/plan.json"))]
+    made = table("Every sweep, and how its reference does", HEADINGS, rows) if rows else NONE
+    appendix = "paper/appendix.html"
+    link = f'<p><a href="{appendix}">The paper\'s tables and figures, ours beside the published numbers</a></p>'
+    sections = [Section("sweeps", "Sweeps", made + (link if (out / appendix).is_file() else ""))]
+    about = f"{len(rows)} of them in this folder of records"
+    write_text(out / NAME, document("Sweeps", about, sections))
+    return out / NAME
+
+
+def _row(sweep: Path) -> list[Cell]:
+    plan, lines = _plan(sweep), _table(sweep)
+    cells = [cell for cell in plan.get("cells") or [] if isinstance(cell, dict)]
+    states = Counter(line.get("status") for line in lines) if lines else Counter(missing=len(cells))
+    report = sweep / "report.html"
+    place = f"sweeps/{sweep.name}/{report.name}"
+    name = Cell(f'<a href="{text(place)}">{text(sweep.name)}</a>') if report.is_file() else plain(sweep.name)
+    counts = [len({str(cell.get(key)) for cell in cells}) for key in ("suite", "label")]
+    numbers = [*counts, *(states[state] for state in ("done", "failed", "missing"))]
+    shown = [number(count, f"{count:,}") for count in numbers]
+    if states["failed"]:
+        shown[3] = shown[3]._replace(kind="n failed")
+    question = Cell(text(plan.get("question") or "-"), kind="long")
+    return [name, question, *shown, plain(_reference(lines)), plain(_time(report))]
+
+
+def _plan(sweep: Path) -> dict[str, Any]:
+    try:
+        plan = json.loads((sweep / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        plan = None
+    return plan if isinstance(plan, dict) else {"question": "its plan.json cannot be read"}
+
+
+def _table(sweep: Path) -> list[Mapping[str, str]]:
+    """The lines of table.csv; none where the sweep has no table yet."""
+    try:
+        with open(sweep / "table.csv", encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def _reference(lines: list[Mapping[str, str]]) -> str:
+    """'b=4 w=8: synth_needle 95.3, synth_order 85.9'."""
+    here = [line for line in lines if line.get("is_reference") == "True" and line.get("accuracy")]
+    scores = []
+    for line in here:
+        try:
+            scores.append(f"{line['suite']} {100 * float(line['accuracy']):.1f}")
+        except (KeyError, ValueError):
+            continue
+    return f"{here[0].get('variant')}: {', '.join(scores)}" if scores else "-"
+
+
+def _time(report: Path) -> str:
+    """When the page was made, UTC."""
+    try:
+        return datetime.fromtimestamp(report.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M")
+    except OSError:
+        return "-"

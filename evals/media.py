@@ -1,0 +1,148 @@
+"""What questions show, kept beside their answers for people to look at: their prompts, and small pictures of the frames
+that were seen. It is in no identity, and costs no question its answer: what goes wrong here is left out.
+
+In answers/<suite>-<id>/media/ lie one JPEG for each clip that was read, a sheet of frames whose comment says when they
+are and how long the clip is, and for each sampling a JSON that names every question's prompt and sheets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from videonsa.disk import write_bytes
+from videonsa.identity import identity
+from videonsa.video import Clip, Video, key
+
+if TYPE_CHECKING:
+    from evals.asking import Asked
+    from evals.checkpoint import Checkpoint
+    from evals.question import Sampling
+    from evals.run import SuiteRun
+
+FRAMES = 8  # of a sheet at most, evenly from those that were seen
+COLUMNS = 4
+SIDE = 128  # pixels that a frame has at most, wide or high
+QUALITY = 70  # of the JPEG: 4 to 15 kB a sheet
+
+log = logging.getLogger("evals")
+
+
+@contextmanager
+def kept(run: SuiteRun, loaded: Checkpoint, asked: Iterable[Asked]) -> Iterator[dict[str, str]]:
+    """While the block asks, what is read is also kept; gives, by key of an answer, the name of the JSON in media/."""
+    media = Media(run.answers.folder / "media")
+    names: dict[str, str] = {}
+    for one in asked:
+        name = identity(one.sampling.inputs)
+        with _left_out(f"the prompts of {run.suite.name}"):
+            if name not in names.values():
+                media.keep_questions(name, run, _clips(run, loaded, one.sampling))
+            names[one.key] = f"{name}.json"
+    loaded.readers.watch = media.keep_clip
+    try:
+        yield names
+    finally:
+        loaded.readers.watch = None
+
+
+class Media:
+    """The media/ of a folder of answers; several processes may add to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._named: dict[tuple[Path, Clip], str] = {}
+
+    def keep_clip(self, path: Path, clip: Clip, video: Video) -> None:
+        """Keep the clip's sheet, where it is not there. Raises nothing."""
+        with _left_out(f"the picture of {path.name}"):
+            place = self.folder / f"{self.sheet(path, clip)}.jpg"
+            if not place.is_file():
+                write_bytes(place, sheet_of(video))
+
+    def sheet(self, path: Path, clip: Clip) -> str:
+        """The name of a clip's sheet: equal clips of equal files share it, wherever they lie."""
+        if (path, clip) not in self._named:
+            self._named[path, clip] = hashlib.sha256(repr(key(path, clip)).encode()).hexdigest()[:16]
+        return self._named[path, clip]
+
+    def keep_questions(self, name: str, run: SuiteRun, clips: Callable[[list[dict]], list[tuple[Path, Clip]]]) -> None:
+        """Write the prompts and sheets of the run's questions that the JSON of this name has not, or has otherwise."""
+        known = read_questions(self.folder / f"{name}.json")
+        found = dict(known)
+        for number, content in enumerate(run.contents):
+            if known.get(str(number), {}).get("content") == content.question:
+                continue
+            with _left_out(f"question {number} of {run.suite.name}"):
+                messages = run.task.doc_to_messages(run.task.eval_docs[number])
+                sheets = [self.sheet(*clip) for clip in clips(messages)]
+                found[str(number)] = {"content": content.question, "prompt": prompt_of(messages), "sheets": sheets}
+        if found != known:
+            write_bytes(self.folder / f"{name}.json", json.dumps(found, ensure_ascii=False).encode())
+
+
+def read_questions(path: Path) -> dict[str, dict[str, Any]]:
+    """By number of a question its `content`, `prompt` and `sheets`; nothing where the file is not there or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {number: one for number, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
+
+
+def prompt_of(messages: Iterable[Mapping[str, Any]]) -> str:
+    """The text of a question in lmms-eval's chat form, a line between its parts."""
+    texts = []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        texts += [str(part["text"]).strip() for part in parts if part["type"] == "text"]
+    return "\n".join(filter(None, texts))
+
+
+def sheet_of(video: Video) -> bytes:
+    """A JPEG of some of the frames that were seen, row by row; its comment says when they are, as JSON."""
+    chosen = np.unique(np.linspace(0, len(video.frames) - 1, FRAMES).round().astype(int))
+    frames = [Image.fromarray(video.frames[number]) for number in chosen]
+    for frame in frames:
+        frame.thumbnail((SIDE, SIDE))
+    width, height = frames[0].size
+    columns = min(COLUMNS, len(frames))
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(frames) / columns) * height))
+    for place, frame in enumerate(frames):
+        sheet.paste(frame, (place % columns * width, place // columns * height))
+    start = video.indices[0] if len(video.indices) else 0
+    times = [round(float(video.indices[number] - start) / video.rate, 2) for number in chosen]
+    about = {"seconds": round(video.seconds, 2), "seen": len(video.frames), "times": times, "columns": columns}
+    made = io.BytesIO()
+    sheet.save(made, "JPEG", quality=QUALITY, optimize=True, comment=json.dumps(about))
+    return made.getvalue()
+
+
+def _clips(
+    run: SuiteRun, loaded: Checkpoint, sampling: Sampling
+) -> Callable[[list[dict[str, Any]]], list[tuple[Path, Clip]]]:
+    from evals.question import clips
+
+    return lambda messages: clips(loaded.processor, messages, sampling)
+
+
+@contextmanager
+def _left_out(what: str) -> Iterator[None]:
+    """What the block raises is a line of the log."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # some tasks exit where a file is missing
+        with contextlib.suppress(Exception):
+            log.info("%s is not kept: %s: %s", what, type(error).__name__, error)
