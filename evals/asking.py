@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import OutOfMemoryError
@@ -23,6 +24,7 @@ from videonsa.lock import Lock
 from videonsa.methods.entries import MethodSettings
 from videonsa.video import VideoError, Waits, ahead
 
+Prepared = tuple[Row, Question | None]  # tensors, and what a row says of them
 Messages = Callable[[], list[dict[str, Any]]]  # a question in lmms-eval's chat form; raises where a task lacks its file
 OF_A_QUESTION = (ValueError, OSError, MemoryError, OutOfMemoryError)  # errors of the model that cost the question alone
 CPU_MEMORY = "DefaultCPUAllocator"  # in the words of torch's RuntimeError
@@ -68,9 +70,11 @@ class Unit:
     shown: Shown
     claim: Lock
     held: ExitStack
+    ahead: dict[tuple[str, Sampling], Future[Prepared]] = field(default_factory=dict)  # by the question's name
 
     def begin(self, preparing: Executor | None) -> list[Future[Any]]:
-        """Have their videos read; and made into tensors, where somebody prepares ahead. What fails is told later.
+        """Have their videos read; and the questions made into tensors, where somebody prepares ahead: then what is
+        waited for is the first question's. What fails is told later.
 
         All readings begin here and now: whoever prepares waits for one after the other, and readers are many.
         """
@@ -80,9 +84,18 @@ class Unit:
         with suppress(Exception, SystemExit):
             for sampling in samplings:
                 futures += self.shown.videos(first.messages(), sampling)
-        if preparing is not None:
-            return [preparing.submit(prepared, self.shown, first.messages, sampling) for sampling in samplings]
-        return futures
+        if preparing is None:
+            return futures
+        for ask in self.asks:
+            for sampling in dict.fromkeys(one.sampling for one in ask.under):
+                self.ahead[ask.name, sampling] = preparing.submit(prepared, self.shown, ask.messages, sampling)
+        return [self.ahead[first.name, one] for one in samplings if (first.name, one) in self.ahead]
+
+    def prepared(self, ask: Ask, sampling: Sampling) -> Prepared:
+        """As the function of that name, of one of its questions. Raises DiskError."""
+        if (made := self.ahead.get((ask.name, sampling))) is not None:
+            return made.result()
+        return prepared(self.shown, ask.messages, sampling)
 
 
 def timed_ahead(
@@ -117,16 +130,20 @@ def give(loaded: Checkpoint, unit: Unit, length: int) -> Iterator[tuple[Asked, s
         encoded: list[Encoded] = []  # one, once it is made
         for ask in unit.asks:
             under = [one for one in ask.under if (one.sampling, one.watches) == share and one.error is None]
-            for one, row in _answers(loaded, unit.shown, ask.messages, under, encoded, length):
+            for one, row in _answers(loaded, partial(unit.prepared, ask), under, encoded, length):
                 yield one, ask.name, row
 
 
 def _answers(
-    loaded: Checkpoint, shown: Shown, messages: Messages, under: list[Asked], encoded: list[Encoded], length: int
+    loaded: Checkpoint,
+    make: Callable[[Sampling], Prepared],
+    under: list[Asked],
+    encoded: list[Encoded],
+    length: int,
 ) -> Iterator[tuple[Asked, Row]]:
     """The answers to one question under variants that share all but the prefill and what follows."""
     begun = time.perf_counter()
-    row, question = prepared(shown, messages, under[0].sampling) if under else (UNANSWERED, None)
+    row, question = make(under[0].sampling) if under else (UNANSWERED, None)
     if question is not None and not question.vision_tokens:
         row, question = row | {"error": one_line(NO_VIDEO)}, None
     shared = time.perf_counter() - begun
@@ -150,7 +167,7 @@ def _answers(
         yield one, answered | {"seconds": round(shared / len(under) + time.perf_counter() - begun, 6)}
 
 
-def prepared(shown: Shown, messages: Messages, sampling: Sampling) -> tuple[Row, Question | None]:
+def prepared(shown: Shown, messages: Messages, sampling: Sampling) -> Prepared:
     """A question's tensors and what its row says of them; None where there are none, and an `error` says why.
 
     Raises DiskError.

@@ -126,7 +126,8 @@ class SuiteRun:
         report(self._settled(asked), total)
         readers = loaded.readers
         with ThreadPoolExecutor(1) as pool, ExitStack() as held:
-            claimed = self._claimed(asked, partial(Shown, loaded.processor, readers.read), wait, held)
+            dtype = loaded.model.dtype if on_gpu else None
+            claimed = self._claimed(asked, partial(Shown, loaded.processor, readers.read, dtype), wait, held)
             begin = partial(Unit.begin, preparing=pool if on_gpu else None)
             # A GPU finds its videos claimed, read and made into tensors, as many as there are readers; fewer where each
             # keeps it busy under many variants, so that no other job waits long for what is claimed. On a CPU nothing

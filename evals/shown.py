@@ -9,12 +9,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Qwen2_5_VLProcessor
 
 from evals.pieces import in_pieces
 from evals.question import Question, Sampling, clips, prepare
 from videonsa.video import Clip, Video, Work, read
 
+PIXELS = {"pixel_values", "pixel_values_videos"}
 Reading = Callable[[Path, Clip], Future[Video]]  # as videonsa.video.Readers.read
 
 
@@ -30,10 +32,15 @@ def at_once(path: Path, clip: Clip) -> Future[Video]:
 
 class Shown:
     """The images and videos of questions that show the same: videos are read once for each sampling, and become
-    tensors once for each. What is told of them, the prompt, is each question's own."""
+    tensors once for each. What is told of them, the prompt, is each question's own.
 
-    def __init__(self, processor: Qwen2_5_VLProcessor, reading: Reading = at_once) -> None:
-        self._processor, self._reading = processor, reading
+    dtype: of pixels; None: as the processor makes them, float32.
+    """
+
+    def __init__(
+        self, processor: Qwen2_5_VLProcessor, reading: Reading = at_once, dtype: torch.dtype | None = None
+    ) -> None:
+        self._processor, self._reading, self._dtype = processor, reading, dtype
         self._videos: dict[tuple[Path, Clip], Future[Video]] = {}
         self._processors: dict[Sampling, Qwen2_5_VLProcessor] = {}
 
@@ -41,8 +48,8 @@ class Shown:
         """As evals.question.prepare, of one of these questions. Raises VideoError, DiskError."""
         if sampling not in self._processors:
             processor = copy.copy(in_pieces(self._processor))
-            processor.image_processor = Once(processor.image_processor)
-            processor.video_processor = Once(processor.video_processor)
+            processor.image_processor = Once(processor.image_processor, self._dtype)
+            processor.video_processor = Once(processor.video_processor, self._dtype)
             self._processors[sampling] = processor
         videos = [future.result() for future in self.videos(messages, sampling)]
         return prepare(self._processors[sampling], messages, sampling, videos)
@@ -62,15 +69,25 @@ class Shown:
 
 
 class Once:
-    """An image or video processor that is always asked the same, and computes it the first time."""
+    """An image or video processor that is always asked the same, and computes it the first time.
 
-    def __init__(self, processor: Any) -> None:
-        self._once, self._output = processor, None
+    dtype: the tower's own, to which it would round pixels first: half as much then goes to a GPU, which fetches it from
+    memory that stays in place.
+    """
+
+    def __init__(self, processor: Any, dtype: torch.dtype | None = None) -> None:
+        self._once, self._output, self._dtype = processor, None, dtype
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._output is None:
-            self._output = self._once(*args, **kwargs)
+            self._output = self._ready(self._once(*args, **kwargs))
         return copy.copy(self._output)
+
+    def _ready(self, output: Any) -> Any:
+        for name in PIXELS & set(output) if self._dtype else ():
+            pixels = output[name].to(self._dtype)
+            output[name] = pixels.pin_memory() if torch.cuda.is_available() else pixels
+        return output
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._once, name)

@@ -228,3 +228,4 @@ def test_all_readings_begin_before_the_first_has_ended(loaded: Checkpoint, data:
         for future in begun:
             future.set_exception(VideoError("never read"))
     assert [future.result()[0]["error"] for future in prepared] == ["VideoError: never read"] * 3
+    assert units[0].prepared(asks[0], asked.sampling) is prepared[0].result(), "tensors are made once"

@@ -202,6 +202,11 @@ def test_what_several_questions_show_is_read_once_and_asked_of_each(tasks: dict,
                 same = torch.equal(value, together.inputs[name]) if torch.is_tensor(value) else None
                 assert value == together.inputs[name] if same is None else same, name
     assert len(reads) == len(samplings)
+    rounded = Shown(loaded.processor, at_once, torch.bfloat16).question(asked, samplings[0]).inputs
+    assert torch.equal(
+        rounded["pixel_values_videos"],
+        prepare(loaded.processor, asked, samplings[0]).inputs["pixel_values_videos"].bfloat16(),
+    )
 
 
 def test_a_long_video_becomes_the_same_tensors_piece_by_piece(
