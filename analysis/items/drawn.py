@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from analysis.arrays import of_observer
 from analysis.figures import module
 from analysis.items import Item
 from analysis.items.found import Asked, Found
@@ -13,6 +14,7 @@ from analysis.items.scores import base_questions
 from analysis.load import load, probe_tables
 from analysis.paper.questions import Question
 from analysis.tables import compare
+from videonsa.arrays import NoArrays
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +51,8 @@ def _cells_near(item: Item, found: Found, base: Question) -> list[Asked]:
 
 
 def _probes(item: Item, found: Found) -> Figure:
+    if observer := item.of.get("arrays"):
+        return _observed(item, found, observer)
     near = {asked.row.id: asked.row for asked in probes_of(item, found)}
     if not near:
         raise ValueError("no probe looked at it")
@@ -57,6 +61,18 @@ def _probes(item: Item, found: Found) -> Figure:
     rows = tables[item.of["tables"]]
     sizes = {name: [getattr(near[probe], name) for probe in rows["probe"]] for name in ("block_size", "window")}
     return _drawer(item)(rows.assign(**sizes))
+
+
+def _observed(item: Item, found: Found, observer: str) -> Figure:
+    """Of arrays, those of the first place's probe."""
+    for asked in probes_of(item, found):
+        try:
+            arrays = of_observer(found.out, asked.row.id, asked.arrays, observer)
+        except NoArrays as error:
+            found.problems.append(str(error))
+            raise
+        return _drawer(item)(arrays, *[item.of[name] for name in ("part",) if name in item.of])
+    raise ValueError("no probe looked at it")
 
 
 def _measured(item: Item, found: Found) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +25,7 @@ class Asked:
     layers: Sequence[Mapping[str, Any]] = ()  # of a probe
     points: int = 0  # of a probe
     videos: int = 0  # of a probe
+    arrays: Mapping[str, Any] = field(default_factory=dict)  # what a probe's record says of those beside it
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def _asked(name: str, record: Mapping[str, Any], problems: list[str]) -> Asked:
     method = part(settings, "method")
     if not method:
         layers, points, videos = record.get("layers") or (), record.get("points") or (), record.get("videos")
-        return Asked(row, our_question(row), {}, layers, len(points), videos if isinstance(videos, int) else 0)
+        seen = videos if isinstance(videos, int) else 0
+        return Asked(row, our_question(row), {}, layers, len(points), seen, part(record, "arrays"))
     dense = SimpleNamespace(**{**vars(row), "attention": "dense", "semantics": part(settings, "nsa").get("semantics")})
     return Asked(row, {**our_question(dense), "attention": row.attention}, method)

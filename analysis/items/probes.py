@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from analysis.arrays import holds
 from analysis.items import Item
 from analysis.items.found import Asked, Found
 from analysis.items.places import DONE, MISSING, Ours, Place, sweep_command
@@ -48,6 +49,8 @@ def _chosen(item: Item, found: Found, values: Mapping[str, Any]) -> Asked | None
 
 
 def _shows(item: Item, asked: Asked) -> bool:
+    if observer := item.of.get("arrays"):
+        return holds(asked.arrays, f"{observer}/{item.of['part']}" if "part" in item.of else observer)
     table = item.of["tables"]
     return asked.points > 0 if table == "points" else any(layer.get(table) for layer in asked.layers)
 

@@ -114,7 +114,7 @@ def test_the_grids_that_an_item_names_fill_all_of_it(name: str, found: Found) ->
 def test_items_are_made_of_all_records_beside_the_published_numbers(
     out: Path, tables: dict, capsys: pytest.CaptureFixture
 ) -> None:
-    names = ["table1", "table8", "table29", "fig8"]
+    names = ["table1", "table8", "table29", "fig8", "fig9", "fig12"]
     assert main([*names, "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "Table 1: main comparison" in shown
@@ -132,7 +132,7 @@ def test_items_are_made_of_all_records_beside_the_published_numbers(
         table.loc[("videonsa", "overall"), "from"],
     )
     assert place["low"] < place["ours"] < place["high"]
-    assert (out / "paper" / "fig8.pdf").read_bytes().startswith(b"%PDF")
+    assert all((out / "paper" / f"fig{n}.pdf").read_bytes().startswith(b"%PDF") for n in (8, 9, 12))
 
 
 @pytest.mark.long

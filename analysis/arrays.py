@@ -1,0 +1,22 @@
+"""What observers left beside a probe's record, arrays of numbers: whose there are, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from videonsa.arrays import read_arrays
+
+
+def holds(said: Mapping[str, Any], name: str) -> bool:
+    """Whether the record's `arrays` say that there is one, OBSERVER/NAME, or any of an OBSERVER."""
+    return any(held == name or held.startswith(f"{name}/") for held in said.get("held") or ())
+
+
+def of_observer(out: Path, probe: str, said: Mapping[str, Any], observer: str) -> dict[str, Any]:
+    """The arrays of one observer, by their names there. Raises NoArrays, a ValueError, where the file is another."""
+    every = read_arrays(out / "probes" / probe, said)
+    return {
+        name.removeprefix(f"{observer}/"): array for name, array in every.items() if holds({"held": [name]}, observer)
+    }
