@@ -312,8 +312,9 @@ def check_families(train: TrainSettings, where: str) -> None:
 def make_probe(cells: Iterable[Cell], profile: Profile, reference: str | None) -> Probe | None:
     """The probe of one training; None where its observers have nothing to look at: no gates, no method that chooses.
 
-    Its attention, suite and videos are those of the cell of these that stands for it: of the reference, else of one
-    asked as its weights were made, on the profile's probe suite or the first. All methods of the cells are looked at.
+    Its attention, suite and videos are those of the cell of these that stands for it: of the variant that `probe:`
+    names, else of the reference, else of one asked as its weights were made, on the profile's probe suite or the first.
+    All methods of the cells are looked at.
     """
     usable = [cell for cell in cells if cell.is_probed and cell.training.gates is None]
     observers = profile.probe_observers
@@ -325,7 +326,8 @@ def make_probe(cells: Iterable[Cell], profile: Profile, reference: str | None) -
     if profile.probe_suite is None or not asked:
         return None
     here = [cell for cell in asked if cell.suite.name == profile.probe_suite]
-    chosen = min(here or asked, key=lambda cell: (cell.label != reference, cell.nsa != cell.training.made))
+    wanted = profile.probe_label or reference
+    chosen = min(here or asked, key=lambda cell: (cell.label != wanted, cell.nsa != cell.training.made))
     videos = min(profile.probe_videos, chosen.suite.limit or profile.probe_videos)
     return Probe(
         chosen.training, chosen.nsa, chosen.suite, videos, tuple(methods[name] for name in sorted(methods)), observers

@@ -13,7 +13,8 @@
     seeds: [0, 1]           # instead of the profile's
     reference: b=4          # the variant that the others are compared with; else the one asked as its model was made
     checkpoints: {me/model: {semantics: release}}   # what given weights were made with, over the profile's
-    probe: {suite: synth_order, videos: 4, observers: [gates]}   # what is looked at inside, over the profile's
+    probe: {suite: synth_order, videos: 4, observers: [gates], label: b=4}   # what is looked at inside, over the
+                            # profile's; label: in which variant, else the reference
 
 Settings are dotted: nsa.* (attention at test time; with `asks: train` also while training), train.* (also train.nsa.*),
 suite.* (frames, fps, tokens_per_frame, limit, ...), checkpoint (a hub name or folder: nothing is trained), start (a
@@ -36,7 +37,7 @@ from typing import Any
 from ablations.attention import check_groups
 from ablations.checkpoints import check_checkpoints
 from ablations.checks import check_keys, mapping_at, text_or_none, whole_numbers
-from ablations.profile import load_yaml, read_probe
+from ablations.profile import load_yaml, one_of_labels, read_probe
 from ablations.settings import OF_PROBES, check_setting, flatten
 from ablations.settings import parse_changes as parse_changes  # named here, too
 from videonsa.config import SettingsError, one_of
@@ -135,6 +136,7 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     variants = _variants(kept, base, labels, where)
     check_groups((variant.settings for variant in variants), where)
     _check_starts(variants, where)
+    names, reference = [variant.label for variant in variants], content.get("reference")
     return Grid(
         name=path.stem,
         question=re.sub(r"[ \t\n]+", " ", text_or_none(content.get("question"), f"{where}: question") or "").strip(),
@@ -144,9 +146,9 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
         seeds=None if seeds is None else whole_numbers(seeds, f"{where}: seeds"),
         axes=varied,
         base=base,
-        reference=_reference(content.get("reference"), variants, where),
+        reference=reference if reference is None else one_of_labels(reference, names, f"{where}: reference"),
         checkpoints=check_checkpoints(content.get("checkpoints"), where),
-        probe=read_probe(content, where) | read_probe({"probe": asked_probe}, "--set"),
+        probe=read_probe(content, where, names) | read_probe({"probe": asked_probe}, "--set", names),
     )
 
 
@@ -245,14 +247,6 @@ def _variants(
             raise SettingsError(f"{where}: two variants are called {variant.label!r}; give rows a label")
         seen.add(_seen_as(variant.label))
     return tuple(variants)
-
-
-def _reference(label: Any, variants: tuple[Variant, ...], where: str) -> str | None:
-    labels = [variant.label for variant in variants]
-    if label is not None and label not in labels:
-        near = unknown(label, labels)
-        raise SettingsError(f"{where}: reference: no variant is called {label!r}; variants: {', '.join(labels)}{near}")
-    return label
 
 
 def _check_starts(variants: tuple[Variant, ...], where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from evals.observers import registry
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict
 from videonsa.methods.registry import texts as texts_of_methods
 from videonsa.places import place
-from videonsa.values import read_mapping, text_fields
+from videonsa.values import read_mapping, text_fields, unknown
 
 FOLDER = Path(__file__).parent / "profiles"
 KEYS = ("description", "train", "checkpoint", "checkpoints", "suites", "seeds", "probe", "gates")
-PROBE_KEYS = ("suite", "videos", "observers")
+PROBE_KEYS = ("suite", "videos", "observers")  # and of a grid: label
 GATES_KEYS = ("samples",)
 GATE_SAMPLES = 1000  # as the paper took
 # Keys of grids and profiles below which text is meant, whatever it looks like.
@@ -44,6 +44,7 @@ class Profile:
     probe_suite: str | None  # whose videos probes look at; None: no probes
     probe_videos: int
     probe_observers: tuple[str, ...] = registry.USUAL  # what they look at: names of evals/observers/registry.py
+    probe_label: str | None = None  # of a grid's variant that they look at; None: its reference
     checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what given weights were made with
     gate_samples: int = GATE_SAMPLES  # of `train`, at most: for mean gates of given weights that hold none
     placement: Mapping[str, Any] = field(default_factory=dict)  # of trainings, over all else: ablations/placement.py
@@ -77,12 +78,14 @@ def load_profile(name: str) -> Profile:
     )
 
 
-def read_probe(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What `probe:` of a profile or grid says, as fields of Profile: suite, videos, observers."""
+def read_probe(content: Mapping[str, Any], where: str, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """What `probe:` of a profile or grid says, as fields of Profile: suite, videos, observers, and one of `labels`."""
     probe = mapping_at(content, "probe", where, ", as in {suite: synth_needle, videos: 8, observers: [gates]}")
     where = f"{where}: probe"
-    check_keys(probe, PROBE_KEYS, where)
+    check_keys(probe, (*PROBE_KEYS, *(["label"] if labels else [])), where)
     found: dict[str, Any] = {}
+    if probe.get("label") is not None:
+        found["probe_label"] = one_of_labels(probe["label"], labels, f"{where}: label")
     if "suite" in probe:
         found["probe_suite"] = text_or_none(probe["suite"], f"{where}: suite")
     if found.get("probe_suite") is not None:
@@ -92,6 +95,14 @@ def read_probe(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "observers" in probe:
         found["probe_observers"] = registry.chosen(probe["observers"], f"{where}: observers")
     return found
+
+
+def one_of_labels(label: Any, labels: Sequence[str], where: str) -> str:
+    """Raises SettingsError where no variant is called so."""
+    if label not in labels:
+        near = unknown(str(label), labels)
+        raise SettingsError(f"{where}: no variant is called {label!r}; variants: {', '.join(labels)}{near}")
+    return str(label)
 
 
 def profile_names() -> list[str]:

@@ -22,7 +22,7 @@ _FIELDS |= {name: registry.fields(name) for name in registry.names() if name not
 OF_VARIANTS = ("checkpoint", "method", "start")  # settings without a group: text, or null
 SETTINGS = (*OF_VARIANTS, *(f"{group}.{name}" for group, names in _FIELDS.items() for name in names))
 SETTINGS += tuple(f"train.nsa.{name}" for name in _FIELDS["nsa"])
-OF_PROBES = ("probe.suite", "probe.videos", "probe.observers")
+OF_PROBES = ("probe.suite", "probe.videos", "probe.observers", "probe.label")
 OF_GRIDS = ("asks", "suites", "seeds", *OF_PROBES)  # keys of a grid that --set changes, too
 
 

@@ -65,11 +65,11 @@ def _why_none(item: Item) -> str:
     return f"nothing to make: {item.of}" if item.kind == "no_data" else "its contents are not known to us"
 
 
-def sweep_command(item: Item, out: Path, method: str = "", suite: str = "") -> str:
-    """The sweep that fills a place of this method; with `suite` on that alone."""
+def sweep_command(item: Item, out: Path, method: str = "", suite: str = "", label: str = "") -> str:
+    """The sweep that fills a place of this method; `suite`: on that alone; `label`: of the variant that is probed."""
     only = catalog().only_in.get(method)
     grid = only if only in item.grids else item.grids[0]
-    change = f"suites={suite}" if suite else item.set
+    change = shlex.quote(f"probe.label={label}") if label else f"suites={suite}" if suite else item.set
     chosen, where = (f" --set {change}" if change else ""), ("" if out == RUNS else f" --out {typed(out)}")
     return f"python ablations/run.py --grid {grid} --profile {PROFILE}{chosen}{where}"
 

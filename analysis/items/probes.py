@@ -34,10 +34,9 @@ def _place(item: Item, found: Found, values: Mapping[str, Any]) -> Place:
     if asked := _chosen(item, found, values):
         seen = f"{asked.row.suite}, {asked.videos} videos, {sampled(asked.question)}"
         return replace(place, state=DONE, ours=(Ours(None, seen, asked.row.id),))
-    if not item.of.get("reference", {}).items() <= values.items():
-        return place
     suite = suite_of(values["benchmark"]) if "benchmark" in values else ""
-    return replace(place, command=sweep_command(item, found.out, suite=suite))
+    looks_at = item.of.get("label", "").format(**values)
+    return replace(place, command=sweep_command(item, found.out, suite=suite, label=looks_at))
 
 
 def _chosen(item: Item, found: Found, values: Mapping[str, Any]) -> Asked | None:

@@ -9,8 +9,9 @@ import pytest
 
 from ablations.grid import grid_names, load_grid
 from ablations.plan import Sweep, make_jobs, make_sweep, read_state, write_plan
-from ablations.profile import load_profile
+from ablations.profile import load_profile, read_probe
 from ablations.run import choose, main
+from videonsa.config import SettingsError
 from videonsa.methods.settings import OracleSettings
 
 
@@ -57,6 +58,19 @@ def test_methods_that_choose_keys_are_looked_at_by_the_probe_of_their_weights(tm
     (only,) = sweep("budget", tmp_path, "tiny").probes.values()
     assert "methods" not in {**only.settings, **only.inputs}
     assert only.id != probe.id
+
+
+def test_a_grid_has_another_variant_probed_than_its_reference(tmp_path: Path):
+    (usual,) = sweep("blocks", tmp_path).probes.values()
+    assert (usual.nsa.block_size, usual.nsa.window) == (64, 256)
+    made = sweep("blocks", tmp_path, probe__label="s=128 w=64")
+    (probe,) = made.probes.values()
+    assert (probe.nsa.block_size, probe.nsa.block_count, probe.nsa.window) == (128, 16, 64)
+    assert {cell.id for cell in made.cells} == {cell.id for cell in sweep("blocks", tmp_path).cells}
+    with pytest.raises(SettingsError, match=r"--set: probe: label: no variant is called 's=9'; variants: s=32 w=64, "):
+        sweep("blocks", tmp_path, probe__label="s=9")
+    with pytest.raises(SettingsError, match="label"):
+        read_probe({"probe": {"label": "s=128 w=64"}}, "profile.yaml")
 
 
 def test_weights_without_gates_are_probed_where_methods_choose_keys(tmp_path: Path):

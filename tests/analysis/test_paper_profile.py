@@ -111,6 +111,17 @@ def test_the_grids_that_an_item_names_fill_all_of_it(name: str, found: Found) ->
     assert status(item, several).startswith("complete: ")
 
 
+def test_the_command_of_a_missing_probe_looks_at_the_variant_that_it_lacks(tmp_path: Path) -> None:
+    item, nothing = catalog().items["fig27"], find(tmp_path, ROOT / "benchmarks")
+    (command,) = [of.command for of in places(item, nothing) if of.row == "block_size=128, window=512"]
+    label = "s=128 w=512"
+    assert f" --grid blocks --profile paper --set 'probe.label={label}' " in command
+    finished("blocks", tmp_path, **{"probe.label": label})
+    filled = places(item, find(tmp_path, ROOT / "benchmarks"))
+    assert [of.row for of in filled if of.state == DONE] == ["block_size=128, window=512"]
+    assert status(item, filled) == "partly: 1 of 15 probes"
+
+
 def test_items_are_made_of_all_records_beside_the_published_numbers(
     out: Path, tables: dict, capsys: pytest.CaptureFixture
 ) -> None:
