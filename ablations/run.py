@@ -29,6 +29,7 @@ from ablations.placement import check_processes, find_placement
 from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_state, write_plan
 from ablations.profile import TEXTS, Profile, load_profile, profile_names
 from ablations.records import fail_untrained
+from ablations.reported import report, require_report
 from ablations.results import dry_run_text, hub_lines, list_text, needs_lines, problems, show, status_text
 from ablations.settings import parse_changes
 from ablations.slurm_follow import NO_JOBS, follow, queue_lines
@@ -106,15 +107,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--wait", action="store_true", help="on Slurm: stay, show progress and then the table")
     parser.add_argument("--cancel", action="store_true", help="on Slurm: cancel this sweep's jobs, and nothing else")
+    what = "at the end: the sweep's W&B report with its runs, or what `wandb sync` takes"
+    parser.add_argument("--wandb-report", action="store_true", help=what)
+    what = "of --wandb-report: without the benchmarks' questions and answers"
+    parser.add_argument("--no-questions", action="store_true", help=what)
     options = parser.parse_args(arguments)
     if not (options.grid or options.list):
         parser.error("give --grid NAME, or --list to see the grids")
+    if options.no_questions and not options.wandb_report:
+        parser.error("--no-questions is of --wandb-report: give both")
     return options
 
 
 def run(options: argparse.Namespace, stages: Stages) -> int:
     """Carry out the options; raises SettingsError, ClusterError, LockHeld, OSError, KeyboardInterrupt."""
     one_of("--cluster", options.cluster, CLUSTERS)
+    if options.wandb_report:
+        require_report()
     profile, slurm_profile = load_profiles(options.profile)
     if options.list:
         print(list_text(profile.name))
@@ -224,7 +233,7 @@ def run_on_slurm(
         return _complain("no longer watching; the jobs go on (--status, --wait, --cancel)", INTERRUPTED)
     state = read_state(sweep)
     if options.wait or all(state.cells[cell.id] in (DONE, FAILED) for cell in chosen):
-        return finish(sweep, chosen)
+        return finish(sweep, chosen, options)
     print("--status: how far it is; --wait: follow it; --cancel: stop it; once done, the same command shows the table")
     return 0
 
@@ -243,7 +252,7 @@ def run_at_once(
             run_debug(sweep, jobs, stages)
         elif jobs:
             run_local(sweep, jobs, stages, resources)
-        return finish(sweep, chosen)
+        return finish(sweep, chosen, options)
 
 
 def load_profiles(names: list[str]) -> tuple[Profile, SlurmProfile | None]:
@@ -275,12 +284,14 @@ def change_slurm(profile: SlurmProfile | None, changes: dict[str, Any]) -> Slurm
     return changed(profile, asked) if profile else None
 
 
-def finish(sweep: Sweep, chosen: list[Cell]) -> int:
-    """Show the results; 1 when one of the chosen cells, or a training or probe of theirs, is not done."""
+def finish(sweep: Sweep, chosen: list[Cell], options: argparse.Namespace) -> int:
+    """Show the results, at W&B too where asked; 1 when one of the chosen cells, or what it needs, is not done."""
     state = read_state(sweep)
     shown = show(sweep, state)
     lines = problems(chosen, state, sweep)
     print("\n".join(lines), end="\n" if lines else "")
+    if options.wandb_report:
+        report(sweep, questions=not options.no_questions)
     return 0 if shown and not lines and all(state.cells[cell.id] == DONE for cell in chosen) else 1
 
 

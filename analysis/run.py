@@ -6,6 +6,7 @@ python analysis/run.py table --sweep tiny-budget       # one sweep's table, show
 python analysis/run.py parts --sweep tiny-budget       # the same for the benchmarks' sub-scores
 python analysis/run.py table --join FOLDER=LABEL       # a row more: what lmms-eval wrote elsewhere with --log_samples
 python analysis/run.py table1 fig7                     # the paper's own, of all records, beside the published numbers
+python analysis/run.py wandb --sweep tiny-budget       # one sweep's W&B runs and report
 python analysis/run.py --all                           # everything of every sweep, of measurements, and of the paper
 python analysis/run.py report --no-media               # a page of each sweep to share, without videos' frames
 python analysis/run.py index                           # one page over all sweeps
@@ -42,6 +43,7 @@ OTHERS = {
     "report": "one HTML file: tables, figures, the questions that variants answer differently, failures, provenance",
     "index": "one HTML file over all sweeps of the folder",
     "published": "the paper's numbers beside ours, where a sweep asks the same",
+    "wandb": "a sweep's report at W&B with its runs, or what `wandb sync` takes: docs/analysis.md",
     "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
     "appendix": "every table and figure of the paper that we know, ours beside the published numbers, as one HTML file",
     "prefills": "milliseconds of each sparse prefill beside dense attention (benchmarks/methods.csv)",
@@ -90,6 +92,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--join", type=text, action="append", default=[], help=what)
     what = "with `report`: a copy to share, report-no-media.html, without the frames of the benchmarks' videos"
     parser.add_argument("--no-media", action="store_true", help=what)
+    parser.add_argument(
+        "--no-questions", action="store_true", help="wandb: without the benchmarks' questions and answers"
+    )
     what = "folder of measurements for the paper's items (default: benchmarks)"
     parser.add_argument("--measured", type=folder, default=BENCHMARKS, help=what)
     for name, file, figure in MEASURED:
@@ -151,7 +156,9 @@ def _make(options: argparse.Namespace) -> int:
     whole = _items(items, options, appendix) if items or appendix else True
     if "index" in names:
         _show([write_index(options.out)])
-    if names := [name for name in names if name not in items and name not in ("appendix", "index")]:
+    if "wandb" in names:
+        whole &= _reports(options)
+    if names := [name for name in names if name not in items and name not in ("appendix", "index", "wandb")]:
         whole &= _from_sweeps(names, options)
     return 0 if whole else 1
 
@@ -189,6 +196,21 @@ def _items(names: Sequence[str], options: argparse.Namespace, appendix: bool) ->
     for problem in found.problems:
         print(problem, file=sys.stderr)
     return all(one.whole for one in asked)
+
+
+def _reports(options: argparse.Namespace) -> bool:
+    """Make the W&B report of every chosen sweep; False when something of one is not where it was to go."""
+    from analysis.mirror.report import report_sweep
+
+    if options.join:
+        raise Refused("wandb shows what was run here: without --join")
+    whole = True
+    for sweep in _chosen_sweeps(options.out, options.sweep):
+        made = report_sweep(options.out, options.out / "sweeps" / sweep, not options.no_questions)
+        _show(made.paths)
+        print("\n".join(made.lines), file=sys.stdout if made.whole else sys.stderr)
+        whole &= made.whole
+    return whole
 
 
 def _draw_measured(name: str, measurements: Path, folder: Path) -> list[Path]:

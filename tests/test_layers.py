@@ -52,7 +52,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.record": ("videonsa.disk", "videonsa.git"),
     "videonsa.bootstrap": ("videonsa.disk",),
     "videonsa.torchvision_ops": (),
-    "videonsa.tracking": ("videonsa.disk",),
+    "videonsa.wandb_rules": (),
+    "videonsa.tracking": ("videonsa.disk", "videonsa.wandb_rules"),
     "videonsa.surroundings": (),
     "videonsa.text": (),
     "videonsa.kernels": ("videonsa.names", "videonsa.limits"),
@@ -116,6 +117,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "ablations": PACKAGES,
     "slurm": ("videonsa.values", "videonsa.places"),  # its profiles are read as all else is
     "analysis": OF_ANALYSIS,
+    "analysis.mirror": (*OF_ANALYSIS, "videonsa.tracking", "videonsa.wandb_rules"),
     "analysis.joined": (*OF_ANALYSIS, "evals.suites"),  # what lmms-eval's own metric says of a question
     "videonsa.bench": OF_BENCH,
     # These measure evaluation itself.
@@ -134,6 +136,7 @@ LIGHT = (
     *("videonsa.methods.entries", "videonsa.methods.settings", "videonsa.methods.registry"),
     "videonsa.methods.outside",
     *("videonsa.awq", "videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
+    "videonsa.wandb_rules",
     *("videonsa.synth", "videonsa.video", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs", "evals.answers", "evals.observers.registry"),
 )

@@ -7,14 +7,10 @@ What W&B would refuse (a mode that it does not know, a project with a slash) is 
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import re
 import sys
-import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,20 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from videonsa.disk import DiskError, disk_error, require_room
-
-PROJECT = "videonsa-bench"
-TRUE = ("1", "true", "yes", "on")  # values of WANDB_DISABLED, which earlier versions of W&B and transformers know
-MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
-# Variables that name one run. Each of ours has a name of its own, so that they cannot hold for all of them.
-OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM", "WANDB_SWEEP_ID")
-# What W&B takes: characters at most, and those that it refuses.
-LIMITS = {
-    "name": (128, ""),
-    "group": (128, ""),
-    "tag": (64, ""),
-    "project": (128, r"/\\#?%:"),
-    "id": (64, r"/\\#?%:;,'\s"),
-}
+from videonsa.wandb_rules import fitting, is_disabled, plain, project_name, run_mode, tidied_wandb
 
 # W&B's service asks a server that does not answer for up to two hours; until then it starts no offline run, and the
 # process cannot end. With these, a server that is away at the start is given up after 15 to 75 seconds, and one that
@@ -65,6 +48,7 @@ class Service:
 
 
 SERVICE = Service()
+Metrics = dict[str, Any] | Callable[[], dict[str, Any]]
 
 
 class Tracker:
@@ -95,15 +79,17 @@ class Tracker:
         self.arguments = plain(arguments) | {"tags": [fitting(tag, "tag") for tag in tags]}
         self.arguments |= {"group": fitting(group, "group")} if group else {}
         self.settings = dict(settings or {})
-        self.told: SimpleQueue[tuple[dict[str, Any], int | None] | tuple[str, str] | None] = SimpleQueue()
+        self.told: SimpleQueue[tuple[Metrics, int | None] | tuple[str, str] | None] = SimpleQueue()
         self.ending: tuple[int, dict[str, Any]] = (0, {})  # exit code, summary
+        self.kept: str | None = None  # "online" or "offline": where all of it is, once it has ended
         self.full = False  # its disk was
         self.thread = threading.Thread(target=self._run, daemon=True, name=f"W&B {self.name}")
         if not is_disabled() and not SERVICE.stuck:
             self.thread.start()
 
-    def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Hand on metrics; returns at once. Steps that the run already has are left out."""
+    def log(self, metrics: Metrics, step: int | None = None) -> None:
+        """Hand on metrics, or what makes them once W&B is there (its tables and pictures); returns at once. Steps that
+        the run already has are left out."""
         if self.thread.is_alive():
             self.told.put((metrics, step))
 
@@ -140,10 +126,11 @@ class Tracker:
                 if isinstance(told[0], str):
                     run.alert(*told)
                 elif told[1] is None or told[1] >= known:
-                    run.log(told[0], step=told[1])
+                    run.log(told[0]() if callable(told[0]) else told[0], step=told[1])
             exit_code, summary = self.ending
             run.summary.update(summary)
             run.finish(exit_code=exit_code)
+            self.kept = "offline" if run.offline else "online"
             self._tell_lost(run)
         except Exception as error:  # whatever ails W&B, what it shows stands
             SERVICE.broken = True
@@ -161,6 +148,7 @@ class Tracker:
         warnings = " ".join(getattr(kept, "warning", ()))
         if "not be synced" in warnings:
             SERVICE.online = False
+            self.kept = "offline"
             self._say(
                 "its server went away: some metrics were not sent",
                 f"`wandb sync {Path(run.dir).parent}` sends them all",
@@ -184,14 +172,9 @@ class Tracker:
             return run
 
     def _init(self, mode: str | None) -> Any:
-        if "wandb" not in sys.modules:
-            os.environ.pop("WANDB_SERVICE", None)  # of the program that started this one, perhaps on another machine
-        import wandb
-
-        give_cache()
-        for line in tidy_environment(wandb.Settings):
+        wandb, said = tidied_wandb()
+        for line in said:
             self._say(*line)
-
         self.folder.mkdir(parents=True, exist_ok=True)
         require_room(self.folder / "wandb", ROOM)
         if SERVICE.broken:
@@ -203,7 +186,7 @@ class Tracker:
         known = wandb.Settings.model_fields  # those of PATIENCE are W&B's own affair, and may get other names
         patience = {name: value for name, value in PATIENCE.items() if name in known}
         run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            project=project_name(),
             name=self.name,
             id=self.id,
             dir=str(self.folder),
@@ -227,94 +210,3 @@ class Tracker:
         if reason not in SERVICE.said:
             SERVICE.said.add(reason)
             print(f"W&B: {self.name:.60}: {' '.join(reason.split())[:300]}; {then}", file=sys.stderr, flush=True)
-
-
-def fitting(text: str, what: str) -> str:
-    """The text as W&B takes it for a name, group, tag, project or id; equal where it is good already.
-
-    What had to be cut or changed for an id ends in digits of the whole: two runs never become one.
-    """
-    longest, refused = LIMITS[what]
-    clean = re.sub(rf"[{refused}\x00-\x1f\x7f\u2028\u2029]", "-", plain(text)).strip() or "-"
-    if what == "id" and (clean != text or len(clean) > longest):
-        digits = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-        return f"{clean[: longest - 13]}-{digits}"
-    return clean if len(clean) <= longest else f"{clean[: longest - 1]}…"
-
-
-def plain(value: Any) -> Any:
-    """The value with text that UTF-8 can hold: parts of a file's name may have come as lone surrogates."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def give_cache() -> None:
-    """Where W&B's service cannot keep its own log (no home, say), it would print it: it gets a folder where it can."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    place = os.path.expanduser(os.environ.get("WANDB_CACHE_DIR", "").strip() or caches)
-    try:
-        logs = Path(place, "wandb", "logs")
-        good = not place.startswith("~")  # else nobody knows where this user is at home
-        if good:
-            logs.mkdir(parents=True, exist_ok=True)
-            good = os.access(logs, os.W_OK)
-    except OSError:
-        good = False
-    if not good:
-        os.environ["WANDB_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"wandb-cache-{os.getuid()}")
-
-
-def tidy_environment(settings: Any) -> list[tuple[str, str]]:
-    """Leave of the WANDB_ variables those that W&B takes; returns what is worth a line, as (what, what then).
-
-    Blank ones are as job scripts leave them. `settings`: wandb.Settings, which judges each variable alone.
-    """
-    said = []
-    for name in sorted(name for name in os.environ if name.startswith("WANDB_")):
-        given = os.environ[name]
-        value = asked_mode() if name == "WANDB_MODE" else given.strip()
-        if name == "WANDB_PROJECT" and value:
-            value = fitting(value, "project")
-        if name in OF_ONE_RUN or not value:
-            del os.environ[name]
-        elif _refused(settings, name, value):
-            del os.environ[name]
-            said.append((f"{name} is not valid", "left out"))
-        else:
-            os.environ[name] = value
-            if name == "WANDB_PROJECT" and value != given.strip():
-                said.append((f"{name} is not valid: at most 128 characters, none of / \\ # ? % :", f"project {value}"))
-        if name == "WANDB_MODE" and given.strip() and given.strip().lower() not in MODES:
-            said.append((f"WANDB_MODE={given.strip()!r:.60} is not valid: {', '.join(MODES)}", "offline"))
-    return said
-
-
-def _refused(settings: Any, name: str, value: str) -> bool:
-    try:
-        settings().update_from_env_vars({name: value})
-    except AttributeError:  # another version of W&B: it will say itself what it does not take
-        return False
-    except Exception:
-        return True
-    return False
-
-
-def is_disabled() -> bool:
-    """No run is wanted at all."""
-    off = os.environ.get("WANDB_DISABLED", "").strip().lower() in TRUE
-    return off or asked_mode() == "disabled"
-
-
-def asked_mode() -> str:
-    """WANDB_MODE, also in capitals or with a line break; offline for what W&B does not know; empty if unset."""
-    mode = os.environ.get("WANDB_MODE", "").strip().lower()
-    return mode if mode in MODES or not mode else "offline"
-
-
-def run_mode() -> str | None:
-    """The mode to ask of wandb.init; None leaves it to W&B: WANDB_MODE, else what `wandb offline` set, else online."""
-    asked = asked_mode() or os.environ.get("WANDB_API_KEY", "").strip()
-    return None if asked else "offline"

@@ -185,6 +185,22 @@ def budget_sweep(out: Path) -> Path:
     return sweep
 
 
+def pair_sweep(out: Path) -> Path:
+    """Two variants of one suite, and a third that failed: the smallest sweep with all that a report shows."""
+    cells, media = [], "answers/synth_order-0/media/0a.json"
+    write(
+        out / media, {str(number): {"prompt": f"Which comes first?\nA. {number}", "sheets": []} for number in range(9)}
+    )
+    for label, accuracy in (("b=5 w=4", 0.9), ("b=1 w=2", 0.6), ("b=12 w=4", 0.9)):
+        planned = cell(label, "synth_order", {})
+        cells.append(planned)
+        record = evaluation(planned["id"], label, suite("synth_order"), nsa(), accuracy) | {"media": media}
+        write(out / "cells" / planned["id"] / "record.json", failed(record) if label == "b=12 w=4" else record)
+    sweep = out / "sweeps" / "tiny-pair"
+    write(sweep / "plan.json", plan("tiny-pair", [], cells, "b=5 w=4"))
+    return sweep
+
+
 def branch_sweep(out: Path) -> Path:
     """The seven subsets of the branches."""
     subsets = ["cmp", "slc", "swa", "cmp+slc", "cmp+swa", "slc+swa", "cmp+slc+swa"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ablations.mirror import mirror
+from analysis.mirror.cell import mirror
 from tests.wandb_server import Server
 from videonsa import tracking
 
