@@ -66,6 +66,20 @@ def test_a_sum_of_two_types_as_under_autocast():
     assert torch.equal(gradients[0].half(), gradients[1])
 
 
+@pytest.mark.parametrize("hidden", [torch.float16, torch.float32])
+def test_the_norm_in_the_type_that_products_round_it_to(hidden):
+    """As under autocast: weights in float32, hidden states in either."""
+    x, weight = noise(3, 5, 24).to(hidden).requires_grad_(), (1 + noise(24, seed=2)).requires_grad_()
+    normed = fused.norm(x, weight, 1e-3, torch.float16)
+    expected = stock_norm(x, weight).half()
+    assert torch.equal(normed, expected)
+    grad = noise(3, 5, 24, seed=3).half()
+    ours, stock = (torch.autograd.grad(output, (x, weight), grad) for output in (normed, expected))
+    for one, other in zip(ours, stock, strict=True):
+        assert one.dtype == other.dtype
+        assert relative_error(one, other) < TOLERANCE[torch.float16]
+
+
 def test_rotation_of_a_part_of_each_row():
     """Heads of 12 between other numbers, as in the product of one layer for query, key and value."""
     angles = noise(7, 6)

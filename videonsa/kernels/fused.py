@@ -113,11 +113,14 @@ def _gated_gradient(gate, up, grad, grad_gate, grad_up, count, BLOCK: tl.constex
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         x = x.contiguous()
         columns = x.shape[-1]
         rows = x.numel() // columns
-        normed, inverse = torch.empty_like(x), torch.empty(rows, dtype=torch.float32, device=x.device)
+        normed = torch.empty_like(x, dtype=dtype)
+        inverse = torch.empty(rows, dtype=torch.float32, device=x.device)
         total = x if added is None else torch.empty_like(x)
         block = next_power_of_two(columns)
         _norm[(rows,)](
@@ -143,7 +146,7 @@ class _Norm(torch.autograd.Function):
             len(inverse), columns, WITH_TOTAL=ctx.added is not None, BLOCK=block, num_warps=_warps(block),
         )  # fmt: skip
         grad_added = None if ctx.added is None else grad_x.to(ctx.added)
-        return grad_x, grad_added, grad_weight.sum(0).to(weight.dtype), None
+        return grad_x, grad_added, grad_weight.sum(0).to(weight.dtype), None, None
 
 
 class _Rotate(torch.autograd.Function):
@@ -179,16 +182,18 @@ class _Gated(torch.autograd.Function):
         return grad_gate, grad_up
 
 
-def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMS norm of rows x [..., C] by weight [C], in the dtype of x."""
+def norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+    """RMS norm of rows x [..., C] by weight [C], in a dtype, None: that of x."""
     with torch.cuda.device_of(x):
-        return _Norm.apply(x, None, weight, eps)[0]
+        return _Norm.apply(x, None, weight, eps, dtype or x.dtype)[0]
 
 
-def add_norm(x: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The RMS norm of x + added, [..., C] each, and the sum itself, in the dtype of x."""
+def add_norm(
+    x: Tensor, added: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """The RMS norm of x + added, [..., C] each, as `norm`, and the sum itself, in the dtype of x."""
     with torch.cuda.device_of(x):
-        return _Norm.apply(x, added, weight, eps)
+        return _Norm.apply(x, added, weight, eps, dtype or x.dtype)
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

@@ -29,14 +29,20 @@ def fuses(*tensors: Tensor) -> bool:
 
 
 def add_norm(layer: Any, hidden: Tensor, added: Tensor | None, fuse: bool) -> tuple[Tensor, Tensor]:
-    """A stock RMS norm of hidden + added, [..., C] each, and the sum; added: None is nothing."""
+    """A stock RMS norm of hidden + added, [..., C] each, and the sum; added: None is nothing.
+
+    Under autocast the norm comes, where it is fused, in the type that the products after it would round it to, which
+    saves each of them a pass; the stock norm of hidden states in half precision by weights in float32 is in float32.
+    """
     keeps_type = added is None or torch.promote_types(hidden.dtype, added.dtype) == hidden.dtype
-    if fuse and keeps_type and fuses(hidden, layer.weight):
+    cast = hidden.is_cuda and torch.is_autocast_enabled("cuda")
+    if fuse and keeps_type and (fuses(hidden, layer.weight) or (cast and fuses(hidden) and fuses(layer.weight))):
         from videonsa.kernels import fused  # needs triton
 
+        dtype = torch.get_autocast_dtype("cuda") if cast else hidden.dtype
         if added is not None:
-            return fused.add_norm(hidden, added, layer.weight, layer.variance_epsilon)
-        return fused.norm(hidden, layer.weight, layer.variance_epsilon), hidden
+            return fused.add_norm(hidden, added, layer.weight, layer.variance_epsilon, dtype)
+        return fused.norm(hidden, layer.weight, layer.variance_epsilon, dtype), hidden
     total = hidden if added is None else hidden + added
     return layer(total), total
 

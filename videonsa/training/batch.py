@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, pad
 from videonsa.training.sources import Conversation, Source, video_size
 
 PREFETCHED = 4  # micro-batches read ahead; one of 36,000 tokens takes 0.7 GB
+PIXELS = {"pixel_values", "pixel_values_videos"}
 IGNORED = -100  # label of a token that is no answer
 BY_TOKEN = ("input_ids", "attention_mask", "labels", "mm_token_type_ids", "position_ids")  # their last axis; else items
 
@@ -55,16 +56,29 @@ def encode(processor: Any, conversations: Sequence[Conversation], pixels_per_fra
     return {**batch, "labels": answer_labels(batch["input_ids"], processor.tokenizer)}
 
 
+def staged(inputs: Inputs, precision: str) -> Inputs:
+    """Inputs as a GPU fetches them at its own pace, from memory that stays in place; pixels in the precision that the
+    tower's first product rounds them to."""
+    half = {name: inputs[name].bfloat16() for name in PIXELS & set(inputs) if precision == "bf16"}
+    return {name: half.get(name, tensor).pin_memory() for name, tensor in inputs.items()}
+
+
 def encoded(
-    source: Source, processor: Any, pixels_per_frame: int, numbers: Iterable[range], wait: Wait = _simply
+    source: Source,
+    processor: Any,
+    pixels_per_frame: int,
+    numbers: Iterable[range],
+    wait: Wait = _simply,
+    ready: Callable[[Inputs], Inputs] = dict,
 ) -> Iterator[Inputs]:
     """Inputs for the samples of these numbers, in order; meanwhile threads read and encode the next ones.
 
-    One thread encodes: tokenizers serve one at a time. `wait` gives the batch of a future once it is made.
+    One thread encodes: tokenizers serve one at a time. `wait` gives the batch of a future once it is made; `ready` is
+    what that thread does last.
     """
 
     def make(reads: Reads) -> Inputs:
-        return encode(processor, [read.result() for read in reads.values()], pixels_per_frame)
+        return ready(encode(processor, [read.result() for read in reads.values()], pixels_per_frame))
 
     readers, encoder = ThreadPoolExecutor(source.readers), ThreadPoolExecutor(1)
     waiting: list[tuple[Reads, Future[Inputs]]] = []

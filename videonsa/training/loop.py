@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch.distributed.tensor import DTensor
 from videonsa.config import TrainSettings
 from videonsa.modeling.exchange import PATIENCE
 from videonsa.placement import lanes, read_together
-from videonsa.training.batch import MicroBatch, answer_loss, encoded, idle, packed, padded, place_tokens
+from videonsa.training.batch import MicroBatch, answer_loss, encoded, idle, packed, padded, place_tokens, staged
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
 from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal, Teller, peak_memory
@@ -325,8 +326,10 @@ class Trainer:
 
     def _on_device(self, numbers: Iterable[range]) -> Iterator[MicroBatch]:
         each = self.settings.batch_size // (self.size * self.lanes)  # step
-        pixels = self.settings.pixels_per_frame
-        for number, inputs in enumerate(encoded(self.source, self.processor, pixels, numbers, self.waits)):
+        pixels, cuda = self.settings.pixels_per_frame, self.accelerator.device.type == "cuda"
+        ready = partial(staged, precision=self.settings.precision) if cuda else dict
+        batches = encoded(self.source, self.processor, pixels, numbers, self.waits, ready)
+        for number, inputs in enumerate(batches):
             tokens = int(inputs["attention_mask"].sum())
             placed = place_tokens(inputs, self.positions) if self.settings.packing else inputs
             moved = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in placed.items()}
