@@ -5,6 +5,7 @@ python analysis/run.py budget gates sinks              # these figures, of every
 python analysis/run.py table --sweep tiny-budget       # one sweep's table, shown and written
 python analysis/run.py parts --sweep tiny-budget       # the same for the benchmarks' sub-scores
 python analysis/run.py table --join FOLDER=LABEL       # a row more: what lmms-eval wrote elsewhere with --log_samples
+python analysis/run.py budget fig3 --style slides      # figures of 16:9, in folders named slides
 python analysis/run.py table1 fig7                     # the paper's own, of all records, beside the published numbers
 python analysis/run.py wandb --sweep tiny-budget       # one sweep's W&B runs and report
 python analysis/run.py --all                           # everything of every sweep, of measurements, and of the paper
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ if __name__ == "__main__":
     ensure_environment()
 
 from analysis.figures import DRAWINGS, fits, module  # noqa: E402
+from analysis.figures.looks import LOOKS, PAPER, look  # noqa: E402
 from analysis.items import catalog  # noqa: E402
 from analysis.page.index import write_index  # noqa: E402
 from analysis.summary import draw_all, summarize, sweep_data, write_tables  # noqa: E402
@@ -50,7 +52,7 @@ OTHERS = {
     "training": "step time and memory of training against length (benchmarks/training.csv)",
 }
 JOINABLE = ("table", "parts", "report", *DRAWINGS)  # what may have rows of foreign results
-PAPER = "table1 to table37, fig1 to fig29"
+ITEMS = "table1 to table37, fig1 to fig29"
 LEAST_WIDTH = 60  # columns of a table, however narrow the terminal says it is
 BENCHMARKS = ROOT / "benchmarks"
 MEASURED = (
@@ -71,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             print(_list(options))
             return 0
-        return _make(options)
+        with look(options.style):
+            return _make(options)
     except DiskError as error:
         print(one_line(f"error: {error}"), file=sys.stderr)
         return 1
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = ", ".join([PAPER, *OTHERS, *DRAWINGS])
+    names = ", ".join([ITEMS, *OTHERS, *DRAWINGS])
     parser = Parser(prog="analysis/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"what to make: {names}")
     parser.add_argument("--all", action="store_true", help="everything that the records allow")
@@ -95,6 +98,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-questions", action="store_true", help="wandb: without the benchmarks' questions and answers"
     )
+    what = "what figures are for: a paper, or slides (16:9, larger letters and lines, in folders named slides)"
+    parser.add_argument("--style", choices=LOOKS, default=PAPER, help=what)
     what = "folder of measurements for the paper's items (default: benchmarks)"
     parser.add_argument("--measured", type=folder, default=BENCHMARKS, help=what)
     for name, file, figure in MEASURED:
@@ -135,11 +140,13 @@ def _chosen_sweeps(out: Path, wanted: Sequence[str]) -> list[str]:
 def _make(options: argparse.Namespace) -> int:
     _check(options.names)
     names = list(dict.fromkeys(options.names))
-    if options.join:
-        return 0 if _joined(names, options) else 1
     given = vars(options)
     measurements = {figure: given[name.strip("-").replace("-", "_")] for name, _, figure in MEASURED}
-    if options.all:
+    if options.style != PAPER:
+        names = _figures(names, options, measurements)
+    if options.join:
+        return 0 if _joined(names, options) else 1
+    if options.all and options.style == PAPER:
         sweeps = _chosen_sweeps(options.out, options.sweep)
         for sweep in sweeps:
             _show(summarize(options.out, options.out / "sweeps" / sweep))
@@ -152,7 +159,7 @@ def _make(options: argparse.Namespace) -> int:
         names.remove(name)
         _show(_draw_measured(name, measurements[name], options.out / "figures"))
     items = [name for name in names if name in catalog().items]
-    appendix = "appendix" in names or (options.all and not options.sweep)
+    appendix = "appendix" in names or (options.all and not options.sweep and options.style == PAPER)
     whole = _items(items, options, appendix) if items or appendix else True
     if "index" in names:
         _show([write_index(options.out)])
@@ -167,8 +174,21 @@ def _check(names: Sequence[str]) -> None:
     known = [*OTHERS, *DRAWINGS]
     for name in names:
         if name not in known and name not in catalog().items:
-            listed = ", ".join([*known, PAPER])
+            listed = ", ".join([*known, ITEMS])
             raise Refused(f"unknown name {name!r}; names: {listed}{unknown(name, [*known, *catalog().items])}")
+
+
+def _figures(names: Sequence[str], options: argparse.Namespace, measurements: Mapping[str, Path]) -> list[str]:
+    """These names, each of a figure; with --all, the figures of sweeps and of measurements."""
+    drawn = [name for name, item in catalog().items.items() if item.draws]
+    for name in names:
+        if name not in (*DRAWINGS, *measurements, *drawn):
+            known = ", ".join([*DRAWINGS, *measurements, *drawn])
+            raise Refused(f"{name} is no figure, --style does nothing to it; figures: {known}")
+    there = [name for name, path in measurements.items() if path.is_file() and not options.join]
+    if options.all and not there and not _sweep_names(options.out):
+        raise Refused(f"no sweep in {options.out} and no measurements to draw")
+    return [*DRAWINGS, *there] if options.all else list(names)
 
 
 def _joined(names: Sequence[str], options: argparse.Namespace) -> bool:
@@ -176,7 +196,8 @@ def _joined(names: Sequence[str], options: argparse.Namespace) -> bool:
     for name in names:
         if name not in JOINABLE:
             raise Refused(f"{name} takes no --join; these do: {', '.join(JOINABLE)}")
-    return _from_sweeps(["table", "parts", "report"] if options.all else names, options)
+    every = options.all and options.style == PAPER
+    return _from_sweeps(["table", "parts", "report"] if every else names, options)
 
 
 def _items(names: Sequence[str], options: argparse.Namespace, appendix: bool) -> bool:
@@ -190,7 +211,8 @@ def _items(names: Sequence[str], options: argparse.Namespace, appendix: bool) ->
     made = make(list(catalog().items) if appendix else names, found)
     asked = [one for one in made if one.item.name in names]
     for one in asked:
-        print(to_markdown(one.page))
+        if options.style == PAPER:
+            print(to_markdown(one.page))
         _show(one.paths)
     _show([write_appendix(made, found)] if appendix else [])
     for problem in found.problems:

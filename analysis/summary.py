@@ -125,5 +125,5 @@ def draw_all(names: Iterable[str], data: Mapping[str, Any], folder: Path) -> tup
             log.exception("figure %s could not be drawn", name)
             whole = False
         for kind in module("style").FORMATS:  # an older one would show other records
-            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+            (module("style").place(folder) / f"{name}.{kind}").unlink(missing_ok=True)
     return paths, whole

@@ -51,10 +51,12 @@ def _draw(rows: pd.DataFrame, labels: Sequence[str], names: Sequence[str], label
     suites = list(dict.fromkeys(rows.loc[rows["status"] == "done", "suite"]))
     if not suites:
         raise ValueError("no finished cell")
-    columns = min(COLUMNS, len(suites), max(1, int((style.TEXT_WIDTH - label_width) / 1.2)))
-    width = min(style.TEXT_WIDTH, max(style.COLUMN_WIDTH, label_width + 1.65 * columns + 0.2))
+    most = min(COLUMNS, max(1, int((style.TEXT_WIDTH - label_width) / 1.2)))
+    height = 0.85 + 0.17 * len(labels)
+    columns = style.side_by_side(len(suites), most, style.TEXT_WIDTH / most, height)
+    width = min(style.text_width(columns, most), max(style.COLUMN_WIDTH, label_width + 1.65 * columns + 0.2))
     legend = 0.15 if width > WIDE else 0.4 / -(-len(suites) // columns)
-    figure, panels = style.panels(len(suites), columns, width, 0.85 + legend + 0.17 * len(labels), sharey=True)
+    figure, panels = style.panels(len(suites), columns, width, height + legend, sharey=True)
     for i, (suite, axes) in enumerate(zip(suites, panels, strict=True)):
         here = rows[rows["suite"] == suite].set_index("label").reindex(labels)
         _forest(axes, here)
@@ -81,8 +83,7 @@ def _legend(figure: Figure, rows: pd.DataFrame) -> None:
         ),
         "no sure difference": Line2D([], [], color=style.BLUE, marker="o", ms=4.2, lw=1.1, mfc="white"),
     }
-    columns = 3 if figure.get_figwidth() > WIDE else 1
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns, columnspacing=1.2)
+    style.legend(figure, list(entries.values()), list(entries), columnspacing=1.2)
 
 
 def _forest(axes: Axes, here: pd.DataFrame) -> None:

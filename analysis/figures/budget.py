@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -62,18 +61,16 @@ def draw(rows: pd.DataFrame) -> Figure:
         _shares(lower, finished, shapes, norm)
         style.reference_lines(lower, rows[rows["suite"] == suite])
         upper.set_title(style.suite_title(suite))
-        bar = figure.colorbar(ScalarMappable(norm, style.SCORES), ax=upper, location="bottom", aspect=22, pad=0.02)
-        bar.set_label("accuracy (%)")
-        bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+        style.colour_bar(figure, norm, upper, "accuracy (%)", location="bottom", aspect=22, pad=0.02)
     _legend(figure, shapes, cells, ring_name)
     return figure
 
 
 def _panels(count: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     """A figure with a pair of panels, one above the other, for each suite."""
-    columns = min(COLUMNS, count)
+    columns = style.side_by_side(count, COLUMNS, 1.8, 4.2)
     bands = -(-count // columns)
-    width = style.TEXT_WIDTH if columns > 2 else 2.1 * columns + 0.4
+    width = style.text_width(columns, COLUMNS) if columns > 2 else 2.1 * columns + 0.4
     figure = style.new_figure(width, 4.2 * bands + 0.3)
     grid = figure.subplots(2 * bands, columns, squeeze=False)
     pairs = [(grid[2 * band][column], grid[2 * band + 1][column]) for band in range(bands) for column in range(columns)]
@@ -203,8 +200,7 @@ def _legend(figure: Figure, shapes: Mapping[float, str], cells: pd.DataFrame, ri
     if (cells["status"] == "failed").any():
         entries.append(("failed", Line2D([], [], ls="", marker="x", color=style.GREY, ms=5)))
     names, handles = zip(*entries, strict=True)
-    per_row = max(2, int(figure.get_figwidth() / 1.15))
-    figure.legend(list(handles), list(names), loc="outside lower center", ncols=min(per_row, len(names)))
+    style.legend(figure, handles, names)
 
 
 def _grey(shape: str) -> Line2D:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -31,8 +30,8 @@ def draw(rows: pd.DataFrame) -> Figure:
         raise ValueError("no finished cell with frames and tokens a frame")
     done = done.assign(score=100 * done["accuracy"].astype(float), half=50 * (done["high"] - done["low"]))
     suites = list(dict.fromkeys(done["suite"]))
-    columns = min(COLUMNS, len(suites))
-    width = style.TEXT_WIDTH if columns == COLUMNS else 2.1 * columns + 0.4
+    columns = style.side_by_side(len(suites), COLUMNS, 1.8, 2.5)
+    width = style.text_width(columns, COLUMNS) if columns >= COLUMNS else 2.1 * columns + 0.4
     figure, panels = style.panels(len(suites), columns, width, 2.5)
     by_suite = done.groupby("suite")["score"]
     span = max(LEAST_SPAN, float((by_suite.max() - by_suite.min()).max()))
@@ -45,14 +44,12 @@ def draw(rows: pd.DataFrame) -> Figure:
         axes.set_xlabel("frames")
         if i % columns == 0:
             axes.set_ylabel("tokens a frame")
-        bar = figure.colorbar(ScalarMappable(norm, style.SCORES), ax=axes, location="bottom", aspect=22, pad=0.02)
-        bar.set_label("accuracy (%)")
-        bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+        style.colour_bar(figure, norm, axes, "accuracy (%)", location="bottom", aspect=22, pad=0.02)
     dot = Line2D([], [], ls="", marker="o", ms=3, mfc="white", mec="black", mew=0.5)
     curve = Line2D([], [], color=style.BLACK, lw=0.6, ls=DASHES)
     names = ["measured; interpolated between", "equal context", "±: half a 95 % interval"]
     handles = [dot, curve, Line2D([], [], ls="")]
-    figure.legend(handles, names, loc="outside lower center", ncols=3 if columns > 1 else 1)
+    style.legend(figure, handles, names)
     return figure
 
 

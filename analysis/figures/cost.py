@@ -47,7 +47,8 @@ def panels(
     panel(axes, cells of a suite, cost) draws one; width, height of a panel, and room below for a legend, in inches.
     """
     suites = list(dict.fromkeys(done["suite"]))
-    columns = min(columns, len(suites))
+    most, columns = columns, style.side_by_side(len(suites), columns, style.TEXT_WIDTH / columns, height * len(costs))
+    width *= max(1.0, columns / most)
     bands = -(-len(suites) // columns)
     figure = style.new_figure(width, height * bands * len(costs) + below)
     grid = figure.subplots(bands * len(costs), columns, squeeze=False)
@@ -104,4 +105,4 @@ def _legend(figure: Figure, done: pd.DataFrame) -> None:
     entries["other variants"] = Line2D([], [], color=style.BLUE, marker="o", ms=4.2, lw=0.8)
     if (~done["is_reference"] & (done["attention"] == "dense")).any():
         entries["dense"] = Line2D([], [], color=style.BLACK, marker="D", ms=4.2, lw=0.8)
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries))
+    style.legend(figure, list(entries.values()), list(entries))

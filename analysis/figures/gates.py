@@ -29,7 +29,7 @@ def draw(gates: pd.DataFrame) -> Figure:
     if len(probes) > MOST:
         figure.text(0.01, 0.0, f"{MOST} of {len(probes)} probes shown", fontsize=5.5, color=style.GREY)
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    style.legend(figure, handles, names)
     return figure
 
 

@@ -59,7 +59,7 @@ def draw(table: pd.DataFrame) -> Figure:
     bands = 1 + bool(stage_modes) if len(whole) else 1
     width = style.COLUMN_WIDTH if columns == 1 else style.TEXT_WIDTH
     figure = style.new_figure(width, 2.3 * bands + 0.2)
-    figure.suptitle(style.drawable(_setting(table)), fontsize=6, color="#444444")
+    style.setting(figure, _setting(table))
     rows = figure.subfigures(bands, 1, squeeze=False)[:, 0]
     if len(whole):
         _band(rows[0], whole, modes, "provider", has_memory, columns)
@@ -117,7 +117,7 @@ def _band(figure: Any, rows: pd.DataFrame, modes: list[str], by: str, memory: bo
     for unused in axes[len(modes) + memory :]:
         unused.set_visible(False)
     shown = style.names(NAMES.get(name, name) for name in names)
-    figure.legend(axes[0].get_lines(), shown, loc="outside lower center", ncols=min(5, len(shown)))
+    style.legend(figure, axes[0].get_lines(), shown, 5)
 
 
 def _lines(axes: Axes, rows: pd.DataFrame, by: str, names: list[str], value: str) -> None:

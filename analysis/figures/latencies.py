@@ -19,7 +19,7 @@ def draw(table: pd.DataFrame) -> Figure:
         raise ValueError("no measurement")
     kinds, methods = (list(dict.fromkeys(table[name])) for name in ("data", "method"))
     figure = style.new_figure(style.TEXT_WIDTH, 2.4)
-    figure.suptitle(style.drawable(setting(table.drop(columns="length"))), fontsize=6, color="#444444")
+    style.setting(figure, setting(table.drop(columns="length")))
     panels = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         for i, method in enumerate(methods):
@@ -35,5 +35,5 @@ def draw(table: pd.DataFrame) -> Figure:
         axes.set_xlabel("length (tokens)")
     panels[0].set_ylabel("time of one layer (ms)")
     shown = style.names(NAMES.get(name, name) for name in methods)
-    figure.legend(panels[0].get_lines(), shown, loc="outside lower center", ncols=min(6, len(shown)))
+    style.legend(figure, panels[0].get_lines(), shown, 6)
     return figure

@@ -48,7 +48,8 @@ def draw(losses: pd.DataFrame) -> Figure:
         _curve(axes, place[near], rows["loss"][near], width, label=label, color=style.GREY, ls="-")
         axes.axvline(0, color=style.GREY, lw=0.6, ls=":")
     _describe(axes, beside, own)
-    figure.legend(loc="outside lower center", ncols=min(5, len(curves) + bool(begun)))
+    handles, names = axes.get_legend_handles_labels()
+    style.legend(figure, handles, names, 5)
     return figure
 
 

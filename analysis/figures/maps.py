@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -45,7 +44,7 @@ def draw(arrays: Mapping[str, np.ndarray], part: str) -> Figure:
         if name == shown[-1]:
             axes.set_xlabel("key (vision token)")
     _bar(figure, panels, norm)
-    figure.legend(*_legend(arrays), loc="outside lower center", ncols=2 if len(layers) > 1 else 1)
+    style.legend(figure, *_legend(arrays))
     return figure
 
 
@@ -92,11 +91,8 @@ def _grid(arrays: Mapping[str, np.ndarray]) -> int:
 
 
 def _bar(figure: Figure, panels: list[Axes], norm: LogNorm) -> None:
-    bar = figure.colorbar(
-        ScalarMappable(norm, style.SCORES), ax=panels, pad=0.015, aspect=30, extend="min", format=FuncFormatter(_power)
-    )
-    bar.set_label("attention probability, mean of a bin")
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    look: dict[str, Any] = {"pad": 0.015, "aspect": 30, "extend": "min", "format": FuncFormatter(_power)}
+    bar = style.colour_bar(figure, norm, panels, "attention probability, mean of a bin", **look)
     bar.minorticks_off()
 
 

@@ -57,7 +57,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     ]
     front = Line2D([], [], color=style.GREY, lw=0.8)
     shown = style.names([NAMES.get(name, name) for name in looks], width / legend_columns - 0.4)
-    figure.legend([*handles, front], [*shown, "Pareto front"], loc="outside lower center", ncols=legend_columns)
+    style.legend(figure, [*handles, front], [*shown, "Pareto front"], legend_columns)
     return figure
 
 

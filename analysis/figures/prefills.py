@@ -33,7 +33,7 @@ def draw(table: pd.DataFrame) -> Figure:
     kinds = list(dict.fromkeys(table["data"]))
     methods = list(dict.fromkeys(table["method"]))[::-1]
     figure = style.new_figure(style.TEXT_WIDTH, 0.19 * len(methods) + 0.95)
-    figure.suptitle(style.drawable(f"{setting(table)}; beside a bar: density"), fontsize=6, color="#444444")
+    style.setting(figure, f"{setting(table)}; beside a bar: density")
     axes = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
     for panel, kind in zip(axes, kinds, strict=True):
         rows = table[table["data"] == kind].set_index("method").reindex(methods)
@@ -42,7 +42,7 @@ def draw(table: pd.DataFrame) -> Figure:
         panel.set_xlabel("time (ms)")
     axes[0].set_yticks(range(len(methods)), style.names(NAMES.get(name, name) for name in methods))
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    style.legend(figure, handles, labels)
     return figure
 
 

@@ -34,11 +34,11 @@ def draw(recall: pd.DataFrame) -> Figure:
             _panel(axes, here, variants)
             axes.set_title(f"{titles[probe]}: {name}")
     if len(probes) > MOST:
-        figure.text(0.01, 0.0, f"{MOST} of {len(probes)} probes shown", fontsize=5.5, color=style.GREY)
+        figure.text(0.01, 0.005, f"{MOST} of {len(probes)} probes shown", fontsize=5.5, color=style.GREY, va="bottom")
     labels = style.names(variants, style.TEXT_WIDTH / 3 - 0.4)
-    handles = [Line2D([], [], label=label, **_look(i)) for i, label in enumerate(labels)]
-    handles.append(Line2D([], [], color=style.GREY, ls=":", lw=0.9, label="best keys, as many"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
+    handles = [Line2D([], [], **_look(i)) for i in range(len(labels))]
+    handles.append(Line2D([], [], color=style.GREY, ls=":", lw=0.9))
+    style.legend(figure, handles, [*labels, "best keys, as many"], 3)
     return figure
 
 

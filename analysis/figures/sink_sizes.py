@@ -30,5 +30,5 @@ def draw(sinks: pd.DataFrame) -> Figure:
         if i % columns == 0:
             axes.set_ylabel("sinks (% of keys)")
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    style.legend(figure, handles, names)
     return figure

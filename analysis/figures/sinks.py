@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -31,14 +30,14 @@ def draw(sinks: pd.DataFrame) -> Figure:
     probes = list(dict.fromkeys(sinks["probe"]))[:MOST]
     if not probes:
         raise ValueError("no probe with sinks")
-    figure, panels, columns = style.layer_panels(len(probes), COLUMNS, "sinks (% of keys)")
+    figure, panels, _ = style.layer_panels(len(probes), COLUMNS, "sinks (% of keys)")
     titles = style.probe_titles(sinks)
     for probe, axes in zip(probes, panels, strict=True):
         here = sinks[sinks["probe"] == probe]
         _ratios(axes, here)
         axes.set_title(titles[probe])
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names) if columns > 1 else 3)
+    style.legend(figure, handles, names)
     return figure
 
 
@@ -81,26 +80,17 @@ def draw_points(points: pd.DataFrame) -> Figure:
         axes.tick_params(labelbottom=True)
         if i % columns == 0:
             axes.set_ylabel("value norm |v|")
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), style.SCORES), ax=panels, pad=0.015, aspect=25)
-    bar.set_label("position in the video")
+    bar = style.colour_bar(figure, Normalize(0, 1), panels, "position in the video", pad=0.015, aspect=25)
     bar.set_ticks([0, 1], labels=["start", "end"])
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
     ring = Line2D([], [], ls="", marker="o", ms=4, mfc="none", mec=style.VERMILION, mew=0.6)
     line = Line2D([], [], color=style.GREY, lw=0.7, ls=":")
-    figure.legend(
-        [ring, line],
-        ["sink (kept first; the others are a sample)", f"α = {ALPHA}"],
-        loc="outside lower center",
-        ncols=2,
-    )
+    style.legend(figure, [ring, line], ["sink (kept first; the others are a sample)", f"α = {ALPHA}"])
     return figure
 
 
 def _scatter(axes: Axes, here: pd.DataFrame, every: pd.DataFrame) -> None:
     alpha = here["alpha"].astype(float).clip(lower=1e-6)
-    axes.scatter(
-        alpha, here["v_norm"], c=here["position"], cmap=style.SCORES, vmin=0, vmax=1, s=5, lw=0, rasterized=True
-    )
+    axes.scatter(alpha, here["v_norm"], c=here["position"], cmap=style.SCORES, vmin=0, vmax=1, s=5, lw=0)
     sinks = here["sink"].astype(bool).to_numpy()
     axes.scatter(alpha[sinks], here["v_norm"][sinks], s=14, facecolors="none", edgecolors=style.VERMILION, lw=0.6)
     axes.axvline(ALPHA, color=style.GREY, lw=0.7, ls=":", zorder=0)
@@ -131,7 +121,7 @@ def draw_positions(arrays: Mapping[str, np.ndarray]) -> Figure:
         if i % columns == 0:
             axes.set_ylabel("sinks, density")
     line = Line2D([], [], color=style.GREY, lw=0.7, ls=":")
-    figure.legend([line], ["1: as many as at any place, were they spread evenly"], loc="outside lower center")
+    style.legend(figure, [line], ["1: as many as at any place, were they spread evenly"])
     return figure
 
 

@@ -1,11 +1,17 @@
 """How every figure looks and is written: a paper's column widths, a palette for colour-blind readers too, fixed bytes.
 
+For slides (analysis/figures/looks.py) the same drawing is laid out on a sheet of a screen's shape that is smaller than
+the page: filling a screen, its letters and lines are larger. All is vector. Letters of a PDF are embedded TrueType, so
+that they can be searched and edited; those of an SVG are paths, as it could only name a font that may not be there.
 No pyplot: a Figure made here belongs to its caller, has no global state and needs no display.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -20,19 +26,28 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from analysis.figures.looks import SLIDES, for_slides
 from videonsa.disk import write_bytes
 from videonsa.text import NO_WIDTH, escaped, line_of, told_apart
 
 TEXT_WIDTH = 5.5  # inches, text of a one-column paper
 COLUMN_WIDTH = 3.3  # inches, one column of a two-column paper
+PAGE_HEIGHT = 9.0  # inches, what a page of either has
 FORMATS = ("pdf", "svg", "png")
-DPI = 200  # of the PNG
+DPI = 200  # of a paper's PNG
+SCREEN = (13.333, 7.5)  # inches, a slide of 16:9 as presentation programs have it
+PIXELS = 2560  # width of a slide's PNG
+LEAST_SHEET = 4.2  # inches of width that a slide is laid out on: letters of 7 points are then of 22 on a screen
+SHARE = 0.85  # of the paper's area that a slide is laid out on
 
 # Okabe and Ito (2008), readable with every common colour blindness
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -62,6 +77,8 @@ OTHERS = (
 FONTS = ["DejaVu Sans", *(name for name in OTHERS if name in fontManager.get_font_names())]
 NAME_WIDTH = 2.1  # inches of a variant's name at an axis
 LEGEND_WIDTH = 1.3  # of the reference's, beside two others in a legend
+HANDLE = 0.4  # inches of a legend's column beside its text
+SMALL = 6.0  # points of what a figure was measured at
 LONGEST = 44  # letters of one at most
 SCORES = "viridis"  # colour map of every score
 
@@ -91,6 +108,12 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "videonsa-bench",
     "savefig.facecolor": "white",
+}
+THICKER: dict[Any, Any] = {  # for slides, beside what their smaller sheet makes larger
+    "lines.linewidth": 1.4,
+    "axes.linewidth": 0.8,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
 }
 METADATA = {
     "pdf": {"CreationDate": None},
@@ -134,10 +157,24 @@ def _letters() -> frozenset[int]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches, laid out so that labels do not meet."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """An empty figure in inches, at most a page high, laid out so that labels do not meet; for slides one of 16:9."""
+    size = (width, min(height, PAGE_HEIGHT))
+    if for_slides():
+        wide = max(LEAST_SHEET, math.sqrt(SHARE * width * height * SCREEN[0] / SCREEN[1]))
+        size = (wide, wide * SCREEN[1] / SCREEN[0])
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def colour_bar(figure: Figure, norm: Normalize, axes: Any, label: str, **options: Any) -> Colorbar:
+    """A bar of SCORES beside these panels, in vectors: matplotlib would make a picture of its 256 colours."""
+    bar = figure.colorbar(ScalarMappable(norm, SCORES), ax=axes, **options)
+    assert bar.solids is not None  # a bar of lines alone has none
+    bar.solids.set(rasterized=False, edgecolor="face", linewidth=0.2)  # no hair lines between its colours
+    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    bar.set_label(label)
+    return bar
 
 
 def panels(count: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -151,17 +188,62 @@ def panels(count: int, columns: int, width: float, height: float, **options: Any
     return figure, axes[:count]
 
 
+def side_by_side(count: int, most: int, wide: float, high: float) -> int:
+    """Columns for so many panels, each so large: at most `most` on a page; for slides as many as fill their shape."""
+    if not for_slides():
+        return min(most, count)
+
+    def misfit(columns: int) -> float:
+        rows = -(-count // columns)
+        return abs(math.log(columns * wide * SCREEN[1] / (rows * high * SCREEN[0])))
+
+    return min((-(-count // rows) for rows in range(1, count + 1)), key=misfit)
+
+
+def text_width(columns: int, most: int) -> float:
+    """Inches of a figure of so many columns, of which a page has room for `most`."""
+    return TEXT_WIDTH * max(1.0, columns / most)
+
+
+def legend(figure: Any, handles: Sequence[Any], labels: Sequence[str], most: int | None = None, **options: Any) -> None:
+    """A legend below a figure or a part of it, in as many columns as have room, at most `most`."""
+    widths = [widest([label], STYLE["legend.fontsize"]) + HANDLE for label in labels]
+    ncols = max(1, min(most or len(labels), len(labels)))
+    while ncols > 1 and _together(widths, ncols) > figure.bbox.width / figure.dpi:
+        ncols -= 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, **options)
+
+
+def _together(widths: Sequence[float], columns: int) -> float:
+    """Of a legend that fills one column after the other."""
+    rows = -(-len(widths) // columns)
+    return sum(max(widths[start : start + rows]) for start in range(0, len(widths), rows))
+
+
+def setting(figure: Figure, text: str) -> None:
+    """What a figure was measured at, small above it, on as many lines as it takes."""
+    line = drawable(text)
+    letters = int(len(line) * 0.95 * figure.get_figwidth() / max(widest([line], SMALL), 1e-9))
+    figure.suptitle("\n".join(textwrap.wrap(line, max(20, letters))), fontsize=SMALL, color="#444444")
+
+
 def style() -> AbstractContextManager[None]:
     """The context in which a figure is both drawn and written."""
-    return matplotlib.rc_context(PLAIN | STYLE)
+    return matplotlib.rc_context(PLAIN | STYLE | (THICKER if for_slides() else {}))
+
+
+def place(folder: Path) -> Path:
+    """Where figures of this folder are written: those for slides in one of their own."""
+    return folder / SLIDES if for_slides() else folder
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write name.pdf, .svg and .png; the same figure gives the same bytes.
+    """Write name.pdf, .svg and .png into `place(folder)`; the same figure gives the same bytes.
 
     Laid out once, and each format printed by its own canvas: Figure.savefig would lay out and draw six times.
     """
-    figure.dpi = DPI  # already for the layout: letters are set on whole pixels, so of 100 to an inch they are narrower
+    dpi = PIXELS / figure.get_figwidth() if for_slides() else DPI
+    figure.dpi = dpi  # already for the layout: letters are set on whole pixels, so of 100 to an inch they are narrower
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
         figure.set_layout_engine("none")
@@ -172,25 +254,40 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     }
     paths = []
     for kind in FORMATS:
-        path, printed = folder / f"{name}.{kind}", io.BytesIO()
-        figure.dpi = DPI  # a printer sets its own
+        path, printed = place(folder) / f"{name}.{kind}", io.BytesIO()
+        figure.dpi = dpi  # a printer sets its own
         printers[kind](printed, metadata=METADATA[kind])
-        write_bytes(path, printed.getvalue())
+        written = printed.getvalue()
+        write_bytes(path, _as_large_as_a_slide(written) if kind == "svg" and for_slides() else written)
         paths.append(path)
     return paths
+
+
+def _as_large_as_a_slide(svg: bytes) -> bytes:
+    """The picture with the width and height of a slide, so that it fills one where it is put in."""
+    sizes = (f'{name}="{72 * inches:.0f}pt"'.encode() for name, inches in zip(("width", "height"), SCREEN, strict=True))
+    return re.sub(rb'width="[\d.]+pt" height="[\d.]+pt"', b" ".join(sizes), svg, count=1)
 
 
 def log_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
     """A base-2 logarithmic axis around these values, ticked at the values themselves where their labels have room."""
     places = sorted({float(value) for value in values})
     octaves = np.log2(places[-1] / places[0]) + 1.6
-    gap = 2 ** (octaves * (0.12 if which == "x" else 0.065))  # shares of the axis that a label takes
+    gap = 2 ** (octaves * _share(axes, which, [plain(value, kilo=places[-1] >= 2048) for value in places]))
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log", base=2)
     (axes.set_xlim if which == "x" else axes.set_ylim)(places[0] / 2**0.8, places[-1] * 2**0.8)
     axis.set_major_locator(FixedLocator(_thinned(places, gap)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value, kilo=places[-1] >= 2048)))
+
+
+def _share(axes: Axes, which: str, labels: Sequence[str]) -> float:
+    """Of the axis, what a label takes with the space beside it; before the layout, where panels are narrower."""
+    box = axes.get_window_extent()
+    if which == "x":
+        return 1.02 * widest(labels, STYLE["xtick.labelsize"]) * axes.figure.dpi / box.width
+    return 1.6 * STYLE["ytick.labelsize"] / 72 * axes.figure.dpi / box.height
 
 
 def _thinned(values: Sequence[float], gap: float) -> list[float]:
@@ -228,7 +325,9 @@ def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> N
 
 
 def plain(value: float, kilo: bool = False) -> str:
-    """1024 -> '1024', or '1K' with kilo; 131072 -> '128K'; 0.5 -> '0.5'."""
+    """1024 -> '1024', or '1K' with kilo; 131072 -> '128K'; 1048576 -> '1M'; 0.5 -> '0.5'."""
+    if value >= 1 << 20 and value % (1 << 20) == 0:
+        return f"{value / (1 << 20):g}M"
     if value >= (1024 if kilo else 8192) and value % 1024 == 0:
         return f"{value / 1024:g}K"
     return f"{value:g}"
@@ -249,11 +348,14 @@ def suite_title(name: str) -> str:
 
 def layer_panels(count: int, most_columns: int, ylabel: str) -> tuple[Figure, list[Axes], int]:
     """A figure with a panel for each of `count` probes, layers along x, labels at the outer panels; and its columns."""
-    columns = min(most_columns, count)
-    width = COLUMN_WIDTH if columns == 1 else TEXT_WIDTH
+    columns = side_by_side(count, most_columns, TEXT_WIDTH / most_columns, 2.0)
+    width = COLUMN_WIDTH if columns == 1 else text_width(columns, most_columns)
     figure, made = panels(count, columns, width, 2.0 if columns < 3 else 1.75, sharey=True, sharex=True)
+    low = for_slides() and count > columns  # panels that are lower than their label is long
+    if low:
+        figure.supylabel(ylabel, fontsize=STYLE["axes.labelsize"])
     for i, axes in enumerate(made):
-        if i % columns == 0:
+        if i % columns == 0 and not low:
             axes.set_ylabel(ylabel)
         if i + columns >= count:
             axes.set_xlabel("layer")

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -25,6 +24,7 @@ from analysis.figures import style
 from analysis.rows import each
 
 COLUMNS = 3
+MANY = 5  # values across; of more, labels have room in two panels side by side
 
 
 def draw(rows: pd.DataFrame) -> Figure:
@@ -35,8 +35,10 @@ def draw(rows: pd.DataFrame) -> Figure:
     if not len(done):
         raise ValueError("no finished cell with frames and tokens a frame")
     suites = list(dict.fromkeys(done["suite"]))
-    columns = min(COLUMNS, len(suites))
-    width = style.TEXT_WIDTH if columns == COLUMNS else 1.9 * columns + 0.6
+    values = rows.loc[rows["tokens_per_frame"].notna(), across].nunique()
+    most = COLUMNS if values <= MANY else 2
+    columns = style.side_by_side(len(suites), most, style.TEXT_WIDTH / most, 2.3)
+    width = min(style.text_width(columns, most), 1.1 * style.TEXT_WIDTH / most * columns + 0.6)
     figure, panels = style.panels(len(suites), columns, width, 2.3)
     norm = Normalize(100 * done["accuracy"].min(), 100 * done["accuracy"].max() + 1e-9)
     for i, (suite, axes) in enumerate(zip(suites, panels, strict=True)):
@@ -46,9 +48,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         axes.set_xlabel("frames" if across == "frames" else "frames a second")
         if i % columns == 0:
             axes.set_ylabel("tokens a frame")
-    bar = figure.colorbar(ScalarMappable(norm, style.SCORES), ax=panels, pad=0.015, aspect=25)
-    bar.set_label("accuracy (%) ± half its interval")
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    style.colour_bar(figure, norm, panels, "accuracy (%) ± half its interval", pad=0.015, aspect=25)
     entries: dict[str, Any] = {
         "equal context (frames × tokens a frame)": Line2D([], [], color=style.GREY, lw=0.7, ls=(0, (4, 2)))
     }
@@ -58,7 +58,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         )
     if done["vision_tokens"].notna().any():
         entries["last line: vision tokens"] = Line2D([], [], ls="")
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3)
+    style.legend(figure, list(entries.values()), list(entries), 3)
     return figure
 
 
@@ -80,7 +80,7 @@ def _tiles(axes: Axes, known: pd.DataFrame, across: str, norm: Normalize) -> Non
         _equal_context(axes, xs, ys, known)
     axes.set_xlim(-0.55, len(xs) - 0.45)
     axes.set_ylim(-0.55, len(ys) - 0.45)
-    axes.set_xticks(range(len(xs)), [style.plain(x) for x in xs])
+    axes.set_xticks(range(len(xs)), [style.plain(x, kilo=xs[-1] >= 1024) for x in xs])
     axes.set_yticks(range(len(ys)), [style.plain(y) for y in ys])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

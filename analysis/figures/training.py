@@ -38,7 +38,7 @@ def draw(table: pd.DataFrame) -> Figure:
     table = table.drop_duplicates([*PLACED, "attention", "tokens"], keep="last")
     groups: list[tuple[Any, pd.DataFrame]] = list(table.groupby(PLACED, sort=False))
     figure = style.new_figure(style.TEXT_WIDTH, 1.95 * len(groups) + 0.35)
-    figure.suptitle(style.drawable(", ".join(dict.fromkeys(table["gpu"].astype(str)))), fontsize=6, color="#444444")
+    style.setting(figure, ", ".join(dict.fromkeys(table["gpu"].astype(str))))
     axes = figure.subplots(len(groups), 2, squeeze=False)
     for (times, memory), ((model, gpus, data, sequence), rows) in zip(axes, groups, strict=True):
         lengths = rows["tokens"]
@@ -56,7 +56,7 @@ def draw(table: pd.DataFrame) -> Figure:
     handles = [Line2D([], [], color=COLOURS[name], marker=MARKERS[name]) for name in shown]
     handles += [Line2D([], [], ls="--", **grey), Line2D([], [], marker="o", mfc="white", lw=0, **grey)]
     labels = [*(NAMES[name] for name in shown), "bound of products and attention", "counted, not measured"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    style.legend(figure, handles, labels)
     return figure
 
 

@@ -120,7 +120,7 @@ def _draw(item: Item, found: Found) -> list[Path]:
     except Exception:
         log.exception("%s could not be drawn", item.name)
     for kind in style.FORMATS:  # an older one would show other records
-        (folder / f"{item.name}.{kind}").unlink(missing_ok=True)
+        (style.place(folder) / f"{item.name}.{kind}").unlink(missing_ok=True)
     return []
 
 
@@ -130,6 +130,6 @@ def _same(item: Item, made: Sequence[Made], found: Found) -> list[Path]:
     copies = []
     for path in same.paths if same else ():
         if path.suffix.removeprefix(".") in module("style").FORMATS:
-            copies.append(found.out / FOLDER / f"{item.name}{path.suffix}")
+            copies.append(path.with_name(f"{item.name}{path.suffix}"))
             write_bytes(copies[-1], path.read_bytes())
     return copies

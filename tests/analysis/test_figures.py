@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures import DRAWINGS, draw, pareto, prefills, style, training
+from analysis.figures import DRAWINGS, draw, pareto, prefills, style, tokens, training
 from analysis.figures import budget as budget_figure
 from analysis.figures.kernels import draw as draw_kernels
 from analysis.figures.kernels import read
+from analysis.figures.looks import LOOKS, SLIDES, look
 from analysis.load import Results, find_reference, load, read_plan
 from analysis.summary import sweep_data
 from analysis.tables import compare
@@ -42,7 +44,85 @@ def test_each_figure_is_written_in_three_formats_without_a_warning(name: str, da
     assert [path.name for path in paths] == [f"{name}.{kind}" for kind in style.FORMATS]
     for path in paths:
         assert path.read_bytes().startswith(SIGNATURES[path.suffix[1:]])
+    assert_vectors(*paths[:2])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
+
+
+def assert_vectors(pdf: Path, svg: Path) -> None:
+    """Each font of the PDF is whole TrueType within it, the SVG needs none, and neither holds a picture of pixels."""
+    written = pdf.read_bytes()  # dictionaries stand there as text, streams alone are packed
+    fonts = written.count(b"/Type /FontDescriptor")
+    assert fonts == written.count(b"/FontFile2 ") == written.count(b"/Subtype /CIDFontType2") > 0
+    assert b"/Type3" not in written
+    assert b"/Subtype /Image" not in written
+    drawn = svg.read_bytes()
+    assert b"<text" not in drawn
+    assert b"<image" not in drawn
+
+
+def overlapping(figure: Figure) -> list[str]:
+    """Labels beside an axis that meet their neighbour, and axes and legends that leave the figure."""
+    figure.draw_without_rendering()
+    width, height = figure.canvas.get_width_height()
+    found = []
+    for axes in figure.axes:
+        if not axes.get_visible():
+            continue
+        places = [axes, *figure.legends]
+        for name, box in ((str(place), place.get_window_extent()) for place in places):
+            inside = -1 <= box.x0 <= box.x1 <= width + 1 and -1 <= box.y0 <= box.y1 <= height + 1
+            found += [] if inside else [f"{name} leaves the figure"]
+        labels = [label for label in axes.get_xticklabels() if label.get_text()]
+        boxes = [label.get_window_extent() for label in labels]
+        found += [
+            f"{labels[n].get_text()} meets {labels[n + 1].get_text()}"
+            for n in range(len(boxes) - 1)
+            if boxes[n].x1 > boxes[n + 1].x0 and boxes[n].height < 30
+        ]
+    return found
+
+
+def many_contexts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seven numbers of frames on five suites, as the paper's grid has them."""
+    cell = rows[rows["status"] == "done"].iloc[:1]
+    return pd.concat(
+        [
+            cell.assign(frames=32 * 2.0**n, tokens_per_frame=tokens, suite=f"suite_{suite}")
+            for n in range(7)
+            for tokens in (64.0, 128.0)
+            for suite in range(5)
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_labels_have_room_on_a_page_and_on_a_slide(name: str, rows: pd.DataFrame) -> None:
+    lengths = [2.0**n for n in range(10, 21)]
+    table = measurements().query("length == 1024")
+    long = pd.concat([table.assign(length=length, ms_p50=length) for length in lengths])
+    with look(name), style.style():
+        for figure in (tokens.draw(many_contexts(rows)), draw_kernels(long)):
+            assert overlapping(figure) == []
+            assert figure.get_figheight() <= style.PAGE_HEIGHT
+            wide = figure.get_figwidth() / figure.get_figheight()
+            assert wide == pytest.approx(16 / 9, abs=0.001) if name == SLIDES else figure.get_figwidth() <= 5.5
+
+
+def test_a_figure_for_slides_fills_one(data: dict, tmp_path: Path) -> None:
+    with look(SLIDES):
+        pdf, svg, png = draw("accuracy", data["tiny-budget"], tmp_path)
+    assert_vectors(pdf, svg)
+    assert {path.parent for path in (pdf, svg, png)} == {tmp_path / "slides"}
+    assert b'width="960pt" height="540pt" viewBox="0 0 ' in svg.read_bytes()
+    assert struct.unpack(">II", png.read_bytes()[16:24]) == (2560, 1440)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_each_figure_for_slides_is_drawn_without_a_warning(name: str, data: dict, tmp_path: Path) -> None:
+    with warnings.catch_warnings(), look(SLIDES):
+        warnings.simplefilter("error")
+        assert_vectors(*draw(name, data[SWEEPS.get(name, "tiny-budget")], tmp_path)[:2])
 
 
 @pytest.mark.parametrize("name", ["budget", "sink_points"])

@@ -93,6 +93,8 @@ def test_names_sweeps_and_refusals(out: Path, capsys: pytest.CaptureFixture) -> 
     assert "no sweep 'nope'" in capsys.readouterr().err
     assert main(["budget", "--sweep", "tiny-tokens", "--out", str(out)]) == 1
     assert "varies block_count or window" in capsys.readouterr().err
+    assert main(["budget", "table", "--style", "slides", "--out", str(out)]) == 2
+    assert "table is no figure, --style does nothing to it; figures: accuracy, budget" in capsys.readouterr().err
     assert main(["kernels", "--benchmark", str(out / "none.csv"), "--out", str(out)]) == 2
     assert "none.csv" in capsys.readouterr().err
 
