@@ -16,7 +16,9 @@ test: .venv/ready-dev
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/slurm/test_cluster.py tests
 
+# They need Chromium, too: sudo apt-get install chromium
 test-long: .venv/ready-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 setup: .venv/ready

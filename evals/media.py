@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FRAMES = 8  # of a sheet at most, evenly from those that were seen
 COLUMNS = 4
 SIDE = 128  # pixels that a frame has at most, wide or high
-QUALITY = 70  # of the JPEG: 4 to 15 kB a sheet
+QUALITY = 70  # of the JPEG: some kB a sheet, 70 of pure noise
 
 log = logging.getLogger("evals")
 

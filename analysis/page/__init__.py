@@ -33,12 +33,20 @@ def document(title: str, about: str, sections: list[Section], data: str = "{}", 
     style, script = file("page.css"), file("page.js")
     there = [section for section in sections if section.content]
     links = "".join(f'<li><a href="#{one.name}">{one.title}</a></li>' for one in there)
+    contents = f'<nav aria-label="Sections of this page"><ul>{links}</ul></nav>' if len(there) > 1 else ""
     bodies = "\n".join(
         f'<section id="{one.name}" aria-labelledby="{one.name}-title">\n<h2 id="{one.name}-title">{one.title}</h2>\n'
         f"{one.content}\n</section>"
         for one in there
     )
-    parts = {"title": text(title), "about": text(about), "up": up, "links": links, "sections": bodies, "data": data}
+    parts = {
+        "title": text(title),
+        "about": text(about),
+        "up": up,
+        "contents": contents,
+        "sections": bodies,
+        "data": data,
+    }
     hashes = {"style_hash": _hash(style), "script_hash": _hash(script)}
     return Template(file("page.html")).substitute(parts | hashes, style=style, script=script)
 

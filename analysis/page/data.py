@@ -19,6 +19,7 @@ from videonsa.text import line_of
 LIMIT = 30_000_000  # bytes of a page
 OF_TEXT = 18_000_000  # of these, for all but figures and pictures
 LONGEST = (4000, 1000, 200, 40)  # letters of a prompt or an answer: the first with which the texts have room
+ASKED = ("doc_id", "prompt_hash", "answer", "prediction", "score", "error", "kind", "parts")  # columns of a question
 POINT = ("accuracy", "low", "high", "answered", "difference", "difference_low", "difference_high", "p_holm", "chance")
 
 
@@ -139,7 +140,7 @@ class Places:
 
 def _suite(groups: list[tuple[int, Any, pd.DataFrame]], media: Media, texts: Texts) -> dict[str, Any]:
     places, parts = Places(), Texts(200)
-    at = {v: [(places.of(row), row) for row in each(group)] for v, _, group in groups}
+    at = {v: [(places.of(row), row) for row in each(group[list(ASKED)])] for v, _, group in groups}
     first, samplings = places.first, list(dict.fromkeys(place for _, place, _ in groups))
     shown = [[media.question(place, row.doc_id) for row in first] for place in samplings]
     return {

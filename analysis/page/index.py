@@ -1,9 +1,10 @@
-"""index.html: all sweeps of an out folder. It reads plans and the tables that stand in the sweeps, and no record."""
+"""index.html: all sweeps of an out folder, from their plans, their tables and the first lines of their records."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from analysis.page.tables import Cell, number, plain, table
 from videonsa.record import write_text
 
 NAME = "index.html"
+STATUS = re.compile(r'"status": "(done|failed)"')
+FIRST = 300  # letters of a record
 HEADINGS = ("sweep", "what it asks", "benchmarks", "variants", "done", "failed", "missing", "reference", "made")
 NONE = '<p class="what">There is no sweep here yet: <code>python ablations/run.py --grid smoke</code> makes one.</p>'
 
@@ -34,7 +37,7 @@ def write_index(out: Path) -> Path:
 def _row(sweep: Path) -> list[Cell]:
     plan, lines = _plan(sweep), _table(sweep)
     cells = [cell for cell in plan.get("cells") or [] if isinstance(cell, dict)]
-    states = Counter(line.get("status") for line in lines) if lines else Counter(missing=len(cells))
+    states = Counter(_status(sweep.parent.parent / "cells" / str(cell.get("id")) / "record.json") for cell in cells)
     report = sweep / "report.html"
     place = f"sweeps/{sweep.name}/{report.name}"
     name = Cell(f'<a href="{text(place)}">{text(sweep.name)}</a>') if report.is_file() else plain(sweep.name)
@@ -45,6 +48,16 @@ def _row(sweep: Path) -> list[Cell]:
         shown[3] = shown[3]._replace(kind="n failed")
     question = Cell(text(plan.get("question") or "-"), kind="long")
     return [name, question, *shown, plain(_reference(lines)), plain(_time(report))]
+
+
+def _status(record: Path) -> str:
+    """Of a record, which says it before anything long."""
+    try:
+        with open(record, encoding="utf-8", errors="replace") as file:
+            found = STATUS.search(file.read(FIRST))
+    except OSError:
+        return "missing"
+    return found[1] if found else "missing"
 
 
 def _plan(sweep: Path) -> dict[str, Any]:

@@ -8,10 +8,10 @@ const text = number => number < 0 ? null : data.texts[number];
 const percent = value => (100 * value).toFixed(1);
 const signed = value => (value < 0 ? "−" : "+") + percent(Math.abs(value));
 
-function make(name, attributes = {}, content = "") {
+function make(name, attributes = {}, content = null) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(content);
+  if (content !== null) node.append(content);
   return node;
 }
 
@@ -26,7 +26,7 @@ function sortable(table) {
 }
 
 function sort(table, heading, column) {
-  const down = heading.getAttribute("aria-sort") === (column ? "ascending" : "descending") || (column && !heading.hasAttribute("aria-sort"));
+  const before = heading.getAttribute("aria-sort"), down = before ? before === "ascending" : column > 0; // best first
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", down ? "descending" : "ascending");
   const key = row => {
@@ -103,7 +103,7 @@ function chart(host, title, height, paint) {
 
 function ticks(low, high, count) {
   const raw = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map(times => times * power).find(size => size >= raw * 0.999);
+  const step = [1, 2, 2.5, 5, 10].map(times => times * power).find(size => size >= raw * 0.999);
   const found = [];
   for (let at = Math.ceil(low / step) * step; at <= high + step / 1e6; at += step) found.push(+at.toPrecision(12));
   return found;
@@ -111,7 +111,7 @@ function ticks(low, high, count) {
 
 function axis(svg, horizontal, low, high, from, to, other, label) {
   const place = value => from + (to - from) * (value - low) / (high - low || 1);
-  for (const tick of ticks(low, high, 4)) {
+  for (const tick of ticks(low, high, 5)) {
     const at = place(tick), line = horizontal ? { x1: at, x2: at, y1: other[0], y2: other[1] } : { y1: at, y2: at, x1: other[0], x2: other[1] };
     draw(svg, "line", { ...line, class: "axis" });
     draw(svg, "text", horizontal ? { x: at, y: other[1] + 13, "text-anchor": "middle" } : { x: other[0] - 5, y: at + 4, "text-anchor": "end" }, tick);
@@ -352,7 +352,8 @@ function pictures(one, at, a, b) {
 function picture(name, folder, who) {
   const figure = make("figure"), sheet = data.sheets[name];
   if (sheet) {
-    const said = `${who}${sheet.times.length} of the ${sheet.seen} frames that were seen, at ${sheet.times.join(", ")} s, row by row`;
+    const count = sheet.times.length, which = count === sheet.seen ? `the ${count}` : `${count} of the ${sheet.seen}`;
+    const said = `${who}${which} frames that were seen, row by row, at ${sheet.times.map(time => +time.toFixed(1)).join(", ")} s`;
     const image = make("img", { alt: said, src: `data:image/jpeg;base64,${sheet.jpg}`, width: sheet.size[0], height: sheet.size[1] });
     figure.append(image, make("figcaption", {}, said));
   } else {
@@ -362,6 +363,10 @@ function picture(name, folder, who) {
   }
   return figure;
 }
+
+// What is closed is printed, too.
+addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach(one => (one.open = one.dataset.printed = true)));
+addEventListener("afterprint", () => document.querySelectorAll("details[data-printed]").forEach(one => one.removeAttribute("open")));
 
 document.querySelectorAll("table.sortable").forEach(sortable);
 if (document.querySelector("[data-chart]")) charts();

@@ -159,7 +159,7 @@ def _facts(row: Any) -> list[str]:
     facts = {
         "record": f"cells/{row.id}/record.json",
         "commit": f"{row.commit}{changed}" if row.commit else None,
-        "made": origin.get("time"),
+        "made": _minute(origin),
         "machine": origin.get("gpu") or origin.get("machine"),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
@@ -184,8 +184,13 @@ def _origin(rows: pd.DataFrame) -> str:
 def _place(row: Any) -> list[Cell]:
     origin = row.provenance if isinstance(row.provenance, dict) else {}
     record = f'<a href="../../cells/{text(row.id)}/record.json">{text(row.id)}</a>'
-    if row.status == "missing":
+    if row.status == "missing" or isinstance(row.source, str):  # that was not made here has no record
         return [plain(row.id), plain(row.status), *[Cell("-")] * 3]
     commit = f"{str(row.commit or '-')[:10]}{' and changes' if origin.get('dirty') else ''}"
     where = origin.get("gpu") or origin.get("machine") or "-"
-    return [Cell(record), plain(row.status), plain(commit), plain(origin.get("time") or "-"), plain(where)]
+    return [Cell(record), plain(row.status), plain(commit), plain(_minute(origin)), plain(where)]
+
+
+def _minute(origin: Mapping[str, Any]) -> str:
+    """When a record was made, UTC."""
+    return str(origin.get("time") or "-")[:16].replace("T", " ")

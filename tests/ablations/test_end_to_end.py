@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -31,6 +32,10 @@ def test_the_whole_loop_and_a_second_run(tmp_path: Path):
         assert len(record["questions"]) == 3
         assert record["summary"]["prefill_ms_p50"] > 0
         assert 0 < record["summary"]["attention_fraction"] <= 1
+        asked = json.loads((out / record["media"]).read_text())
+        sheets = [(out / record["media"]).with_name(f"{name}.jpg") for one in asked.values() for name in one["sheets"]]
+        assert [path.is_file() for path in sheets] == [True] * 3
+        assert all(one["prompt"].startswith("what color had the ring") for one in asked.values())
     (training,) = records(out, "trainings").values()
     assert training["summary"]["steps"] == 3
     assert training["summary"]["final_loss"] > 0
@@ -41,6 +46,10 @@ def test_the_whole_loop_and_a_second_run(tmp_path: Path):
     (sweep,) = (out / "sweeps").iterdir()
     assert {"table.txt", "table.csv", "table.md"} <= {path.name for path in sweep.iterdir()}
     assert list((sweep / "figures").glob("*.png"))
+    page = (sweep / "report.html").read_text()
+    assert page.count('"jpg":"') == len({one["video"] for one in record["questions"]})
+    assert "what color had the ring around it?" in page
+    assert (out / "index.html").is_file()
     assert len(list((out / "wandb").glob("offline-run-*"))) == 2
     second = run(PYTHONPROFILEIMPORTTIME="1")
     assert second.returncode == 0
