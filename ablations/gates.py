@@ -17,7 +17,7 @@ from videonsa.weights import over, stated_gates
 FILE = "gates.json"
 # Settings of a training that say which samples it sees.
 SAMPLING = ("seed", "pixels_per_frame", "steps", "batch_size")
-SYNTHETIC, REAL = ("families", "frames"), ("fps", "max_tokens")
+SYNTHETIC, REAL = ("families", "frames", "frame_shares", "frame_batches", "earlier"), ("fps", "max_tokens")
 
 
 @dataclass(frozen=True)

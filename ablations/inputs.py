@@ -22,6 +22,7 @@ from videonsa.identity import (
 )
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.registry import code_of
+from videonsa.names import SMALL_MODELS
 
 TRAIN_PACKAGES = ("torch", "transformers")
 PACKAGES = (*TRAIN_PACKAGES, "lmms-eval")  # of evaluations and probes
@@ -44,7 +45,11 @@ def training_inputs(settings: TrainSettings, facts: Facts, start: Mapping[str, A
     nsa = settings.nsa
     return {
         "train": asked,
-        "model": dict(start) if start else "tiny" if settings.model == "tiny" else facts.weights(settings.model),
+        "model": dict(start)
+        if start
+        else settings.model
+        if settings.model in SMALL_MODELS
+        else facts.weights(settings.model),
         "data": "synth" if settings.data == "synth" else facts.data(settings),
         "versions": {name: facts.versions[name] for name in TRAIN_PACKAGES},
         "device": facts.device,

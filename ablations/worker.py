@@ -32,6 +32,7 @@ from videonsa.arrays import ARRAYS, write_arrays
 from videonsa.config import TrainSettings, to_dict
 from videonsa.disk import DiskError, disk_error
 from videonsa.lock import Lock, LockHeld, claimed
+from videonsa.names import SMALL_MODELS
 from videonsa.placement import placed
 from videonsa.process import is_alive
 from videonsa.record import failure, provenance, read_record, without_paths, write_record, write_text
@@ -377,7 +378,7 @@ def settings_here(training: Training, out: Path) -> TrainSettings:
     assert settings is not None
     if training.start is not None:
         settings = replace(settings, model=str(trained_folder(out, training.start)))
-    elif settings.model != "tiny" and training.gates is None:
+    elif settings.model not in SMALL_MODELS and training.gates is None:
         settings = replace(settings, model=training.facts.location(settings.model))
     if settings.data != "synth":
         folder = settings.video_folder and str(Path(settings.video_folder).resolve())

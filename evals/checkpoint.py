@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLProcessor
 
+from evals.drawn import Reading, drawing
 from evals.measure import MIB, weight_bytes
 from videonsa.config import BRANCHES, NSASettings, SettingsError, one_of, require
 from videonsa.fingerprint import NOT_WEIGHTS, fingerprint
@@ -91,6 +92,11 @@ class Checkpoint:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def reading(self) -> Reading:
+        """What reads or draws the videos that it is asked about."""
+        return drawing(self.readers.read, self.device)
 
     @property
     def tokens_per_frame(self) -> int:

@@ -22,6 +22,7 @@ from evals.answers import Row
 from evals.arguments import read_arguments
 from evals.asking import Messages, answer_row, is_of_question, prepared
 from evals.checkpoint import Checkpoint, load
+from evals.drawn import drawing
 from evals.question import Sampling
 from evals.scoring import draw_by_question, one_line
 from evals.shown import Shown
@@ -119,7 +120,10 @@ class VideoNSA(lmms):
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answers in the order of the requests. A GPU finds the videos of the next ones read, or being read."""
         draw_by_questions(requests)
-        shows = ((request, Shown(self.checkpoint.processor, self.readers.read)) for request in requests)
+        shows = (
+            (request, Shown(self.checkpoint.processor, drawing(self.readers.read, self.checkpoint.device)))
+            for request in requests
+        )
         depth = self.readers.count if self.checkpoint.device.type == "cuda" else 0
         coming = tqdm(ahead(shows, self._begin, depth), "VideoNSA", len(requests), disable=self.rank != 0)
         return [partial(self._ask, shown=shown)(*request.args) for (request, shown), _ in coming]
@@ -157,7 +161,7 @@ class VideoNSA(lmms):
 
         What is wrong with this question alone stands in its `error`: its media, its length.
         """
-        shown = shown or Shown(self.checkpoint.processor, self.readers.read)
+        shown = shown or Shown(self.checkpoint.processor, drawing(self.readers.read, self.checkpoint.device))
         row, question = prepared(shown, messages, self.sampling)
         if question is None:
             return row

@@ -116,7 +116,7 @@ def questions(
     sampling = Sampling(suite.frames, suite.fps, suite.tokens_per_frame)
     for number in range(min(videos, len(task.eval_docs), suite.limit or videos)):
         messages = partial(task.doc_to_messages, task.eval_docs[number])
-        _, question = prepared(Shown(loaded.processor, loaded.readers.read), messages, sampling)
+        _, question = prepared(Shown(loaded.processor, loaded.reading), messages, sampling)
         if question is not None and question.vision_tokens:
             yield number, question
 

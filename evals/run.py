@@ -121,18 +121,19 @@ class SuiteRun:
         Raises DiskError.
         """
         report = on_progress or (lambda done, total: None)
+        # Drawing takes the GPU that is measured, and on a CPU nothing is done ahead: it would take the same time.
         total, on_gpu = len(asked) * self.total, loaded.device.type == "cuda"
+        goes_ahead = on_gpu and not self.kind.drawn
         alike = Counter(content.question for content in self.contents)  # one answer is that of all that ask the same
         report(self._settled(asked), total)
         readers = loaded.readers
         with ThreadPoolExecutor(1) as pool, ExitStack() as held:
             dtype = loaded.model.dtype if on_gpu else None
-            claimed = self._claimed(asked, partial(Shown, loaded.processor, readers.read, dtype), wait, held)
-            begin = partial(Unit.begin, preparing=pool if on_gpu else None)
+            claimed = self._claimed(asked, partial(Shown, loaded.processor, loaded.reading, dtype), wait, held)
+            begin = partial(Unit.begin, preparing=pool if goes_ahead else None)
             # A GPU finds its videos claimed, read and made into tensors, as many as there are readers; fewer where each
-            # keeps it busy under many variants, so that no other job waits long for what is claimed. On a CPU nothing
-            # is done ahead: it would take the time that is measured.
-            depth = max(1, readers.count // max(1, len(asked))) if on_gpu and not wait else 0
+            # keeps it busy under many variants, so that no other job waits long for what is claimed.
+            depth = max(1, readers.count // max(1, len(asked))) if goes_ahead and not wait else 0
             for unit, waits in timed_ahead(claimed, begin, depth):
                 with unit.held:
                     done = self._settled(asked)

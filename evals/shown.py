@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLProcessor
 
+from evals.drawn import Reading
 from evals.pieces import in_pieces
 from evals.question import Question, Sampling, clips, prepare
 from videonsa.video import Clip, Video, Work, read
 
 PIXELS = {"pixel_values", "pixel_values_videos"}
-Reading = Callable[[Path, Clip], Future[Video]]  # as videonsa.video.Readers.read
 
 
 def at_once(path: Path, clip: Clip) -> Future[Video]:
@@ -86,7 +85,7 @@ class Once:
     def _ready(self, output: Any) -> Any:
         for name in PIXELS & set(output) if self._dtype else ():
             pixels = output[name].to(self._dtype)
-            output[name] = pixels.pin_memory() if torch.cuda.is_available() else pixels
+            output[name] = pixels.pin_memory() if torch.cuda.is_available() and not pixels.is_cuda else pixels
         return output
 
     def __getattr__(self, name: str) -> Any:

@@ -26,6 +26,7 @@ from evals.aggregates import (
 from videonsa import values
 from videonsa.config import SettingsError, SuiteSettings
 from videonsa.identity import NO_EFFECT
+from videonsa.synth import LONG
 
 OPTIONS = "options"  # questions have different numbers of options, which stand in their documents
 JUDGED = ("answers are judged by GPT-4o (gpt-4o-2024-11-20)",)
@@ -45,11 +46,19 @@ class Suite:
     video: tuple[str, ...] = ("video",)  # the document's fields that name the video
     answer: Callable[[Doc], Any] | None = None  # what is right, where the task's own target does not say it
     judged: bool = False  # answers are judged by a language model
+    mp4: bool = field(
+        default=False, metadata={"before": False}
+    )  # videos of a long family are files, too, and not drawn where they are asked about
     notes: tuple[str, ...] = field(default=(), metadata=NO_EFFECT)  # what the task does oddly; in every record
 
     @property
     def name(self) -> str:
         return self.settings.name
+
+    @property
+    def drawn(self) -> bool:
+        """Its videos are scenes, which are drawn where they are asked about."""
+        return self.family in LONG and not self.mp4
 
     def video_id(self, doc: Doc) -> str | None:
         """The name of the video that a question is about; no path: parts are joined by colons."""
@@ -78,6 +87,13 @@ def _synthetic(family: str) -> Suite:
     return Suite(settings, "exact_match", SYNTHETIC, chance=0.25, family=family, questions=192)
 
 
+def _long(family: str, mp4: bool = False) -> Suite:
+    # As many tokens a frame patch as a block of keys has; 192 questions, of each kind with every answer equally often.
+    name, task = f"synth_{family}{'_mp4' * mp4}", f"synth_{family}"
+    settings = SuiteSettings(name=name, task=task, frames=256, tokens_per_frame=64, max_new_tokens=4)
+    return Suite(settings, "exact_match", SYNTHETIC, chance=0.25, family=family, questions=192, mp4=mp4)
+
+
 def _shipped(
     name: str,
     metric: str,
@@ -99,6 +115,8 @@ SUITES = {
         _synthetic("needle"),
         _synthetic("order"),
         _synthetic("layout"),
+        *map(_long, LONG),
+        _long("long_order", mp4=True),
         _shipped(
             *("longvideobench_val_v", "lvb_acc", LONGVIDEOBENCH, 256, 512, 32, OPTIONS),
             video=("video_id",),

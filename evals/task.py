@@ -59,7 +59,7 @@ def synthetic_data(suite: SuiteSettings) -> SyntheticData | None:
     size = TOKEN * max(2, math.isqrt(suite.tokens_per_frame))
     frames = suite.frames or 32
     questions = suite.limit or kind.questions or 1
-    return SyntheticData(kind.family, questions=questions, frames=frames, size=size, seed=suite.seed)
+    return SyntheticData(kind.family, questions=questions, frames=frames, size=size, seed=suite.seed, mp4=kind.mp4)
 
 
 def require_videos(suite: SuiteSettings, task: Any, total: int) -> None:

@@ -46,7 +46,11 @@ BEFORE["TrainSettings"] |= {
     "lora_alpha": None,
     "gate_start": (0.5, 0.5, 0.5),
     "lora_modules": LORA_MODULES,
+    "frame_shares": None,
+    "frame_batches": None,
+    "earlier": 0.0,
 }
+BEFORE["Suite"] |= {"mp4": False}
 ENTRIES = ("evals.run", "evals.checkpoint", "evals.model", "videonsa.training.run", "videonsa.training.loop")
 
 

@@ -17,6 +17,7 @@ OF_BENCH = (
     *("videonsa.disk", "videonsa.options", "videonsa.git", "videonsa.video"),
     *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
     *("videonsa.methods", "videonsa.training", "videonsa.tiny", "videonsa.surroundings"),
+    *("videonsa.small", "videonsa.synth", "videonsa.drawing"),
     "videonsa.bench",
 )
 OF_ANALYSIS = (
@@ -33,14 +34,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.options": ("videonsa.values", "videonsa.places"),
     "videonsa.limits": ("videonsa.names",),
     "videonsa.git": (),
-    "videonsa.identity": ("videonsa.git",),
+    "videonsa.identity": ("videonsa.git", "videonsa.names"),
     "videonsa.hub": (),
     "videonsa.config": (
         *("videonsa.names", "videonsa.limits", "videonsa.identity", "videonsa.values", "videonsa.places"),
     ),
     "videonsa.placement": ("videonsa.config",),
     "videonsa.awq": ("videonsa.config",),
-    "videonsa.weights": ("videonsa.config", "videonsa.identity", "videonsa.awq"),
+    "videonsa.weights": ("videonsa.config", "videonsa.identity", "videonsa.awq", "videonsa.small"),
+    "videonsa.small": (),
     "videonsa.counts": ("videonsa.config", "videonsa.hub", "videonsa.weights"),
     "videonsa.fingerprint": ("videonsa.config", "videonsa.identity"),
     "videonsa.disk": (),
@@ -58,6 +60,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.text": (),
     "videonsa.kernels": ("videonsa.names", "videonsa.limits"),
     "videonsa.synth": ("videonsa.config",),
+    "videonsa.drawing": ("videonsa.synth",),
     "videonsa.methods.entries": ("videonsa.config", "videonsa.identity", "videonsa.limits", "videonsa.names"),
     "videonsa.methods.head_table": (
         *("videonsa.config", "videonsa.identity", "videonsa.limits", "videonsa.places", "videonsa.values"),
@@ -80,7 +83,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.methods", "videonsa.config", "videonsa.weights", "videonsa.awq", "videonsa.hub"),
         *("videonsa.kernels", "videonsa.limits", "videonsa.torchvision_ops"),
     ),
-    "videonsa.tiny": ("videonsa.config", "videonsa.modeling", "videonsa.torchvision_ops", "videonsa.synth"),
+    "videonsa.tiny": (
+        *("videonsa.config", "videonsa.modeling", "videonsa.torchvision_ops", "videonsa.synth", "videonsa.small"),
+    ),
     "videonsa.training": (
         *(
             "videonsa.config",
@@ -93,12 +98,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "videonsa.identity",
             "videonsa.hub",
         ),
-        *("videonsa.synth", "videonsa.tiny", "videonsa.torchvision_ops", "videonsa.tracking"),
+        *("videonsa.synth", "videonsa.drawing", "videonsa.tiny", "videonsa.small"),
+        *("videonsa.torchvision_ops", "videonsa.tracking"),
         *("videonsa.surroundings", "videonsa.bootstrap", "videonsa.options", "videonsa.values"),
         *("videonsa.video", "videonsa.text"),
     ),
     "evals.aggregates": (),
-    "evals.suites": ("evals.aggregates", "videonsa.config", "videonsa.identity", "videonsa.values"),
+    "evals.suites": ("evals.aggregates", "videonsa.config", "videonsa.identity", "videonsa.values", "videonsa.synth"),
     "evals": (
         *(
             "videonsa.config",
@@ -106,6 +112,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
             "videonsa.record",
             "videonsa.modeling",
             "videonsa.synth",
+            "videonsa.drawing",
             "videonsa.tiny",
         ),
         *("videonsa.identity", "videonsa.fingerprint", "videonsa.hub", "videonsa.values", "videonsa.limits"),

@@ -177,13 +177,16 @@ class NSASettings:
 class TrainSettings:
     """One training run: what is trained, on what, for how long. The defaults are the paper's recipe (appendix)."""
 
-    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # hub name, folder, or "tiny": the small model made on the spot
+    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # hub name, folder, or a small model made on the spot: tiny, study
     nsa: NSASettings = field(default_factory=NSASettings)  # attention while training
     seed: int = 0  # of initial weights, order and content of the samples
     data: str = "synth"  # "synth", or a JSON/JSONL file of conversations about videos
     video_folder: str | None = None  # where the videos of `data` lie
     families: tuple[str, ...] = ("needle", "order", "layout")  # of questions; one named twice has two parts
     frames: tuple[int, ...] = (8, 16, 32)  # lengths of synthetic videos: stages, shortest first, equally many steps
+    frame_shares: tuple[float, ...] | None = field(default=None, metadata={"before": None})  # of the steps, by length
+    frame_batches: tuple[int, ...] | None = field(default=None, metadata={"before": None})  # samples a step, by length
+    earlier: float = field(default=0.0, metadata={"before": 0.0})  # of a stage's steps those that show a shorter length
     fps: float = 4.0  # frames a second sampled from real videos
     pixels_per_frame: int = 50176  # cap of a frame, px; 64 vision tokens a 2-frame patch
     max_tokens: int = 36_000  # of a sample, as the decoder sees them; longer samples lose frames, evenly
@@ -260,6 +263,7 @@ class TrainSettings:
         require(even, "frames", self.frames, "even numbers of at least 2")
         for name in ("activation_checkpointing", "packing", "offload", "deterministic"):
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
+        self._check_stages()
         one_of("precision", self.precision, PRECISIONS)
         for name in self.stop_at:
             one_of("stop_at", name, TROUBLES)
@@ -280,6 +284,27 @@ class TrainSettings:
     def lora_scale(self) -> float:
         """What an adapter's product counts: alpha / rank."""
         return 2.0 if self.lora_alpha is None else self.lora_alpha / self.lora_rank
+
+    def _check_stages(self) -> None:
+        """A share and a number of samples for each length of `frames`, which then rise."""
+        count, part = len(self.frames), self.micro_batch_size
+        given = [name for name in ("frame_shares", "frame_batches") if getattr(self, name) is not None]
+        for name in given:
+            object.__setattr__(self, name, _listed(split_list(getattr(self, name))))
+            require(len(getattr(self, name)) == count, name, getattr(self, name), f"one for each of {count} frames")
+        rise = list(self.frames) == sorted(set(self.frames))
+        require(rise or not given, "frames", self.frames, f"lengths that rise, with {' and '.join(given)}")
+        if self.frame_shares is not None:
+            shares = _floats("frame_shares", self.frame_shares)
+            require(min(shares) > 0, "frame_shares", shares, "numbers above 0")
+            object.__setattr__(self, "frame_shares", shares)
+        if self.frame_batches is not None:
+            for size in self.frame_batches:
+                _integer("frame_batches", size, minimum=1)
+                valid = f"at most micro_batch_size={part}, or multiples of it"
+                require(size <= part or size % part == 0, "frame_batches", size, valid)
+            largest, valid = max(self.frame_batches), "the largest of frame_batches"
+            require(self.batch_size == largest, "batch_size", self.batch_size, f"{valid}, {largest}")
 
     def _check_learning(self) -> None:
         """Something must learn, and nothing be asked twice."""
@@ -315,6 +340,7 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {  # of a training: w
     "weight_decay": ("a number of at least 0", lambda value: value >= 0),
     "max_grad_norm": ("a number above 0", lambda value: value > 0),
     "max_skipped": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
+    "earlier": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
     "stall_seconds": ("a number above 0", lambda value: value > 0),
 }
 

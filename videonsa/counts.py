@@ -37,7 +37,13 @@ class Shape:
         return self.layers * rank * sum(self.hidden + wide.get(name, self.hidden) for name in modules)
 
 
-TINY = {"tower": 116_928, "projector": 82_304, "decoder": 147_136, "gates": 14_820}, Shape(3, 64, 4, 2, 128)
+MADE = {  # of videonsa/small.py
+    "tiny": ({"tower": 116_928, "projector": 82_304, "decoder": 147_136, "gates": 14_820}, Shape(3, 64, 4, 2, 128)),
+    "study": (
+        {"tower": 481_024, "projector": 722_432, "decoder": 14_748_288, "gates": 3_365_544},
+        Shape(4, 896, 14, 2, 640),
+    ),
+}
 # Of the hub, by their configurations: parts without gates add up to half the bytes that their indices tell.
 TOWER = 631_975_680
 QWEN_3B, QWEN_7B = Shape(36, 2048, 16, 2, 11008), Shape(28, 3584, 28, 4, 18944)
@@ -51,12 +57,12 @@ KNOWN = {
 
 
 def count_weights(model: str) -> tuple[Parts, Shape] | None:
-    """Of "tiny", of a folder's model by its files' headers, gates added where it has none, or of a hub name.
+    """Of a small model made here, of a folder's by its files' headers, gates added where it has none, or of a hub name.
 
     None where it is neither here nor known.
     """
-    if model == "tiny":
-        return TINY
+    if model in MADE:
+        return MADE[model]
     folder = folder_at(model)
     return KNOWN.get(split_revision(model)[0].lower()) if folder is None else _of_folder(folder)
 

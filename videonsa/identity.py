@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from videonsa.git import ROOT, git
+from videonsa.names import SMALL_MODELS
 
 VERSION = 2  # of the form of inputs, below; records of version 1 carry none. ablations/adopt.py knows what came when
 
@@ -65,8 +66,8 @@ CODE: dict[str, tuple[str, ...]] = {
         *("videonsa/kernels/release_branches.py", "videonsa/kernels/release_gradients.py"),
     ),
     "dropping": ("videonsa/methods/compression.py", "videonsa/methods/tokens.py", "videonsa/methods/tower.py"),
-    "synth": ("videonsa/synth",),
-    "tiny": ("videonsa/tiny.py",),
+    "synth": ("videonsa/synth", "videonsa/drawing.py"),
+    "tiny": ("videonsa/tiny.py", "videonsa/small.py"),
     "reading": ("videonsa/video",),
     "training": ("videonsa/training",),
     "evals": ("evals",),
@@ -172,7 +173,7 @@ def attention_parts(attention: str, semantics: str) -> tuple[str, ...]:
 
 def training_parts(attention: str, semantics: str, model: str, data: str) -> tuple[str, ...]:
     """The parts of CODE that make the weights of a training."""
-    more = (("tiny", model == "tiny"), ("synth", data == "synth"), ("reading", data != "synth"))
+    more = (("tiny", model in SMALL_MODELS), ("synth", data == "synth"), ("reading", data != "synth"))
     return (*attention_parts(attention, semantics), "training", *(name for name, used in more if used))
 
 

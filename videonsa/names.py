@@ -25,3 +25,4 @@ DIFFERENCES = (
 )
 POSITION_DIFFERENCES = ("grid_seconds",)  # of the tokens' positions, whatever the attention; the rest change NSA
 DIFFERENCE_GROUPS = {"importance": ("importance_lse", "importance_own_block", "importance_round_up")}
+SMALL_MODELS = ("tiny", "study")  # made on the spot: videonsa/small.py

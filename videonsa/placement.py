@@ -20,11 +20,20 @@ def lanes(settings: TrainSettings, processes: int) -> int:
     valid = "false for one process, which shares nothing"
     require(not settings.offload or processes > 1, "offload", settings.offload, valid)
     count = processes // degree
-    part = read_together(settings) * count
+    sizes = settings.frame_batches or (settings.batch_size,)
+    for size in sizes:
+        _check_size(settings, size, count)
+    return count
+
+
+def _check_size(settings: TrainSettings, size: int, count: int) -> None:
+    """Raise SettingsError where the samples of a step cannot be divided among so many lanes."""
+    degree = settings.sequence_parallel
+    together = read_together(settings)
+    part = (min(together, max(1, size // count)) if settings.frame_batches else together) * count
     factors = "processes" if settings.packing else "micro_batch_size x processes"
     valid = f"a multiple of {factors}{' / sequence_parallel' * (degree > 1)} = {part}"
-    require(settings.batch_size % part == 0, "batch_size", settings.batch_size, valid)
-    return count
+    require(size % part == 0, "frame_batches" if settings.frame_batches else "batch_size", size, valid)
 
 
 def read_together(settings: TrainSettings) -> int:

@@ -1,12 +1,12 @@
-"""A VideoNSA small enough to learn on two CPU cores, made on the spot: 0.36M parameters and the real processor classes.
+"""A VideoNSA of a small shape, made on the spot, with the real processor classes and a tokenizer of its own.
 
-Choices that made it learn (measured): the answer is a word, one token; high position frequencies for all three axes
-(`mrope_section` of ones, rope_theta 10); initial weights of 0.1 (with 0.05, questions about order are learned late or
-not at all).
+Each word of the synthetic questions is one token, and every rotary frequency serves one axis alone (`mrope_section` of
+ones), so that each axis has fast and slow ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,13 +22,10 @@ from transformers import (
 
 from videonsa.config import NSASettings
 from videonsa.modeling import VideoNSAConfig, VideoNSAForConditionalGeneration
-from videonsa.synth import vocabulary
+from videonsa.small import PATCH, SMALL, TOKEN, Small
+from videonsa.synth import LONG, SHORT, vocabulary
 
-PATCH = 14  # px; a vision token covers 2 x 2 patches of 2 frames
-TOKEN = 2 * PATCH  # px of a vision token's side
-FRAME = 2 * TOKEN  # px of a frame's side while training: 4 vision tokens a 2-frame patch
-HIDDEN, HEADS, KEY_VALUE_HEADS, LAYERS = 64, 4, 2, 3
-INITIAL_STD = 0.1
+FRAME = SMALL["tiny"].frame  # px: 4 vision tokens a 2-frame patch
 
 SPECIAL = (
     "<|endoftext|>",
@@ -64,77 +61,87 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 {% endif -%}"""
 
 
-def build_tiny(nsa: NSASettings, seed: int) -> tuple[VideoNSAForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """A tiny VideoNSA with random weights (float32) that depend on the seed alone, and its processor."""
-    processor = build_processor()
+def build_small(name: str, nsa: NSASettings, seed: int) -> tuple[VideoNSAForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """The model of a name of SMALL with random weights (float32) that depend on the seed alone, and its processor."""
+    processor = build_processor(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = VideoNSAForConditionalGeneration(tiny_config(nsa, processor.tokenizer))
+        model = VideoNSAForConditionalGeneration(small_config(SMALL[name], nsa, processor.tokenizer))
     return model, processor
 
 
-def tiny_config(nsa: NSASettings, tokenizer: Qwen2Tokenizer) -> VideoNSAConfig:
-    """Qwen2.5-VL in small; every block of the vision tower sees its whole frame."""
-    frequencies = HIDDEN // HEADS // 2
+def build_tiny(nsa: NSASettings, seed: int) -> tuple[VideoNSAForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """`build_small` of the smallest."""
+    return build_small("tiny", nsa, seed)
+
+
+def small_config(shape: Small, nsa: NSASettings, tokenizer: Qwen2Tokenizer) -> VideoNSAConfig:
+    """The shape as Qwen2.5-VL's configuration; windows of the vision tower are 4 x 4 tokens."""
+    frequencies = shape.head_size // 2
     token = tokenizer.convert_tokens_to_ids
     config = VideoNSAConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": HIDDEN,
-            "intermediate_size": 2 * HIDDEN,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": KEY_VALUE_HEADS,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [1] * frequencies},
-            "initializer_range": INITIAL_STD,
+            "hidden_size": shape.hidden,
+            "intermediate_size": shape.intermediate,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "max_position_embeddings": shape.longest,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": shape.rope_theta,
+                "mrope_section": [1] * frequencies,
+            },
+            "initializer_range": shape.initial_std,
             "bos_token_id": token("<|endoftext|>"),
             "eos_token_id": token("<|im_end|>"),
             "pad_token_id": token("<|endoftext|>"),
         },
         vision_config={
-            "depth": 1,
-            "hidden_size": HIDDEN,
-            "intermediate_size": 2 * HIDDEN,
-            "num_heads": 2,
+            "depth": shape.tower_layers,
+            "hidden_size": shape.tower_hidden,
+            "intermediate_size": 2 * shape.tower_hidden,
+            "num_heads": shape.tower_heads,
             "patch_size": PATCH,
             "temporal_patch_size": 2,
             "spatial_merge_size": 2,
             "window_size": 4 * TOKEN,
-            "out_hidden_size": HIDDEN,
-            "fullatt_block_indexes": [0],
+            "out_hidden_size": shape.hidden,
+            "fullatt_block_indexes": [shape.tower_layers - 1],
             "tokens_per_second": 1,
-            "initializer_range": INITIAL_STD,
+            "initializer_range": shape.initial_std,
         },
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"),
         vision_end_token_id=token("<|vision_end|>"),
-        initializer_range=INITIAL_STD,
+        initializer_range=shape.initial_std,
         tie_word_embeddings=True,
     )
     config.set_nsa(nsa)
     return config
 
 
-def build_processor() -> Qwen2_5_VLProcessor:
-    """Qwen2.5-VL's own processor classes around the byte-level tokenizer; frames of one vision token up to 16."""
-    pixels = {"shortest_edge": TOKEN**2, "longest_edge": FRAME**2}
+def build_processor(name: str = "tiny") -> Qwen2_5_VLProcessor:
+    """Qwen2.5-VL's own processor classes around the byte-level tokenizer, for frames as large as the model's."""
+    shape = SMALL[name]
+    pixels = {"shortest_edge": TOKEN**2, "longest_edge": shape.frame**2}
     sizes: dict[str, Any] = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2, "size": pixels}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes),
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(vocabulary(LONG if shape.is_long else SHORT)),
         video_processor=Qwen2VLVideoProcessor(**sizes, cap_pixels_per_frame=False),
         chat_template=CHAT_TEMPLATE,
     )
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
-    """Bytes, and one token for each word of the synthetic questions, with and without a space before it."""
+def build_tokenizer(words: Sequence[str]) -> Qwen2Tokenizer:
+    """Bytes, and one token for each of the words, with and without a space before it."""
     ids = {character: number for number, character in enumerate(sorted(ByteLevel.alphabet()))}
     merges: list[tuple[str, str]] = []
     for start in ("Ġ", ""):  # Ġ stands for the space
-        for word in ("user", "assistant", *vocabulary()):
+        for word in ("user", "assistant", *words):
             # What the merges so far leave apart is joined by new ones, which rank last and so change no earlier word.
             whole, *rest = byte_pair_pieces(start + word, merges)
             for piece in rest:

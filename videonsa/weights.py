@@ -15,13 +15,13 @@ from typing import Any
 from videonsa.awq import ONLY_ASKED, check_tensors, read_awq
 from videonsa.config import NSASettings, SettingsError, from_dict
 from videonsa.identity import before
+from videonsa.small import SMALL
 
 OURS, QWEN = "videonsa", "qwen2_5_vl"
 MODEL_TYPES = (OURS, QWEN)
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 GATE = ".g_proj_"  # in the names of gate weights: two layers with weight and bias in each layer of the decoder
 GATES_A_LAYER = 4
-TINY_SHAPE = (3, 4)  # layers and query heads of videonsa/tiny.py
 LFS_POINTER = b"version https://git-lfs"
 
 # The release's names of its settings; its code reads them from the text part of config.json, where transformers 4.5x
@@ -75,9 +75,9 @@ def saved_settings(folder: Path) -> NSASettings:
 
 
 def decoder_shape(model: str) -> tuple[int, int] | None:
-    """(layers, query heads) of "tiny" and of a folder's model; None where it is not known, as of a hub name."""
-    if model == "tiny":
-        return TINY_SHAPE
+    """(layers, query heads) of a small model made here or of a folder's; None where not known, as of a hub name."""
+    if model in SMALL:
+        return SMALL[model].layers, SMALL[model].heads
     config = _read_json(Path(os.path.expanduser(model)) / "config.json") or {}
     text = {**config, **(config.get("text_config") or {})}
     layers, heads = text.get("num_hidden_layers"), text.get("num_attention_heads")

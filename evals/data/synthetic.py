@@ -1,6 +1,6 @@
-"""Synthetic benchmarks on disk: mp4 files and their questions, made once from a seed.
+"""Synthetic benchmarks on disk: mp4 files or scenes, and their questions, made once from a seed.
 
-    <data folder>/<identity>/{docs.jsonl, 0000.mp4, 0001.mp4, ...}
+    <data folder>/<identity>/{docs.jsonl, 0000.mp4, 0001.mp4, ...}; or 0000.scene.json, ..., drawn where they are shown
 
 The folder appears at once, whole, under the identity of everything that goes into it.
 """
@@ -19,9 +19,10 @@ import numpy as np
 
 from videonsa.config import SettingsError, require
 from videonsa.disk import DiskError, whole_folder
+from videonsa.drawing import frames_of
 from videonsa.identity import identity, part_version
 from videonsa.places import place
-from videonsa.synth import FAMILIES, SECONDS, make_sample, prompt_text
+from videonsa.synth import FAMILIES, SUFFIX, Scene, make_sample, prompt_text, write_scene
 
 DATA = "VIDEONSA_DATA"  # environment variable: the data folder
 DEFAULT_DATA = Path("runs") / "data"
@@ -40,6 +41,7 @@ class SyntheticData:
     frames: int = 32  # of each video
     size: int = 56  # width and height of a frame, px
     seed: int = 0  # questions and videos; the test split of each seed never meets a training seed
+    mp4: bool = False  # of a long family, whose videos are else scenes, as small as a question
 
     def __post_init__(self) -> None:
         for name in ("questions", "frames", "size"):
@@ -51,14 +53,6 @@ class SyntheticData:
     def identity(self) -> str:
         """12 digits for the settings and for the code that turns them into files."""
         return identity({**asdict(self), "code": [part_version(part) for part in ("synth", "questions")]})
-
-
-def video_rate(frames: int) -> Fraction:
-    """Frames a second: a synthetic video lasts as long, however many frames show it, in training as here.
-
-    So a longer video shows its span in more detail; it has no moments that the model never saw.
-    """
-    return Fraction(frames, SECONDS)
 
 
 def data_folder(folder: Path | str | None = None) -> Path:
@@ -97,8 +91,12 @@ def _write(data: SyntheticData, folder: Path) -> None:
     docs = []
     for index in range(data.questions):
         sample = make_sample(data.family, split="test", seed=data.seed, index=index, frames=data.frames, size=data.size)
-        video = f"{index:04d}.mp4"
-        write_video(folder / video, sample.frames, video_rate(data.frames))
+        if isinstance(sample.video, Scene) and not data.mp4:
+            video = f"{index:04d}{SUFFIX}"
+            (folder / video).write_text(write_scene(sample.video), encoding="utf-8")
+        else:
+            video = f"{index:04d}.mp4"
+            write_video(folder / video, frames_of(sample), FAMILIES[data.family].rate(data.frames))
         doc = {"video": video, "prompt": prompt_text(sample), "question": sample.question}
         docs.append({**doc, "options": list(sample.options), "answer": sample.answer, "kind": sample.kind})
     lines = "".join(json.dumps(doc) + "\n" for doc in docs)

@@ -34,7 +34,7 @@ def test_every_shipped_grid_makes_cells_and_says_its_question(profile: str, name
 
 
 def test_shipped_profiles_and_grids_are_all_there():
-    assert profile_names() == ["paper", "tiny"]
+    assert profile_names() == ["paper", "study", "tiny"]
     assert {"smoke", "budget", "branches", "tokens"} <= set(grid_names("tiny"))
     assert {"budget", "branches", "tokens", "blocks", "context", "gates", "transfer"} <= set(grid_names("paper"))
     assert len(load_grid("budget", "tiny").variants) == 9

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.training.conftest import NSA, quick
-from videonsa import tiny
 from videonsa.modeling import exchange
 from videonsa.modeling.exchange import SequenceParallel
 from videonsa.modeling.vision import speed_up_vision
+from videonsa.small import SMALL
 from videonsa.tiny import FRAME, build_tiny
 from videonsa.training.batch import MicroBatch, answer_labels, answer_loss, encode, padded
 from videonsa.training.sources import Conversation, SyntheticSource
@@ -76,7 +76,7 @@ def batches(processor: Any) -> dict[str, dict[str, Tensor]]:
 def compare(kv_heads: int, dense: bool, names: Sequence[str] = ("uneven", "text", "image")) -> dict[str, Any]:
     """Over all processes against alone: for each batch what differs, and the calls; and whether later tokens leak."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "KEY_VALUE_HEADS", kv_heads)
+        patch.setitem(SMALL, "tiny", dataclasses.replace(SMALL["tiny"], kv_heads=kv_heads))
         model, processor = build_tiny(DENSE if dense else NSA, 0)
     speed_up_vision(model)
     parallel = SequenceParallel.of(dist.get_world_size(), kv_heads)

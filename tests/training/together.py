@@ -23,14 +23,14 @@ from torch.distributed.tensor import DTensor
 
 from tests.training.conftest import NSA, quick
 from tests.training.laid_over import compare, counted, in_parts
-from videonsa import tiny
 from videonsa.config import TrainSettings
+from videonsa.small import SMALL
 from videonsa.tiny import build_tiny
 from videonsa.training.batch import answer_loss
 from videonsa.training.loop import Diverged, Trainer
 from videonsa.training.run import train
 from videonsa.training.skipped import FILE, Skipped
-from videonsa.training.sources import Conversation, SyntheticSource
+from videonsa.training.sources import Conversation, EvenSteps, SyntheticSource
 from videonsa.training.watch import Left
 
 # A step a word, V a sample with a video, T one of text alone. Two processes take a step's samples in turn:
@@ -42,10 +42,10 @@ GATE = "model.language_model.layers.0.self_attn.g_proj_2.weight"
 PACKED = {"packing": True, "max_tokens": 60}
 
 
-class Mixed:
+class Mixed(EvenSteps):
     """Samples with and without a video."""
 
-    readers, steps, samples = 1, len(STEPS), 4 * len(STEPS)
+    readers, steps, samples, batch_size = 1, len(STEPS), 4 * len(STEPS), 4
 
     def __init__(self) -> None:
         self.shown = SyntheticSource(quick())
@@ -139,7 +139,7 @@ def all_cases(folder: Path, **changes: Any) -> dict[str, dict[str, Any]]:
 def four_heads(folder: Path, **changes: Any) -> dict[str, Any]:
     """Of a model with four key/value heads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "KEY_VALUE_HEADS", 4)
+        patch.setitem(SMALL, "tiny", dataclasses.replace(SMALL["tiny"], kv_heads=4))
         return gradients(folder, **changes)
 
 

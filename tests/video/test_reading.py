@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evals.data.synthetic import video_rate, write_video
+from evals.data.synthetic import write_video
 from evals.video import VideoError, read_video
 from videonsa.disk import DiskError
+from videonsa.drawing import frames_of
 from videonsa.synth import FAMILIES, SECONDS, make_sample
 from videonsa.video import fingerprint, in_time
 
@@ -29,7 +30,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoded_frames_are_what_was_drawn(family: str, tmp_path: Path) -> None:
-    drawn = make_sample(family, split="test", seed=0, index=0, frames=16).frames
+    drawn = frames_of(make_sample(family, split="test", seed=0, index=0, frames=16))
     write_video(tmp_path / "a.mp4", drawn, Fraction(2))
     read, metadata = read_video(tmp_path / "a.mp4", frames=16, fps=None)
     difference = np.abs(read.astype(int) - drawn.astype(int))
@@ -64,7 +65,7 @@ def test_part_of_a_video(video: Path) -> None:
 
 def test_synthetic_videos_last_as_long_as_in_training(tmp_path: Path) -> None:
     for frames in (8, 10, 128):
-        write_video(tmp_path / "a.mp4", np.zeros((frames, 56, 56, 3), np.uint8), video_rate(frames))
+        write_video(tmp_path / "a.mp4", np.zeros((frames, 56, 56, 3), np.uint8), FAMILIES["needle"].rate(frames))
         _, metadata = read_video(tmp_path / "a.mp4", frames=None, fps=None)
         assert (metadata.total_num_frames, metadata.duration) == (frames, pytest.approx(SECONDS))
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLProcessor, Qwen2Tokenizer
 
-from videonsa import tiny
 from videonsa.config import NSASettings
 from videonsa.modeling import VideoNSAConfig, VideoNSAForConditionalGeneration
 from videonsa.modeling.vision import speed_up_vision
-from videonsa.tiny import build_processor, build_tiny
+from videonsa.small import SMALL
+from videonsa.tiny import build_processor, build_small
 
 _COMMON = {
     "max_position_embeddings": 131072,
@@ -80,8 +80,8 @@ def config(
 
 def heads(name: str) -> tuple[int, int, int]:
     """Query heads, key/value heads, and numbers of a head."""
-    if name == "tiny":
-        return tiny.HEADS, tiny.KEY_VALUE_HEADS, tiny.HIDDEN // tiny.HEADS
+    if name in SMALL:
+        return SMALL[name].heads, SMALL[name].kv_heads, SMALL[name].head_size
     queries, keys = (TEXT[name][f"num_{kind}_heads"] for kind in ("attention", "key_value"))
     return queries, keys, TEXT[name]["hidden_size"] // queries
 
@@ -113,8 +113,8 @@ def build(
     vision_layers: int | None = None,
 ) -> tuple[VideoNSAForConditionalGeneration, Qwen2_5_VLProcessor]:
     """A model of NAMES, and the processor for it: Qwen2.5-VL's own classes around the tiny model's tokenizer."""
-    if name == "tiny":
-        model, processor = build_tiny(nsa, seed=0)
+    if name in SMALL:
+        model, processor = build_small(name, nsa, seed=0)
         speed_up_vision(model)
         return model.to(device, dtype), processor
     processor = build_processor()

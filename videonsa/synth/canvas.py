@@ -16,6 +16,7 @@ COLORS = {
     "pink": (255, 160, 200),
 }
 WHITE = (255, 255, 255)
+NUMBERS = ("one", "two", "three", "four")
 
 
 def background(rng: np.random.Generator, frames: int, size: int) -> np.ndarray:

@@ -1,24 +1,30 @@
-"""The three families of questions: needle (a rare frame), order (time), layout (space).
+"""The families of questions: needle (a rare frame), order (time), layout (space); and those of long videos, long.py.
 
 A family asks first and shows afterwards: the question and its four options are drawn without knowing which option will
 be right, then the video is drawn for the option that is. So the text tells nothing about the answer, by construction.
 Every question has the same number of words, so that a batch of samples needs no padding.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from videonsa.config import require
-from videonsa.synth.canvas import COLORS, UNITS, WHITE, background, paint, paint_anywhere, tint
+from videonsa.synth import long
+from videonsa.synth.canvas import COLORS, NUMBERS, UNITS, WHITE, background, paint, paint_anywhere, tint
+from videonsa.synth.hashing import Draws
+from videonsa.synth.scene import FPS, Scene
 
 PLACES = ("left", "right", "top", "bottom")
-NUMBERS = ("one", "two", "three", "four")
+SECONDS = 8  # that a video of the short families lasts, however many frames show it
 FLASH = (2, 4)  # least and most frames of a flash
 
-# draws the video: (random numbers, the question's colour, options, number of the right one, frames, size in px)
-Show = Callable[[np.random.Generator, str, list[str], int, int, int], np.ndarray]
+Random = np.random.Generator | Draws  # what families of long videos draw by
+# makes the video: (random numbers, the question's colour, options, number of the right one, frames, size in px)
+Show = Callable[[Any, str, list[str], int, int, int], np.ndarray | Scene]
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,16 @@ class Kind:
     """One kind of question: which of four colours, or something about one colour, with four words as options."""
 
     name: str
-    question: str  # without its last word, the colour, where `words` are given
+    question: str  # without its last word, a colour, where `words` are given or it is `about` one
     words: tuple[str, ...] | None
     show: Show
+    about: bool = False  # which of four colours, by a fifth one
 
-    def ask(self, rng: np.random.Generator) -> tuple[str, list[str]]:
+    def ask(self, rng: Random) -> tuple[str, list[str]]:
         """The question and its four options."""
+        if self.about:
+            *options, subject = colors(rng, 5)
+            return f"{self.question} {subject}", options
         if self.words is None:
             return self.question, colors(rng, 4)
         return f"{self.question} {colors(rng, 1)[0]}", shuffled(rng, self.words)
@@ -44,14 +54,21 @@ class Family:
     name: str
     kinds: tuple[Kind, ...]
     min_frames: int
+    is_long: bool = False  # drawn from scenes, at a fixed rate
+
+    def rate(self, frames: int) -> Fraction:
+        """Frames a second of a video: short ones last as long, however many frames show them, so that a longer one
+        shows its span in more detail, and has no moments that a model never saw; of long ones more frames take longer.
+        """
+        return Fraction(FPS) if self.is_long else Fraction(frames, SECONDS)
 
 
-def colors(rng: np.random.Generator, count: int) -> list[str]:
+def colors(rng: Random, count: int) -> list[str]:
     """Different colour names in random order."""
     return [str(name) for name in rng.permutation(list(COLORS))[:count]]
 
 
-def shuffled(rng: np.random.Generator, words: tuple[str, ...]) -> list[str]:
+def shuffled(rng: Random, words: tuple[str, ...]) -> list[str]:
     return [str(word) for word in rng.permutation(words)]
 
 
@@ -207,22 +224,59 @@ FAMILIES = {
             ),
             2,
         ),
+        Family(
+            "long_needle",
+            (
+                Kind("ring", "what color had the ring around it", None, long.scene(long.ring)),
+                Kind("beside", "which color was right beside the", None, long.scene(long.beside), about=True),
+            ),
+            *(2, True),
+        ),
+        Family(
+            "long_order",
+            (
+                Kind("first", "which color came first of them all", None, long.scene(long.sequence(False))),
+                Kind("after", "which color came right after the white", None, long.scene(long.sequence(True))),
+            ),
+            *(10, True),
+        ),
+        Family(
+            "long_count",
+            (
+                Kind("often", "how often did we see the", NUMBERS, long.scene(long.often)),
+                Kind("most", "which color came most often of all", None, long.scene(long.most)),
+            ),
+            *(14, True),
+        ),
+        Family(
+            "long_layout",
+            (
+                Kind("place", "where from the white is the", PLACES, long.scene(long.place)),
+                Kind("many", "how many squares are there in", NUMBERS, long.scene(long.many)),
+                Kind("largest", "which color had the largest of squares", None, long.scene(long.largest)),
+            ),
+            *(2, True),
+        ),
     )
 }
+SHORT, LONG = (tuple(name for name, family in FAMILIES.items() if family.is_long is which) for which in (False, True))
 
 
-def check_asked(families: Iterable[str], frames: Iterable[int]) -> None:
-    """Raise SettingsError for a family that there is not, and for videos too short for all of them."""
+def check_asked(families: Sequence[str], frames: Iterable[int]) -> None:
+    """Raise SettingsError for a family that there is not, for short ones beside long ones, and for videos too
+    short for all of them."""
     known = ", ".join(FAMILIES)
     for name in families:
         require(name in FAMILIES, "families", name, f"choose from {known}")
+    both = {FAMILIES[name].is_long for name in families}
+    require(len(both) == 1, "families", "+".join(families), f"short ones ({', '.join(SHORT)}) or long ones alone")
     needed = min(FAMILIES[name].min_frames for name in families)
     for length in frames:
         require(length >= needed, "frames", length, f"{', '.join(families)} need at least {needed}")
 
 
-def vocabulary() -> list[str]:
-    """Every word that a question or an option can hold."""
-    kinds = [kind for family in FAMILIES.values() for kind in family.kinds]
+def vocabulary(families: Iterable[str] = SHORT) -> list[str]:
+    """Every word that a question or an option of these families can hold."""
+    kinds = [kind for name in families for kind in FAMILIES[name].kinds]
     words = {word for kind in kinds for word in (*kind.question.split(), *(kind.words or ()))}
     return sorted(words | set(COLORS))

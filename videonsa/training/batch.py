@@ -13,8 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
+from torch.nn.utils.rnn import pad_sequence
 
+from videonsa.drawing import draw_each
+from videonsa.synth import Scene
 from videonsa.training.sources import Conversation, Source, video_size
+from videonsa.video import Video
 
 PREFETCHED = 4  # micro-batches read ahead; one of 36,000 tokens takes 0.7 GB
 PIXELS = {"pixel_values", "pixel_values_videos"}
@@ -40,9 +44,16 @@ class MicroBatch:
     last: bool = False  # of its step's
 
 
-def encode(processor: Any, conversations: Sequence[Conversation], pixels_per_frame: int) -> Inputs:
-    """Inputs of the model, padded on the right, and `labels` [B, L]: the answers' tokens, IGNORED elsewhere."""
-    shown = [each.video for each in conversations if each.video is not None]
+def encode(
+    processor: Any, conversations: Sequence[Conversation], pixels_per_frame: int, device: torch.device | str = "cpu"
+) -> Inputs:
+    """Inputs of the model, padded on the right, and `labels` [B, L]: the answers' tokens, IGNORED elsewhere.
+
+    device: where scenes are drawn, and their pixels stay; the rest is on the CPU.
+    """
+    if conversations and all(isinstance(each.video, Scene) for each in conversations):
+        return encode_drawn(processor, conversations, pixels_per_frame, device)
+    shown = [each.video for each in conversations if isinstance(each.video, Video)]
     videos: dict[str, Any] = {}
     if shown:
         videos["videos"] = [each.frames for each in shown]
@@ -56,11 +67,48 @@ def encode(processor: Any, conversations: Sequence[Conversation], pixels_per_fra
     return {**batch, "labels": answer_labels(batch["input_ids"], processor.tokenizer)}
 
 
+def encode_drawn(
+    processor: Any, conversations: Sequence[Conversation], pixels_per_frame: int, device: torch.device | str
+) -> Inputs:
+    """As `encode`, of samples that show scenes: frames become pixels where they are drawn, and what is told of a video
+    is stretched after its text has become tokens: 8,192 placeholders are slow to find in a text."""
+    scenes = [each.video for each in conversations if isinstance(each.video, Scene)]
+    inputs = dict(
+        processor.video_processor(
+            videos=draw_each(scenes, device),
+            size=video_size(processor, pixels_per_frame),
+            do_sample_frames=False,
+            return_tensors="pt",
+        )
+    )
+    grid = inputs["video_grid_thw"] = inputs["video_grid_thw"].cpu()
+    texts = processor.apply_chat_template([messages(each) for each in conversations], tokenize=False)
+    said = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    compact = {"input_ids": said["input_ids"], "labels": answer_labels(said["input_ids"], processor.tokenizer)}
+    counts = (grid.prod(dim=1) // processor.video_processor.merge_size**2).tolist()
+    lengths = said["attention_mask"].sum(dim=1).tolist()
+    fill = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED}
+    for name, rows in compact.items():
+        places = (compact["input_ids"] == processor.video_token_id).int().argmax(dim=1).tolist()
+        each = [
+            torch.cat([row[:place], row[place].expand(count), row[place + 1 : length]])
+            for row, place, count, length in zip(rows, places, counts, lengths, strict=True)
+        ]
+        inputs[name] = pad_sequence(each, batch_first=True, padding_value=fill[name])
+    long = torch.tensor([length + count - 1 for length, count in zip(lengths, counts, strict=True)])
+    inputs["attention_mask"] = (torch.arange(int(long.max())) < long[:, None]).long()
+    inputs["mm_token_type_ids"] = 2 * (inputs["input_ids"] == processor.video_token_id).long()
+    patch = processor.video_processor.temporal_patch_size
+    inputs["second_per_grid_ts"] = torch.tensor([patch * scene.seconds / scene.frames for scene in scenes])
+    return inputs
+
+
 def staged(inputs: Inputs, precision: str) -> Inputs:
-    """Inputs as a GPU fetches them at its own pace, from memory that stays in place; pixels in the precision that the
-    tower's first product rounds them to."""
+    """Inputs as a GPU fetches them at its own pace, from memory that stays in place, where they were not drawn there;
+    pixels in the precision that the tower's first product rounds them to."""
     half = {name: inputs[name].bfloat16() for name in PIXELS & set(inputs) if precision == "bf16"}
-    return {name: half.get(name, tensor).pin_memory() for name, tensor in inputs.items()}
+    made = {name: half.get(name, tensor) for name, tensor in inputs.items()}
+    return {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in made.items()}
 
 
 def encoded(
@@ -69,6 +117,7 @@ def encoded(
     pixels_per_frame: int,
     numbers: Iterable[range],
     wait: Wait = _simply,
+    device: torch.device | str = "cpu",
     ready: Callable[[Inputs], Inputs] = dict,
 ) -> Iterator[Inputs]:
     """Inputs for the samples of these numbers, in order; meanwhile threads read and encode the next ones.
@@ -78,7 +127,7 @@ def encoded(
     """
 
     def make(reads: Reads) -> Inputs:
-        return ready(encode(processor, [read.result() for read in reads.values()], pixels_per_frame))
+        return ready(encode(processor, [read.result() for read in reads.values()], pixels_per_frame, device))
 
     readers, encoder = ThreadPoolExecutor(source.readers), ThreadPoolExecutor(1)
     waiting: list[tuple[Reads, Future[Inputs]]] = []

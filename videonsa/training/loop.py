@@ -251,7 +251,7 @@ class Trainer:
 
     def _step(self, step: int, batches: Iterator[MicroBatch]) -> Step:
         """One optimizer step."""
-        share = self.settings.batch_size // self.lanes  # of the samples, this process's
+        share = len(self.source.batch(step)) // self.lanes  # of the samples, this process's
         losses, tokens, last = [], 0, False
         self.waits.seconds, self.waits.said = 0.0, None
         while not last:
@@ -295,10 +295,16 @@ class Trainer:
 
     def _numbers(self, first: int, steps: int) -> Iterable[range]:
         """The sample numbers of the micro-batches of this process's lane, from step `first` on."""
-        size, lane = self.size, self.rank * self.lanes // self.world
-        for start in range(first * self.settings.batch_size, steps * self.settings.batch_size, size * self.lanes):
-            own = start + lane * size
-            yield range(own, own + size)
+        lane = self.rank * self.lanes // self.world
+        for batch in map(self.source.batch, range(first, steps)):
+            size = min(self.size, len(batch) // self.lanes)
+            for start in range(batch.start + lane * size, batch.stop, size * self.lanes):
+                yield range(start, start + size)
+
+    def _ends_step(self, numbers: range) -> bool:
+        """These are the last samples of a step in this process's lane."""
+        batch = self.source.batch(self.source.step_of(numbers.start))
+        return numbers.start + len(numbers) * self.lanes >= batch.stop
 
     @contextmanager
     def _samples_whole(self) -> Iterator[None]:
@@ -325,15 +331,15 @@ class Trainer:
                 yield told
 
     def _on_device(self, numbers: Iterable[range]) -> Iterator[MicroBatch]:
-        each = self.settings.batch_size // (self.size * self.lanes)  # step
-        pixels, cuda = self.settings.pixels_per_frame, self.accelerator.device.type == "cuda"
-        ready = partial(staged, precision=self.settings.precision) if cuda else dict
-        batches = encoded(self.source, self.processor, pixels, numbers, self.waits, ready)
-        for number, inputs in enumerate(batches):
+        pixels, device = self.settings.pixels_per_frame, self.accelerator.device
+        ready = partial(staged, precision=self.settings.precision) if device.type == "cuda" else dict
+        asked, coming = itertools.tee(numbers)  # some are read ahead
+        batches = encoded(self.source, self.processor, pixels, coming, self.waits, device, ready)
+        for each, inputs in zip(asked, batches, strict=True):
             tokens = int(inputs["attention_mask"].sum())
             placed = place_tokens(inputs, self.positions) if self.settings.packing else inputs
-            moved = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in placed.items()}
-            yield MicroBatch(moved, tokens, last=(number + 1) % each == 0)
+            moved = {name: tensor.to(device, non_blocking=True) for name, tensor in placed.items()}
+            yield MicroBatch(moved, tokens, last=self._ends_step(each))
 
     def _tell(self, batch: MicroBatch) -> MicroBatch:
         """The batch as this process takes it, when the others know of it."""

@@ -49,12 +49,12 @@ def measure_gates(
     name, revision = loading_arguments(checkpoint)
     processor = Qwen2_5_VLProcessor.from_pretrained(name, **revision)
     source = make_source(settings, processor)
-    total = source.steps * settings.batch_size
+    total = source.batch(source.steps - 1).stop
     count = min(samples, total)
     numbers = [range(place, place + 1) for place in (index * total // count for index in range(count))]
 
     def batches() -> Iterator[dict[str, Tensor]]:
-        for done, batch in enumerate(encoded(source, processor, settings.pixels_per_frame, numbers), 1):
+        for done, batch in enumerate(encoded(source, processor, settings.pixels_per_frame, numbers, device=device), 1):
             yield {name: tensor.to(device) for name, tensor in batch.items()}
             if on_progress is not None:
                 on_progress(done, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -13,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from videonsa.config import SettingsError, TrainSettings, require
-from videonsa.synth import FAMILIES, SECONDS, check_asked, make_sample, prompt_text
+from videonsa.synth import FAMILIES, Scene, check_asked, make_sample, prompt_text
 from videonsa.training.conversations import ROLES, read_conversations
+from videonsa.training.curriculum import Curriculum
 from videonsa.training.skipped import SampleError, Skipped
 from videonsa.video import Clip, Fit, Readers, Video, VideoError
 
@@ -25,6 +27,7 @@ TURN_TOKENS = 32  # of the chat template, for each turn, its system prompt and t
 CONTROLS = tuple(
     f"<|{name}|>" for name in ("im_start", "im_end", "vision_start", "vision_end", "video_pad", "image_pad")
 )
+TOKEN, SHORT_SIDE = 28, 56  # px of a vision token's side, and of a frame's of short synthetic videos
 SUBSTITUTES = 20  # samples that are tried in place of one whose video cannot be read
 
 
@@ -33,7 +36,7 @@ class Conversation:
     """Questions and answers about at most one video."""
 
     turns: tuple[tuple[str, str], ...]  # (role, text), role user or assistant; the video belongs to the first turn
-    video: Video | None = None
+    video: Video | Scene | None = None  # a scene is drawn where the model is
 
 
 class Source(Protocol):
@@ -45,6 +48,14 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Conversation: ...
 
+    def batch(self, step: int) -> range:
+        """The numbers of a step's samples; steps count from 0."""
+        ...
+
+    def step_of(self, index: int) -> int:
+        """The step that shows the sample of this number."""
+        ...
+
     def take_skipped(self, indices: Iterable[int]) -> list[Skipped]:
         """What was passed over for the samples of these numbers, once they were asked for."""
         ...
@@ -54,29 +65,49 @@ class Source(Protocol):
         ...
 
 
+class EvenSteps:
+    """A source whose steps show equally many samples."""
+
+    batch_size: int
+
+    def batch(self, step: int) -> range:
+        """The numbers of a step's samples."""
+        return range(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def step_of(self, index: int) -> int:
+        """The step that shows a sample."""
+        return index // self.batch_size
+
+
 class SyntheticSource:
-    """Synthetic questions. The run has as many stages as `frames` has lengths, shortest first, equally long."""
+    """Synthetic questions, whose videos grow from stage to stage."""
 
     readers = 1  # numpy on small arrays: a second thread would only wait for Python's lock
 
     def __init__(self, settings: TrainSettings) -> None:
         assert settings.steps is not None
         self.settings, self.steps = settings, settings.steps
-        self.samples = self.steps * settings.batch_size
-        self.lengths = sorted(settings.frames)
         check_asked(settings.families, settings.frames)
+        self.curriculum = Curriculum(settings)
+        self.batch, self.step_of = self.curriculum.batch, self.curriculum.step_of
+        self.samples = self.batch(self.steps - 1).stop
+        side = math.isqrt(settings.pixels_per_frame)
+        self.size = {True: side - side % TOKEN, False: SHORT_SIDE}  # px, of long families' frames and of short ones'
 
     def __getitem__(self, index: int) -> Conversation:
         """Families take turns; one whose questions need longer videos waits for its stage."""
-        stage = index * len(self.lengths) // (self.steps * self.settings.batch_size)
-        frames = self.lengths[min(stage, len(self.lengths) - 1)]
+        frames = self.curriculum.frames(self.step_of(index))
         families = [name for name in self.settings.families if FAMILIES[name].min_frames <= frames]
         turn, place = divmod(index, len(families))
         # Count each family's own samples: its kinds of question take turns by this number.
         number = turn * families.count(families[place]) + families[:place].count(families[place])
-        sample = make_sample(families[place], split="train", seed=self.settings.seed, index=number, frames=frames)
+        family, seed = FAMILIES[families[place]], self.settings.seed
+        size = self.size[family.is_long]
+        sample = make_sample(family.name, split="train", seed=seed, index=number, frames=frames, size=size)
         turns = (("user", prompt_text(sample)), ("assistant", sample.answer))
-        return Conversation(turns, Video.of(sample.frames, frames / SECONDS))
+        if isinstance(sample.video, Scene):
+            return Conversation(turns, sample.video)
+        return Conversation(turns, Video.of(sample.video, float(family.rate(frames))))
 
     def take_skipped(self, indices: Iterable[int]) -> list[Skipped]:
         """None: all can be made."""
@@ -87,7 +118,7 @@ class SyntheticSource:
         return f"sample {index}"
 
 
-class VideoSource:
+class VideoSource(EvenSteps):
     """Conversations about video files, as in LLaVA-Video-178K: JSON or JSONL of {"video", "conversations"}.
 
     Raises SettingsError when the file cannot be used.
@@ -96,6 +127,7 @@ class VideoSource:
     def __init__(self, settings: TrainSettings, processor: Any) -> None:
         self.settings = settings
         self.entries = read_conversations(Path(settings.data))
+        self.batch_size = settings.batch_size
         self.steps = settings.steps or max(1, len(self.entries) // settings.batch_size)
         self.samples = min(len(self.entries), self.steps * settings.batch_size)
         self.skipped: dict[int, list[Skipped]] = {}  # by the number of the sample that was asked for

@@ -15,7 +15,8 @@ from videonsa.config import SettingsError, TrainSettings, require, to_dict
 from videonsa.hub import folder_at, loading_arguments
 from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.attention import VideoNSAAttention
-from videonsa.tiny import build_tiny
+from videonsa.small import SMALL
+from videonsa.tiny import build_small
 from videonsa.weights import saved_settings
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,11 @@ FRESH, TRAINED, UNUSED = "fresh", "trained", "unused"  # gates, as a training fi
 def start_model(settings: TrainSettings) -> tuple[VideoNSAForConditionalGeneration, Qwen2_5_VLProcessor, str]:
     """The model to train, in float32 with the settings' NSA, its processor, and what its gates are at the start.
 
-    Gates are fresh of the tiny model, of stock weights, which have none, and of weights that were made densely.
+    Gates are fresh of small models made here, of stock weights, which have none, and of weights that were made densely.
     """
     torch.manual_seed(settings.seed)  # of fresh gates
-    if settings.model == "tiny":
-        (model, processor), fresh = build_tiny(settings.nsa, settings.seed), True
+    if settings.model in SMALL:
+        (model, processor), fresh = build_small(settings.model, settings.nsa, settings.seed), True
     else:
         model = load_model(settings.model, nsa=to_dict(settings.nsa), dtype=torch.float32)
         if model.config.awq:
