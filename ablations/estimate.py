@@ -1,7 +1,7 @@
 """How long a plan will take: by records of the same scale, else by rules, else by benchmarks/. Imports no torch.
 
 The scale is the model, the benchmark, its sampling and the kind of attention; rates of one say nothing of another. Of
-the tiny model there are rules of thumb, of questions to Qwen2.5-VL-7B's shape what was recorded on other machines
+the small models there are rules of thumb, of questions to Qwen2.5-VL-7B's shape what was recorded on other machines
 (recorded.py); everything else without a record of its scale is not known, and is said to be left out.
 """
 
@@ -24,17 +24,14 @@ from videonsa.text import duration
 
 LOOK_AT = 40  # newest records of each kind that are read
 START_SECONDS = 12.0  # a job's imports, model and data
-TINY = "tiny"
-# Of the tiny model: an optimizer step on two CPU cores, a question and a probed video on one.
-RULES = {"step": 0.08, "question": 0.03, "video": 2.0}
-
-MEASURED, RULE = "from earlier records", "rule of thumb of the tiny profile, 2 cores"
+MEASURED = "from earlier records"
 ELSEWHERE = "recorded elsewhere, not measured here"
 NODE = 8  # GPUs: the time on as many is told where this machine has none
 FULL = "each video fills its frames and each answer its tokens; the vision tower counts once for variants that share it"
 READING = "reading videos not counted"
 
 Scale = tuple[Any, ...]  # its first entry is the model
+FRAMES, TOKENS = 2, 4  # of a question's scale
 
 
 class Rate(NamedTuple):
@@ -49,6 +46,32 @@ class Rate(NamedTuple):
         return self._replace(seconds=self.seconds - self.tower + self.tower / variants)
 
 
+GPU = "one H200"
+
+
+class Rule(NamedTuple):
+    """Seconds of a small model's units, until there are records."""
+
+    where: str  # a GPU, or cores
+    step: float  # of a training
+    question: float
+    video: float  # that is probed
+    token: float = 0.0  # of a question or a probed video
+
+    def rate(self, unit: str, scale: Scale) -> Rate:
+        """Of a unit of `step`, `question` or `video`."""
+        tokens = 0 if unit == "step" else (scale[FRAMES] or 0) * scale[TOKENS] // 2
+        return Rate(
+            getattr(self, unit) + self.token * tokens, (f"rule of thumb of the {scale[0]} profile, {self.where}",)
+        )
+
+
+RULES = {
+    "tiny": Rule("2 cores", step=0.08, question=0.03, video=2.0),
+    "study": Rule(GPU, step=0.13, question=0.03, video=1.0, token=3e-6),
+}
+
+
 @dataclass
 class Rates:
     """What a unit takes at each scale that was measured."""
@@ -56,10 +79,10 @@ class Rates:
     measured: dict[tuple[str, Scale], Rate] = field(default_factory=dict)  # by unit: step, question, video
 
     def here(self, unit: str, scale: Scale) -> Rate | None:
-        """Measured, or by the rule of thumb of the tiny model; None where neither is known."""
+        """Measured, or by the rule of thumb of a small model; None where neither is known."""
         if measured := self.measured.get((unit, scale)):
             return measured
-        return Rate(RULES[unit], (RULE,)) if scale[0] == TINY else None
+        return RULES[scale[0]].rate(unit, scale) if scale[0] in RULES else None
 
     def of(self, unit: str, scale: Scale) -> Rate | None:
         """The same, or as it was recorded elsewhere, which says so."""
@@ -169,7 +192,8 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
     if not training.bases + spread.bases:
         return f"not known: no earlier records at this scale ({(training.strange + spread.strange)[0]})"
     here = sweep.facts.device == "cuda"
-    gpus = (training.seconds + spread.seconds) / 3600 if here or ELSEWHERE in spread.bases else None
+    elsewhere = any(basis == ELSEWHERE or basis.endswith(GPU) for basis in training.bases + spread.bases)
+    gpus = (training.seconds + spread.seconds) / 3600 if here or elsewhere else None
     count, what = (NODE, "GPUs") if gpus and not here else (workers, "worker" + "s" * (workers != 1))
     seconds = training.seconds + max(spread.seconds / max(1, count), min(spread.seconds, START_SECONDS))
     amount = f"{gpus:.3g} GPU hours{_by_suite(spread)}, " if gpus else ""
