@@ -23,7 +23,7 @@ from PIL import Image
 
 from videonsa.disk import write_bytes
 from videonsa.identity import identity
-from videonsa.video import Clip, Video, key
+from videonsa.video import Clip, Video
 
 if TYPE_CHECKING:
     from evals.asking import Asked
@@ -62,38 +62,40 @@ class Media:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._named: dict[tuple[Path, Clip], str] = {}
+        self.sheets: dict[
+            tuple[Path, Clip], set[str]
+        ] = {}  # names that a clip's sheet has, of the questions that show it
 
     def keep_clip(self, path: Path, clip: Clip, video: Video) -> None:
         """Keep the clip's sheet, where it is not there. Raises nothing."""
         with _left_out(f"the picture of {path.name}"):
-            place = self.folder / f"{self.sheet(path, clip)}.jpg"
-            if not place.is_file():
-                write_bytes(place, sheet_of(video))
-
-    def sheet(self, path: Path, clip: Clip) -> str:
-        """The name of a clip's sheet: equal clips of equal files share it, wherever they lie."""
-        if (path, clip) not in self._named:
-            self._named[path, clip] = hashlib.sha256(repr(key(path, clip)).encode()).hexdigest()[:16]
-        return self._named[path, clip]
+            places = [self.folder / f"{name}.jpg" for name in self.sheets.get((path, clip), ())]
+            if new := [place for place in places if not place.is_file()]:
+                sheet = sheet_of(video)
+                for place in new:
+                    write_bytes(place, sheet)
 
     def keep_questions(self, name: str, run: SuiteRun, clips: Callable[[list[dict]], list[tuple[Path, Clip]]]) -> None:
-        """Write the prompts and sheets of the run's questions that the JSON of this name has not, or has otherwise."""
+        """Write the prompts and sheets of the run's questions into the JSON of this name. No video is looked at.
+
+        A sheet is named by what its question shows, wherever that lies, and by what is taken of it.
+        """
         known = read_questions(self.folder / f"{name}.json")
         found = dict(known)
         for number, content in enumerate(run.contents):
-            if known.get(str(number), {}).get("content") == content.question:
-                continue
             with _left_out(f"question {number} of {run.suite.name}"):
                 messages = run.task.doc_to_messages(run.task.eval_docs[number])
-                sheets = [self.sheet(*clip) for clip in clips(messages)]
-                found[str(number)] = {"content": content.question, "prompt": prompt_of(messages), "sheets": sheets}
+                sheets = []
+                for place, clip in enumerate(clips(messages)):
+                    sheets.append(hashlib.sha256(repr((content.shown, place, clip[1])).encode()).hexdigest()[:16])
+                    self.sheets.setdefault(clip, set()).add(sheets[-1])
+                found[str(number)] = {"prompt": prompt_of(messages), "sheets": sheets}
         if found != known:
             write_bytes(self.folder / f"{name}.json", json.dumps(found, ensure_ascii=False).encode())
 
 
 def read_questions(path: Path) -> dict[str, dict[str, Any]]:
-    """By number of a question its `content`, `prompt` and `sheets`; nothing where the file is not there or damaged."""
+    """By number of a question its `prompt` and `sheets`; nothing where the file is not there or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

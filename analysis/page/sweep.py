@@ -24,6 +24,7 @@ from analysis.tables import cost_text, costs_of, notes, score_text, sweep_title
 from videonsa.record import write_text
 
 NAME, WITHOUT_MEDIA = "report.html", "report-no-media.html"
+LARGE = 1_000_000  # bytes of a figure's SVG, above which its PNG is shown
 UP = '<p class="up"><a href="../../index.html">all sweeps</a></p>'
 CHARTS = """<div class="charts" data-chart="accuracy"><h3>Accuracy</h3></div>
 <div class="charts" data-chart="cost"><h3>Accuracy against cost</h3>
@@ -120,9 +121,10 @@ def _figures(folder: Path) -> str:
     for name, drawing in DRAWINGS.items():
         path = folder / f"{name}.svg"
         if path.is_file():
+            path, kind = (path, "svg+xml") if path.stat().st_size < LARGE else (path.with_suffix(".png"), "png")
             image = base64.b64encode(path.read_bytes()).decode()
-            links = ", ".join(f'<a href="figures/{name}.{kind}">{kind}</a>' for kind in ("pdf", "svg", "png"))
-            picture = f'<img alt="{text(drawing.what)}" src="data:image/svg+xml;base64,{image}">'
+            links = ", ".join(f'<a href="figures/{name}.{end}">{end}</a>' for end in ("pdf", "svg", "png"))
+            picture = f'<img alt="{text(drawing.what)}" src="data:image/{kind};base64,{image}">'
             shown.append(f"<figure>{picture}<figcaption>{name}: {text(drawing.what)} ({links})</figcaption></figure>")
     return "\n".join(shown)
 

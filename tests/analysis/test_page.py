@@ -186,18 +186,13 @@ def test_no_media_is_of_the_report_alone(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_sheets_are_small_and_say_what_they_show(tmp_path: Path) -> None:
-    film = np.random.default_rng(0).integers(0, 255, (64, 90, 160, 3), np.uint8)
-    (tmp_path / "film.mp4").write_bytes(b"film")
+    film, clip = np.random.default_rng(0).integers(0, 255, (64, 90, 160, 3), np.uint8), (Path("film.mp4"), Clip(64))
     media = Media(tmp_path / "media")
-    media.keep_clip(tmp_path / "film.mp4", Clip(frames=64), Video.of(film, 4.0))
-    name = media.sheet(tmp_path / "film.mp4", Clip(frames=64))
-    about = page_media.Media(tmp_path).about("media", name)
-    assert about == {
-        "seconds": 16.0,
-        "seen": 64,
-        "times": [0.0, 2.25, 4.5, 6.75, 9.0, 11.25, 13.5, 15.75],
-        "columns": 4,
-        "size": (512, 144),
-    }
-    media.keep_clip(tmp_path / "film.mp4", Clip(frames=2), None)  # type: ignore[arg-type]  costs no question
-    assert len(list((tmp_path / "media").iterdir())) == 1
+    media.sheets[clip] = {"0123abcd"}
+    media.keep_clip(*clip, Video.of(film, 4.0))
+    about = page_media.Media(tmp_path).about("media", "0123abcd")
+    times = [0.0, 2.25, 4.5, 6.75, 9.0, 11.25, 13.5, 15.75]
+    assert about == {"seconds": 16.0, "seen": 64, "times": times, "columns": 4, "size": (512, 144)}
+    media.sheets[clip].add("4567cdef")
+    media.keep_clip(*clip, None)  # type: ignore[arg-type]  what cannot be kept costs no question
+    assert [path.name for path in (tmp_path / "media").iterdir()] == ["0123abcd.jpg"]
