@@ -30,4 +30,4 @@ def report(sweep: Sweep, questions: bool) -> None:
             traceback.print_exc()
         print(f"W&B report: {type(error).__name__}: {error}; `analysis/run.py wandb` tries again", file=sys.stderr)
         return
-    print("\n".join(f"  {line}" for line in [*map(str, made.paths), *made.lines]))
+    print("\n".join(f"  {line}" for line in [str(made.paths[0]), *made.lines]))

@@ -10,49 +10,59 @@ from analysis.rows import each
 from analysis.stats import SIGNIFICANT
 from analysis.tables import score_text
 
+MOST = 3  # variants that a sentence names before it counts
+
 
 def answer_lines(rows: pd.DataFrame) -> list[str]:
-    """A sentence a benchmark, one of what differs from the reference, and what stands behind them.
+    """A line a benchmark: the highest accuracy, and who differs from the reference; then what stands behind them.
 
     rows: of analysis.tables.compare.
     """
     done = rows[rows["status"] == "done"]
     if not len(done):
         return ["No cell has a number yet."]
-    lines = [_best(str(suite), group) for suite, group in done.groupby("suite", sort=False)]
-    lines += _compared(rows)
-    lost = len(rows) - len(done)
+    tests = int(rows.drop_duplicates("id")["p_holm"].notna().sum())
+    lines = [f"{_best(str(suite), group)}{_compared(group)}" for suite, group in done.groupby("suite", sort=False)]
+    how = f"Beyond chance: p < {SIGNIFICANT} in a paired test after Holm's correction over {tests} comparisons."
+    lines += [how] if tests else []
+    lost, seeds = len(rows) - len(done), done["seed"].nunique()
     lines += [f"{lost} of {len(rows)} cells have no number."] if lost else []
-    seeds = done["seed"].nunique()
-    return [*lines, "All of it is one seed." if seeds <= 1 else f"It is {seeds} seeds; each stands for itself."]
+    return [*lines, "All of it is one seed." if seeds <= 1 else f"There are {seeds} seeds; each stands for itself."]
 
 
 def _best(suite: str, group: pd.DataFrame) -> str:
     """The highest accuracy of a benchmark, and the reference's."""
     ordered = list(each(group.sort_values("accuracy", ascending=False, kind="stable")))
-    best, reference = ordered[0], next((row for row in ordered if row.is_reference), None)
-    among = f" has the highest accuracy of {len(ordered)} variants," if len(ordered) > 1 else " has"
-    text = f"{suite}: {best.label}{among} {_number(best)} %"
-    if reference is best:
-        return f"{text}; it is the reference."
-    return f"{text}; the reference, {reference.label}, has {_number(reference)} %." if reference else f"{text}."
+    first, reference = ordered[0], next((row for row in ordered if row.is_reference), None)
+    highest = [str(row.label) for row in ordered if row.accuracy == first.accuracy]
+    of = f" the highest accuracy of {len(ordered)} variants," if len(ordered) > 1 else ""
+    text = f"{suite}: {_listed(highest)} {'has' if len(highest) == 1 else 'share'}{of} {_number(first)} %"
+    if reference is None:
+        return f"{text}."
+    if reference.label in highest:
+        return f"{text}; {'it' if len(highest) == 1 else reference.label} is the reference."
+    return f"{text}; the reference, {reference.label}, has {_number(reference)} %."
+
+
+def _compared(group: pd.DataFrame) -> str:
+    """A sentence on which variants differ from the reference beyond chance; the largest differences by name."""
+    tests = group[group["p_holm"].notna()]
+    if not len(tests):
+        return ""
+    beyond = tests[tests["p_holm"] < SIGNIFICANT].sort_values("difference", key=abs, ascending=False, kind="stable")
+    if not len(beyond):
+        return f" Of {len(tests)} compared with the reference none differs beyond chance."
+    named = [f"{row.label} ({100 * row.difference:+.1f} points)" for row in each(beyond)]
+    verb = "differs" if len(beyond) == 1 else "differ"
+    return f" Of {len(tests)} compared with the reference {len(beyond)} {verb} beyond chance: {_listed(named)}."
+
+
+def _listed(texts: list[str]) -> str:
+    """'a', 'a and b', 'a, b, c and 4 more'."""
+    shown = texts if len(texts) <= MOST + 1 else [*texts[:MOST], f"{len(texts) - MOST} more"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 
 
 def _number(row: Any) -> str:
     """'85.9 [80.3–90.2]', without the difference."""
     return " ".join(score_text(row, decimals=1).split(" ")[:2])
-
-
-def _compared(rows: pd.DataFrame) -> list[str]:
-    """Which variants differ from the reference beyond chance."""
-    tests = rows.drop_duplicates("id")
-    tests = tests[tests["p_holm"].notna()]
-    if not len(tests):
-        return []
-    reference = rows["reference"].iloc[0]
-    beyond = tests[tests["p_holm"] < SIGNIFICANT]
-    how = f"paired test, p < {SIGNIFICANT} after Holm's correction over {len(tests)} comparisons"
-    if not len(beyond):
-        return [f"No variant differs from {reference} beyond chance ({how})."]
-    found = [f"{row.label} on {row.suite} by {100 * row.difference:+.1f} points" for row in each(beyond)]
-    return [f"From {reference} differ beyond chance ({how}): {'; '.join(found)}."]

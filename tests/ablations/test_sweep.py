@@ -315,8 +315,28 @@ def test_w_and_b_gets_one_offline_run_a_cell(sweep: Sweep, out: Path, monkeypatc
 def test_w_and_b_never_fails_a_cell(sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
-    assert sweep() == 0
-    assert "W&B: b=1 · synth_needle: ZeroDivisionError" in capfd.readouterr().err
+    monkeypatch.setattr("analysis.mirror.report.report_sweep", lambda *_: 1 / 0)
+    assert sweep("--wandb-report") == 0
+    said = capfd.readouterr()
+    assert "W&B: b=1 · synth_needle: ZeroDivisionError" in said.err
+    assert "W&B report: ZeroDivisionError: division by zero; `analysis/run.py wandb` tries again" in said.err
+    assert "4 cells: 4 done" in said.out
+
+
+@pytest.mark.long
+def test_a_sweep_ends_with_its_report_at_w_and_b_where_asked(
+    sweep: Sweep, out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    assert sweep("--wandb-report") == 2  # W&B is off: before anything runs
+    assert "--wandb-report: W&B is switched off" in capfd.readouterr().err
+    assert not records(out)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert sweep("--wandb-report", "--no-questions") == 0
+    assert "wandb-report.json" in capfd.readouterr().out
+    runs = [path.name.split("-", 3)[3] for path in (out / "wandb").glob("offline-run-*")]
+    assert sorted(runs) == sorted(["sweep-tiny-pair", *(f"{record['id']}-done" for record in records(out).values())])
+    assert sweep("--wandb-report", "--no-questions") == 0  # nothing is made twice
+    assert len(list((out / "wandb").glob("offline-run-*"))) == 5
 
 
 def test_what_a_benchmark_lacks_is_said_before_anything_runs(out: Path, tmp_path: Path, monkeypatch, capsys):

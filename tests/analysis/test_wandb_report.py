@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,29 @@ def saved(out: Path) -> dict:
     return json.loads((out / "sweeps" / "tiny-pair" / FILE).read_text())
 
 
+def panels(spec: dict, kind: str) -> list[dict]:
+    grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
+    found = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
+    return [panel["config"] for panel in found if panel["viewType"] == kind]
+
+
+def check_specification(about: dict, shown: dict) -> None:
+    """W&B's library reads it, it says question and table in text, and names what the runs hold."""
+    import wandb_workspaces.reports.v2.internal as library
+
+    library.Spec.model_validate(about["spec"])
+    text = json.dumps(about["spec"])
+    assert "What does a question need?" in text
+    assert "| **b=5 w=4** |" in text
+    figures = [name for panel in panels(about["spec"], "Media Browser") for name in panel["mediaKeys"]]
+    assert set(figures) == {name for name in shown if name.startswith("figures/")}
+    tables = [json.dumps(panel) for panel in panels(about["spec"], "Weave")]
+    assert ['"table"' in tables[0], '"questions/synth_order"' in tables[1], len(tables)] == [True, True, 2]
+    grids = [block["metadata"]["runSets"] for block in about["spec"]["blocks"] if block["type"] == "panel-grid"]
+    asked = [value for sets in grids for of in sets for one in of["filters"]["filters"] for value in one["value"]]
+    assert set(asked) == {RUN, *about["runs"]}
+
+
 def test_offline_the_runs_hold_tables_and_figures_and_nothing_is_doubled(out: Path, capsys: pytest.CaptureFixture):
     assert report(out) == 0
     said = capsys.readouterr()
@@ -81,7 +105,7 @@ def test_offline_the_runs_hold_tables_and_figures_and_nothing_is_doubled(out: Pa
     run = read_run(part)
     assert (run["id"], run["group"], run["job_type"]) == (RUN, "tiny-pair", "sweep")
     assert run["config"]["question"] == "What does a question need?"
-    assert "b=1 w=2 on synth_order by -" in run["summary"]["answer"]
+    assert "compared with the reference 1 differs beyond chance: b=1 w=2 (-" in run["summary"]["answer"]
     (shown,) = run["history"]
     columns, cells = read_table(part, shown["table"])
     rows = {row[0]: dict(zip(columns, row, strict=True)) for row in cells}
@@ -97,6 +121,7 @@ def test_offline_the_runs_hold_tables_and_figures_and_nothing_is_doubled(out: Pa
     assert (first["prediction"] == "red") == (first["score"] == 1)
     assert (part / "files" / shown["figures/accuracy"]["path"]).read_bytes().startswith(b"\x89PNG")
     assert len(run["artifacts"]) == 2
+    check_specification(saved(out), shown)
     before = (out / "sweeps" / "tiny-pair" / FILE).read_bytes()
     assert report(out) == 0
     assert parts(out) == first_parts
@@ -134,37 +159,10 @@ def test_a_server_gets_the_runs_once_and_one_report(out: Path, online: Server, c
     assert len(online.views) == 1
 
 
-def shown_in_spec(spec: dict, kind: str) -> list[dict]:
-    grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
-    panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
-    return [panel for panel in panels if panel["viewType"] == kind]
-
-
-def test_the_specification_is_one_that_the_library_reads_and_names_what_the_runs_hold(out: Path):
-    import wandb_workspaces.reports.v2.internal as library
-
-    assert report(out) == 0
-    about = saved(out)
-    library.Spec.model_validate(about["spec"])
-    text = json.dumps(about["spec"])
-    assert "What does a question need?" in text
-    assert "| **b=5 w=4** |" in text
-    figures = [panel["config"]["mediaKeys"] for panel in shown_in_spec(about["spec"], "Media Browser")]
-    assert ["figures/accuracy"] in figures
-    keys = [json.dumps(panel["config"]) for panel in shown_in_spec(about["spec"], "Weave")]
-    assert [name in key for name, key in zip(('"table"', '"questions/synth_order"'), keys, strict=True)] == [True] * 2
-    grids = [block["metadata"]["runSets"] for block in about["spec"]["blocks"] if block["type"] == "panel-grid"]
-    asked = [value for sets in grids for of in sets for one in of["filters"]["filters"] for value in one["value"]]
-    assert set(asked) == {RUN, *about["runs"]}
-
-
-@pytest.mark.parametrize("status", [401, *(pytest.param(one, marks=pytest.mark.long) for one in ("away", 500, "hang"))])
-def test_a_server_in_trouble_costs_one_line_and_nothing_is_lost(
-    status, out: Path, online: Server, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_refuses_the_key_costs_one_line_and_nothing_is_lost(
+    out: Path, online: Server, capsys: pytest.CaptureFixture
 ):
-    online.status = None if status == "away" else status
-    if status == "away":
-        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    online.status = 401
     assert report(out) == 1
     said = capsys.readouterr().err
     assert said.startswith("W&B at http://127.0.0.1:")
@@ -172,12 +170,40 @@ def test_a_server_in_trouble_costs_one_line_and_nothing_is_lost(
     assert said.count("\n") == 1
     assert len(parts(out)) == 4
     assert online.views == {}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("status", ["away", 401, 500, "hang"])
+def test_once_the_server_is_well_the_same_command_sends_all(
+    status, out: Path, online: Server, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    online.status = None if status == "away" else status
+    if status == "away":
+        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert report(out) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert len(parts(out)) == 4
     online.status = None
     monkeypatch.setenv("WANDB_BASE_URL", online.url)
     monkeypatch.setattr(tracking, "SERVICE", tracking.Service())
-    sys.modules["wandb"].teardown()
     assert report(out) == 0
     assert len(online.runs) == 4
+    assert len(online.views) == 1
+
+
+@pytest.mark.long
+def test_synced_parts_are_the_same_runs(out: Path, online: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert report(out) == 0
+    monkeypatch.delenv("WANDB_MODE")
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, parts(out))]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert set(online.runs) == {RUN, *saved(out)["runs"]}
+    assert online.history[RUN][0]["table"]["nrows"] == 3
+    assert b"Which comes first?" in online.files["synth_order.table.json"]
+    online.streams.clear()
+    assert report(out) == 0
+    assert online.streams == {RUN}
     assert len(online.views) == 1
 
 
