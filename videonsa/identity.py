@@ -75,6 +75,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "probe": ("evals/probe.py", "evals/observers/contract.py"),
     "sinks": ("evals/sinks.py",),
     "branches": ("evals/branches.py",),
+    "content": ("evals/content_measures.py",),
 }
 # What the code above imports and what yet counts nowhere, because its effect shows in the inputs, or it has none.
 NOT_COUNTED = (

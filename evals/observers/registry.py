@@ -64,6 +64,25 @@ ENTRIES = (
         "NSA's inputs: four forwards of each",
         parts=("branches",),
     ),
+    Entry(
+        "gate_similarity",
+        "evals.observers.gate_similarity:GateSimilarity",
+        "correlation of heads' gates, by layer and branch",
+        "NSA's gates",
+    ),
+    Entry(
+        "gate_vectors",
+        "evals.observers.gate_vectors:GateVectors",
+        "each video's mean gates by layer and head",
+        "NSA's gates",
+    ),
+    Entry(
+        "gate_content",
+        "evals.observers.gate_content:GateContent",
+        "what of gates layer, head, position and content explain",
+        "NSA's gates, and the pixels that were seen",
+        parts=("content",),
+    ),
 )
 # What a probe looks at that names nothing. It never changes: probes of these are those of before observers had names.
 USUAL = ("gates", "sinks", "points", "recall")

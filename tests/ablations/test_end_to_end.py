@@ -10,9 +10,12 @@ from pathlib import Path
 
 from ablations.snapshot import take_snapshot
 from tests.ablations.conftest import records
+from videonsa.arrays import read_arrays
 
 COMMAND = [sys.executable, "ablations/run.py", "--grid", "smoke", "--set", "suites=synth_needle"]
 COMMAND += ["--set", "train.steps=3", "--set", "suite.limit=3", "--workers", "1"]
+OBSERVERS = ["gates", "recall", "gate_similarity", "gate_vectors", "gate_content"]
+COMMAND += ["--set", f"probe.observers={'+'.join(OBSERVERS)}"]
 
 
 def test_the_whole_loop_and_a_second_run(tmp_path: Path):
@@ -42,7 +45,13 @@ def test_the_whole_loop_and_a_second_run(tmp_path: Path):
     assert training["summary"]["gates"] == "fresh"
     assert training["summary"]["learning"] == training["summary"]["parameters"] > 300_000
     (probe,) = records(out, "probes").values()
-    assert len(probe["layers"]) > 0
+    assert probe["observers"] == OBSERVERS
+    assert all(set(layer) == {"layer", *OBSERVERS} - {"gate_vectors"} for layer in probe["layers"])
+    arrays = read_arrays(out / "probes" / probe["id"], probe["arrays"])
+    assert {name: list(array.shape) for name, array in arrays.items()} == {
+        name: said["shape"] for name, said in probe["arrays"]["held"].items()
+    }
+    assert arrays["gate_vectors/cmp"].shape == (3, len(probe["layers"]), 4)
     (sweep,) = (out / "sweeps").iterdir()
     assert {"table.txt", "table.csv", "table.md"} <= {path.name for path in sweep.iterdir()}
     assert list((sweep / "figures").glob("*.png"))
