@@ -20,12 +20,14 @@ from analysis.losses import read_losses
 from analysis.numbers import SAME, number_of
 from analysis.rows import (
     CELL_COLUMNS,
+    CONTENT_COLUMNS,
     GATE_COLUMNS,
     POINT_COLUMNS,
     QUESTION_COLUMNS,
     RECALL_COLUMNS,
     SINK_COLUMNS,
     cell_row,
+    content_rows,
     each,
     layer_rows,
     part,
@@ -47,6 +49,7 @@ class Results:
     points: pd.DataFrame  # sampled keys of the probes
     problems: tuple[str, ...]  # one line each: files left out, numbers that disagree
     recall: pd.DataFrame = field(default_factory=pd.DataFrame)  # one row a probe, layer, method and part of the method
+    content: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CONTENT_COLUMNS))  # what gates follow
     losses: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LOSS_COLUMNS))  # a training and step
 
 
@@ -92,7 +95,7 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     asked["label"] = asked["cell"].map(frame.drop_duplicates("id").set_index("id")["label"])
     asked["score"] = pd.to_numeric(asked["score"], errors="coerce")
     tables = probe_tables(out, _probe_labels(out, plan), _probe_variants(plan), problems)
-    gates, sinks, points, recall = tables
+    gates, sinks, points, recall, content = tables
     return Results(
         frame,
         asked,
@@ -101,6 +104,7 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
         points,
         tuple(problems + _disagreements(frame, asked)),
         recall,
+        content,
         read_losses(out, plan),
     )
 
@@ -212,11 +216,12 @@ def _probe_variants(plan: Mapping[str, Any] | None) -> dict[str, dict[str, str]]
 def probe_tables(
     out: Path, labels: Mapping[str, str], variants: Mapping[str, Mapping[str, str]], problems: list[str]
 ) -> tuple[pd.DataFrame, ...]:
-    """(gates, sinks, points, recall) of the labelled probes; `variants`: what the methods of each are called."""
+    """(gates, sinks, points, recall, content) of labelled probes; `variants`: what the methods of each are called."""
     gates: list[dict] = []
     sinks: list[dict] = []
     points: list[dict] = []
     recall: list[dict] = []
+    content: list[dict] = []
     for name, label in labels.items():
         path = out / "probes" / name / "record.json"
         record = read_kind(path, "probe", problems)
@@ -229,7 +234,11 @@ def probe_tables(
             sinks += layer_rows(record, "sinks", about)
             points += point_rows(record, about)
             recall += recall_rows(record, about, variants.get(name) or {})
+            content += content_rows(record, about)
         except (KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path}: its layers are not as a probe writes them ({type(error).__name__}: {error})")
-    frames = ((gates, GATE_COLUMNS), (sinks, SINK_COLUMNS), (points, POINT_COLUMNS), (recall, RECALL_COLUMNS))
+    frames = (
+        *((gates, GATE_COLUMNS), (sinks, SINK_COLUMNS), (points, POINT_COLUMNS), (recall, RECALL_COLUMNS)),
+        (content, CONTENT_COLUMNS),
+    )
     return tuple(pd.DataFrame(rows, columns=columns) for rows, columns in frames)

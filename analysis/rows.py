@@ -56,6 +56,11 @@ RECALL_COLUMNS = [
     *("probe", "label", "suite", "layer", "method", "variant", "part"),
     *("mass", "best", "keys", "density", "queries"),
 ]
+CONTENT_COLUMNS = [
+    *("probe", "label", "suite", "layer", "branch"),
+    *("share_layer", "share_head", "share_position", "share_content", "share_shifted"),
+    *(f"partial_{name}" for name in ("time", "row", "column", "motion", "cut", "still", "edges")),
+]
 POINT_COLUMNS = ["probe", "label", "suite", "layer", "branch", "position", "alpha", "v_norm", "sink"]
 
 
@@ -166,6 +171,26 @@ def recall_rows(
         for method, parts in (layer.get("recall") or {}).items()
         for name, values in parts.items()
     ]
+
+
+def content_rows(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`gate_content` of a probe: one row a layer and branch, and one a branch of all layers together, as layer -1.
+
+    Raises KeyError or the like on another layout.
+    """
+    whole = record.get("gate_content") or {}
+    rows = [
+        {**about, "layer": -1, "branch": branch, **_shares(of)} for branch, of in (whole.get("shares") or {}).items()
+    ]
+    for layer in record.get("layers") or []:
+        for branch, of in (layer.get("gate_content") or {}).items():
+            partial = {f"partial_{name}": value for name, value in of["partial"].items()}
+            rows.append({**about, "layer": layer["layer"], "branch": branch, **_shares(of["shares"]), **partial})
+    return rows
+
+
+def _shares(shares: Mapping[str, float] | None) -> dict[str, float]:
+    return {f"share_{name}": value for name, value in (shares or {}).items()}
 
 
 def point_rows(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -88,7 +88,7 @@ def sweep_data(plan: Mapping[str, Any], results: Results) -> dict[str, Any]:
 
     rows = compare(results, find_reference(plan, results.cells))
     tables = {"gates": results.gates, "sinks": results.sinks, "points": results.points, "recall": results.recall}
-    tables |= {"losses": results.losses}
+    tables |= {"losses": results.losses, "content": results.content}
     return {"rows": rows, **tables, "problems": results.problems}
 
 

@@ -66,7 +66,7 @@ def _by_patch(video: SeenVideo, piece: Piece) -> tuple[Tensor, Tensor]:
     step = max(1, AT_ONCE // values)
     motion, edges, before = [], [], None
     for start in range(0, time, step):
-        brightness = video.pixels(piece, slice(start, start + step)).mean(3)  # [t, H, W, frames, y, x]
+        brightness = video.pixels(piece, slice(start, start + step)).float().mean(3)  # [t, H, W, frames, y, x]
         edges.append(_edges(brightness))
         joined = brightness if before is None else torch.cat([before, brightness])
         motion.append((joined[1:] - joined[:-1]).abs().flatten(3).mean(3))

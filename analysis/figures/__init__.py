@@ -22,7 +22,9 @@ class Drawing:
 
     what: str  # one line for --list
     function: str  # "module:function" below analysis.figures; takes one DataFrame, ValueError: nothing to draw
-    source: str  # "rows" (analysis.tables.compare), or "gates", "sinks", "points", "recall", "losses" of Results
+    source: (
+        str  # "rows" (analysis.tables.compare), or "gates", "sinks", "points", "recall", "content", "losses" of Results
+    )
     axes: tuple[str, ...] = ()  # a sweep has this figure when it varies one of these settings; (): every sweep
 
 
@@ -34,6 +36,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     "cost": Drawing("accuracy against share of dense attention and prefill time", "cost:draw", "rows"),
     "pareto": Drawing("accuracy against pairs computed and prefill time by method", "pareto:draw", "rows", ("method",)),
     "gates": Drawing("gates by layer, mean and quartiles", "gates:draw", "gates"),
+    "gate_content": Drawing("whether gates follow what videos show, or depth", "content:draw", "content"),
     "sinks": Drawing("sink ratio by layer per branch", "sinks:draw", "sinks"),
     "recall": Drawing("dense attention that each method's keys keep, by layer", "recall:draw", "recall"),
     "losses": Drawing("loss of each training by step, where there are several", "losses:draw", "losses"),

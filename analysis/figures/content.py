@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
 
 from analysis.figures import style
 
-PARTS = {"layer": style.BLUE, "head": style.SKY, "position": style.YELLOW, "content": style.VERMILION}
-REST = "#DDDDDD"
-NAMES = {
-    "time": "time",
-    "row": "row",
-    "column": "column",
-    "motion": "motion",
-    "cut": "cut",
-    "still": "still",
-    "edges": "edges",
-}
+PARTS = {"layer": "#444444", "head": "#999999", "position": style.YELLOW, "content": style.PURPLE}
+REST = "#E4E4E4"
+NAMES = ("time", "row", "column", "motion", "cut", "still", "edges")
+MAP, RANGE, UNKNOWN = "RdBu_r", Normalize(-0.5, 0.5), "#AAAAAA"  # a measure that does not vary has no correlation
 WHOLE = -1  # in place of a layer: all of them
 LITTLE = 0.01  # of the variance: content that explains less is not followed, whatever chance explains
 
@@ -34,7 +28,7 @@ def draw(content: pd.DataFrame) -> Figure:
     branches = [name for name in style.BRANCH_NAMES if name in set(whole["branch"])]
     figure = style.new_figure(style.TEXT_WIDTH, 4.4)
     figure.suptitle(sentence(whole), fontsize=7.5)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.15])
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)[:, 0]
     bars, lines = upper.subplots(1, 2, width_ratios=[1.25, 1])
     _bars(bars, whole.set_index("branch").loc[branches])
     _lines(lines, layers, branches)
@@ -42,10 +36,7 @@ def draw(content: pd.DataFrame) -> Figure:
     for axes, branch in zip(panels, branches, strict=True):
         _partial(axes, layers[layers["branch"] == branch])
         axes.set_title(style.BRANCH_NAMES[branch])
-    image = panels[0].images[0]
-    bar = lower.colorbar(image, ax=list(panels), pad=0.015, aspect=25)
-    bar.set_label("partial correlation")
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    style.colour_bar(lower, RANGE, list(panels), "partial correlation", MAP, pad=0.015, aspect=25)
     return figure
 
 
@@ -62,10 +53,9 @@ def sentence(whole: pd.DataFrame) -> str:
         )
     else:
         follows = "Gates follow content more than depth"
-    shares = (
-        f"layer and head explain {100 * depth:.0f} % of their variance, position {100 * means['share_position']:.1f} %"
-    )
-    return f"{follows}: {shares},\nwhat the video shows {100 * content:.1f} % on top ({100 * chance:.1f} % by chance)."
+    more = f"position {100 * means['share_position']:.1f} %, what the video shows {100 * content:.1f} % on top"
+    lead = f"{follows}. Of their variance"
+    return f"{lead}\nlayer and head explain {100 * depth:.0f} %, {more} ({100 * chance:.1f} % by chance)."
 
 
 def _bars(axes: Axes, whole: pd.DataFrame) -> None:
@@ -96,19 +86,18 @@ def _lines(axes: Axes, layers: pd.DataFrame, branches: list[str]) -> None:
         axes.plot(rows["layer"], rows["share_shifted"], color=colour, lw=0.7, ls=":")
     axes.plot([], [], color=style.GREY, lw=0.7, ls=":", label="by chance")
     axes.set_ylim(0, None)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.set_xlabel("layer")
-    axes.set_ylabel("of a layer's variance, content")
+    axes.set_ylabel("content, of a layer's variance")
     axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.45, 1.0), columnspacing=1.0)
 
 
 def _partial(axes: Axes, rows: pd.DataFrame) -> None:
     rows = rows.sort_values("layer")
     values = rows[[f"partial_{name}" for name in NAMES]].astype(float).to_numpy()
-    axes.set_facecolor(REST)
-    axes.imshow(values.T, cmap="RdBu_r", vmin=-0.5, vmax=0.5, aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(len(NAMES)), list(NAMES.values()))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    style.heat(axes, values.T, RANGE, MAP, UNKNOWN)
+    axes.set_yticks([place + 0.5 for place in range(len(NAMES))], labels=NAMES)
+    axes.xaxis.set_major_locator(MultipleLocator(max(1, len(values) // 5), offset=0.5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value - 0.5:.0f}"))
     axes.set_xlabel("layer")
-    axes.tick_params(length=0)

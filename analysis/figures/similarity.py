@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -16,7 +16,7 @@ from analysis.figures import style
 SHOWN = 4  # layers of figure 5, evenly from the first to the last
 ACROSS = 10  # layers in a row of figure 20
 MAP, RANGE = "RdBu_r", Normalize(-1, 1)
-UNKNOWN = "#DDDDDD"  # a head whose gates do not vary has no correlation
+UNKNOWN = "#AAAAAA"  # a head whose gates do not vary has no correlation
 
 
 def draw(arrays: Mapping[str, np.ndarray]) -> Figure:
@@ -28,17 +28,16 @@ def draw(arrays: Mapping[str, np.ndarray]) -> Figure:
     layers = len(arrays[branches[0]])
     shown = sorted({round(place) for place in np.linspace(0, layers - 1, min(SHOWN, layers))})
     figure = style.new_figure(style.TEXT_WIDTH, 1.15 * len(branches) + 1.7)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1.15 * len(branches) + 0.2, 1.5])
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1.15 * len(branches) + 0.2, 1.5], squeeze=False)[:, 0]
     panels = upper.subplots(len(branches), len(shown), squeeze=False)
     for row, branch in zip(panels, branches, strict=True):
+        row[0].set_ylabel(f"{style.BRANCH_NAMES[branch]}\nhead")
         for axes, layer in zip(row, shown, strict=True):
             _heat(axes, arrays[branch][layer])
-            if axes is row[0]:
-                axes.set_ylabel(f"{style.BRANCH_NAMES[branch]}\nhead")
-            if row is panels[0]:
-                axes.set_title(f"layer {layer}")
-            if row is panels[-1]:
-                axes.set_xlabel("head")
+    for axes, layer in zip(panels[0], shown, strict=True):
+        axes.set_title(f"layer {layer}")
+    for axes in panels[-1]:
+        axes.set_xlabel("head")
     _bar(upper, panels)
     _by_layer(lower.subplots(), arrays, branches)
     return figure
@@ -67,32 +66,30 @@ def _branches(arrays: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _heat(axes: Axes, correlation: np.ndarray) -> None:
-    axes.set_facecolor(UNKNOWN)
-    axes.imshow(correlation, cmap=MAP, norm=RANGE, interpolation="nearest", rasterized=True)
-    axes.tick_params(length=0)
+    style.heat(axes, correlation, RANGE, MAP, UNKNOWN)
+    axes.set_aspect("equal")
     ends = [0, len(correlation) - 1]
-    axes.set_xticks(ends)
-    axes.set_yticks(ends)
+    axes.set_xticks([end + 0.5 for end in ends], labels=map(str, ends))
+    axes.set_yticks([end + 0.5 for end in ends], labels=map(str, ends))
 
 
 def _tiles(axes: Axes, correlations: np.ndarray, across: int) -> None:
-    """The layers side by side, with their numbers above."""
+    """The layers side by side, with their numbers above; a picture, as 66,000 squares are too many."""
     heads = correlations.shape[1]
     gap, above = max(1, heads // 8), max(1, heads // 4)
     rows = -(-len(correlations) // across)
-    whole = np.full((rows * (heads + above), across * (heads + gap) - gap), np.nan)
+    colours = colormaps[MAP].with_extremes(bad=UNKNOWN)
+    whole = np.ones((rows * (heads + above), across * (heads + gap) - gap, 4))
     for layer, correlation in enumerate(correlations):
         top, left = (layer // across) * (heads + above) + above, (layer % across) * (heads + gap)
-        whole[top : top + heads, left : left + heads] = np.where(np.isnan(correlation), 0, correlation)
-        axes.text(left + heads / 2, top - 0.12 * above - 0.5, str(layer), ha="center", va="bottom", fontsize=5)
-    axes.imshow(whole, cmap=MAP, norm=RANGE, interpolation="nearest", rasterized=True)
+        whole[top : top + heads, left : left + heads] = colours(RANGE(np.ma.masked_invalid(correlation)))
+        axes.text(left + heads / 2 - 0.5, top - 0.12 * above - 0.5, str(layer), ha="center", va="bottom", fontsize=5)
+    axes.imshow(whole, interpolation="nearest", rasterized=True)
     axes.axis("off")
 
 
 def _bar(figure: Figure, panels: np.ndarray) -> None:
-    bar = figure.colorbar(ScalarMappable(RANGE, MAP), ax=list(panels.flat), pad=0.015, aspect=30, shrink=0.8)
-    bar.set_label("correlation of gates")
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    style.colour_bar(figure, RANGE, list(panels.flat), "correlation of gates", MAP, pad=0.015, aspect=30, shrink=0.8)
 
 
 def _by_layer(axes: Axes, arrays: Mapping[str, np.ndarray], branches: list[str]) -> None:

@@ -167,14 +167,25 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def colour_bar(figure: Figure, norm: Normalize, axes: Any, label: str, **options: Any) -> Colorbar:
-    """A bar of SCORES beside these panels, in vectors: matplotlib would make a picture of its 256 colours."""
-    bar = figure.colorbar(ScalarMappable(norm, SCORES), ax=axes, **options)
+def colour_bar(figure: Any, norm: Normalize, axes: Any, label: str, cmap: str = SCORES, **options: Any) -> Colorbar:
+    """A bar of a colour map beside these panels, in vectors: matplotlib would make a picture of its 256 colours."""
+    bar = figure.colorbar(ScalarMappable(norm, cmap), ax=axes, **options)
     assert bar.solids is not None  # a bar of lines alone has none
     bar.solids.set(rasterized=False, edgecolor="face", linewidth=0.2)  # no hair lines between its colours
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]
     bar.set_label(label)
     return bar
+
+
+def heat(axes: Axes, values: np.ndarray, norm: Normalize, cmap: str, unknown: str) -> None:
+    """Values [rows, columns] as squares of the map's colours, the first row above; NaN in the colour `unknown`.
+
+    In vectors, which a few thousand squares may be.
+    """
+    axes.set_facecolor(unknown)
+    axes.pcolormesh(np.ma.masked_invalid(values), norm=norm, cmap=cmap, edgecolors="face", linewidth=0.1)
+    axes.set_ylim(len(values), 0)
+    axes.tick_params(length=0)
 
 
 def panels(count: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:

@@ -29,10 +29,10 @@ def draw(benchmarks: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         for number, title in enumerate(benchmarks):
             here = places[starts[number] : starts[number + 1]]
             colour, marker = (kinds[number % len(kinds)] for kinds in (style.SERIES, style.MARKERS))
-            axes.scatter(*here.T, s=9, color=colour, marker=marker, lw=0, alpha=0.75, label=title)
+            axes.scatter(here[:, 0], here[:, 1], s=9, color=colour, marker=marker, lw=0, alpha=0.75, label=title)
         axes.set_title(style.BRANCH_NAMES[branch])
-        axes.set_xlabel(f"first component, {100 * shares[0]:.0f} % of variance")
-        axes.set_ylabel(f"second, {100 * shares[1]:.0f} %")
+        axes.set_xlabel(f"component 1 ({100 * shares[0]:.0f} %)")
+        axes.set_ylabel(f"component 2 ({100 * shares[1]:.0f} %)")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=4))
     handles, names = panels[0].get_legend_handles_labels()

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 FILE = Path(__file__).parent.parent / "paper" / "items.yaml"
-KINDS = ("scores", "settings", "cells", "probes", "measured", "needs", "no_data")
+KINDS = ("scores", "settings", "cells", "probes", "measured", "no_data")
 UNKNOWN = "unknown"
 
 

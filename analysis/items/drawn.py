@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 LONGEST = 131_072  # tokens of a context in the paper, as it counts them: frames x tokens a frame
-TABLES = ("gates", "sinks", "points", "recall")  # in the order of probe_tables
+TABLES = ("gates", "sinks", "points", "recall", "content")  # in the order of probe_tables
 
 
 def draw(item: Item, found: Found) -> Figure:
@@ -64,15 +64,23 @@ def _probes(item: Item, found: Found) -> Figure:
 
 
 def _observed(item: Item, found: Found, observer: str) -> Figure:
-    """Of arrays, those of the first place's probe."""
-    for asked in probes_of(item, found):
-        try:
-            arrays = of_observer(found.out, asked.row.id, asked.arrays, observer)
-        except NoArrays as error:
-            found.problems.append(str(error))
-            raise
-        return _drawer(item)(arrays, *[item.of[name] for name in ("part",) if name in item.of])
-    raise ValueError("no probe looked at it")
+    """Of arrays, those of the first place's probe; of every place's, by its suite, where there are to be several."""
+    near = probes_of(item, found)
+    if not near:
+        raise ValueError("no probe looked at it")
+    if "each" in item.of:
+        title = module("style").suite_title
+        return _drawer(item)({title(asked.row.suite): _arrays(found, asked, observer) for asked in near})
+    arrays = _arrays(found, near[0], observer)
+    return _drawer(item)(arrays, *[item.of[name] for name in ("part",) if name in item.of])
+
+
+def _arrays(found: Found, asked: Asked, observer: str) -> dict[str, Any]:
+    try:
+        return of_observer(found.out, asked.row.id, asked.arrays, observer)
+    except NoArrays as error:
+        found.problems.append(str(error))
+        raise
 
 
 def _measured(item: Item, found: Found) -> Figure:

@@ -13,6 +13,7 @@ from analysis.items.published import key
 from analysis.load import checked, folders, read_kind
 from analysis.paper.questions import Question, differing, our_question
 from analysis.rows import CELL_COLUMNS, cell_row, part
+from videonsa.arrays import ARRAYS
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,28 @@ def _near(several: Sequence[Asked], base: Question, vary: Sequence[str]) -> list
 
 def _read(folder: Path, kind: str, problems: list[str], wanted: Callable[[Mapping[str, Any]], bool]) -> list[Asked]:
     records = ((name, read_kind(folder / name / "record.json", kind, problems)) for name in folders(folder))
-    return [_asked(name, record, problems) for name, record in records if record is not None and wanted(record)]
+    return [
+        _asked(folder / name, record, problems) for name, record in records if record is not None and wanted(record)
+    ]
 
 
-def _asked(name: str, record: Mapping[str, Any], problems: list[str]) -> Asked:
-    settings, row_ = part(record, "settings"), cell_row(name, record, {}, {})
+def _asked(folder: Path, record: Mapping[str, Any], problems: list[str]) -> Asked:
+    settings, row_ = part(record, "settings"), cell_row(folder.name, record, {}, {})
     row_ = checked(row_, problems) if record["kind"] == "evaluation" else row_
     row = SimpleNamespace(**{**dict.fromkeys(CELL_COLUMNS), **row_})
     method = part(settings, "method")
     if not method:
         layers, points, videos = record.get("layers") or (), record.get("points") or (), record.get("videos")
         seen = videos if isinstance(videos, int) else 0
-        return Asked(row, our_question(row), {}, layers, len(points), seen, part(record, "arrays"))
+        return Asked(row, our_question(row), {}, layers, len(points), seen, _arrays(folder, record, problems))
     dense = SimpleNamespace(**{**vars(row), "attention": "dense", "semantics": part(settings, "nsa").get("semantics")})
     return Asked(row, {**our_question(dense), "attention": row.attention}, method)
+
+
+def _arrays(folder: Path, record: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """What the record says of arrays beside it; nothing where these are gone: the probe is to be made again."""
+    said = part(record, "arrays")
+    if said and not (folder / ARRAYS).is_file():
+        problems.append(f"{folder / ARRAYS}: not there, though the record names it")
+        return {}
+    return said

@@ -60,8 +60,6 @@ def status(item: Item, places: Sequence[Place]) -> str:
 
 
 def _why_none(item: Item) -> str:
-    if item.kind == "needs":
-        return f"needs an observer that is not there yet: {item.of}"
     return f"nothing to make: {item.of}" if item.kind == "no_data" else "its contents are not known to us"
 
 
@@ -69,8 +67,8 @@ def sweep_command(item: Item, out: Path, method: str = "", suite: str = "", labe
     """The sweep that fills a place of this method; `suite`: on that alone; `label`: of the variant that is probed."""
     only = catalog().only_in.get(method)
     grid = only if only in item.grids else item.grids[0]
-    change = shlex.quote(f"probe.label={label}") if label else f"suites={suite}" if suite else item.set
-    chosen, where = (f" --set {change}" if change else ""), ("" if out == RUNS else f" --out {typed(out)}")
+    asked = (suite and f"suites={suite}", label and shlex.quote(f"probe.label={label}"), item.set)
+    chosen, where = "".join(f" --set {one}" for one in asked if one), ("" if out == RUNS else f" --out {typed(out)}")
     return f"python ablations/run.py --grid {grid} --profile {PROFILE}{chosen}{where}"
 
 

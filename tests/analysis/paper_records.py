@@ -70,7 +70,7 @@ def probed(probe: Probe) -> dict:
 
 @lru_cache
 def observed() -> dict[str, np.ndarray]:
-    """The arrays of the observers `sinks` and `maps` of a video of 640 tokens, by OBSERVER/NAME."""
+    """The arrays of observers, by OBSERVER/NAME: `sinks` and `maps` of a video of 640 tokens, and those of gates."""
     parts, random = (*BRANCHES, "gated", "dense"), np.random.default_rng(0)
     future = np.triu(np.full((16, 16), np.nan), 1)
     maps = {name: np.float32(10 ** random.uniform(-5, -1, (3, 16, 16)) + future) for name in parts}
@@ -82,7 +82,11 @@ def observed() -> dict[str, np.ndarray]:
     named = {f"maps/{name}": array for name, array in maps.items()} | {
         f"sinks/{name}": of for name, of in sinks.items()
     }
-    return named | {f"maps/{name}": np.array(values) for name, values in about.items()}
+    named |= {f"maps/{name}": np.array(values) for name, values in about.items()}
+    for name in BRANCHES:
+        named[f"gate_similarity/{name}"] = np.stack([np.corrcoef(random.random((4, 9))) for _ in range(3)])
+        named[f"gate_vectors/{name}"] = random.random((2, 3, 4))
+    return named
 
 
 @lru_cache

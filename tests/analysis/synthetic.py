@@ -105,6 +105,7 @@ def probe(name: str, suite: dict, layers: int = 6, points: int = 400) -> dict[st
         "settings": {"train": TRAIN, "nsa": nsa(), "suite": suite, "seed": 0},
         "layers": [_layer(generator, layer, layers) for layer in range(layers)],
         "points": [_point(generator, layers) for _ in range(points)],
+        "gate_content": {"shares": {branch: _of_all(place) for place, branch in enumerate(BRANCHES)}},
         "provenance": {"commit": "f" * 40},
         "error": None,
     }
@@ -119,7 +120,19 @@ def _layer(generator: np.random.Generator, layer: int, layers: int) -> dict[str,
         gates[branch] = {"mean": centre + 0.01, "q25": centre - spread, "median": centre, "q75": centre + spread}
     ratios = {"cmp": 0.012 * (1 + depth), "slc": 0.0, "swa": 0.004 * (1 - depth), "gated": 0.003, "dense": 0.02}
     sinks = {branch: {"ratio": ratio, "keys": 4096} for branch, ratio in ratios.items()}
-    return {"layer": layer, "gates": gates, "sinks": sinks, "recall": _recall(generator)}
+    content = {branch: _content(depth, place) for place, branch in enumerate(BRANCHES)}
+    return {"layer": layer, "gates": gates, "sinks": sinks, "recall": _recall(generator), "gate_content": content}
+
+
+def _content(depth: float, place: int) -> dict[str, Any]:
+    """Of gates of a layer and branch: content explains more of the later layers."""
+    shares = {"head": 0.5 - 0.1 * place, "position": 0.05, "content": 0.01 + 0.04 * depth, "shifted": 0.004}
+    partial = {"time": 0.1, "row": -0.1 * depth, "column": 0.0, "motion": 0.3 * depth, "still": -0.2 * depth}
+    return {"shares": shares, "partial": partial | {"cut": None, "edges": 0.05 * place}}
+
+
+def _of_all(place: int) -> dict[str, float]:
+    return {"layer": 0.4, "head": 0.3 - 0.1 * place, "position": 0.05, "content": 0.04, "shifted": 0.003}
 
 
 def _recall(generator: np.random.Generator) -> dict[str, Any]:

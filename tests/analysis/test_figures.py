@@ -13,9 +13,12 @@ from matplotlib.figure import Figure
 
 from analysis.figures import DRAWINGS, draw, pareto, prefills, style, tokens, training
 from analysis.figures import budget as budget_figure
+from analysis.figures.content import sentence
 from analysis.figures.kernels import draw as draw_kernels
 from analysis.figures.kernels import read
 from analysis.figures.looks import LOOKS, SLIDES, look
+from analysis.figures.vectors import components
+from analysis.figures.vectors import draw as draw_vectors
 from analysis.load import Results, find_reference, load, read_plan
 from analysis.summary import sweep_data
 from analysis.tables import compare
@@ -291,3 +294,29 @@ def test_a_full_disk_keeps_the_older_figure(tmp_path: Path) -> None:
             style.save(figure(), disk, "one")
         filling.unlink()
         assert {path: path.read_bytes() for path in disk.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("content", "shifted", "words"),
+    [(0.03, 0.02, "follow depth, not content"), (0.03, 0.005, "content a little"), (0.9, 0.01, "more than depth")],
+)
+def test_whether_gates_follow_content_is_said_beside_what_chance_explains(
+    content: float, shifted: float, words: str
+) -> None:
+    shares = {"layer": 0.05, "head": 0.04, "position": 0.01, "content": content, "shifted": shifted}
+    said = sentence(pd.DataFrame([{f"share_{name}": share for name, share in shares.items()}]))
+    assert words in said
+    assert "layer and head explain 9 %" in said
+    assert f"{100 * content:.1f} % on top ({100 * shifted:.1f} % by chance)" in said
+
+
+def test_videos_lie_by_the_first_two_principal_components() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(12, 4)) @ np.diag([5, 3, 1, 0.1])
+    places, shares = components(vectors)
+    centred = vectors - vectors.mean(0)
+    variances, directions = np.linalg.eigh(centred.T @ centred)
+    np.testing.assert_allclose(np.abs(places), np.abs(centred @ directions[:, :-3:-1]), atol=1e-9)
+    np.testing.assert_allclose(shares, variances[:-3:-1] / variances.sum())
+    with pytest.raises(ValueError, match="fewer than three videos"):
+        draw_vectors({"a": {"cmp": vectors[:1]}, "b": {"cmp": vectors[:1]}})

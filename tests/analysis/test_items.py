@@ -18,8 +18,6 @@ from tests.analysis.paper_records import write
 from videonsa.config import NSASettings, to_dict
 from videonsa.record import SCHEMA
 
-OBSERVED = ["fig5", "fig20", "fig25"]
-
 
 def test_every_table_and_figure_of_the_paper_is_declared_once_in_its_order() -> None:
     items = catalog().items
@@ -106,8 +104,7 @@ def test_an_empty_folder_lists_every_item_with_the_command_that_fills_it(
     at = {line.split()[0]: place for place, line in enumerate(lines) if line.startswith("  ") and line.strip()}
     for name, item in catalog().items.items():
         line = lines[at[name]]
-        if item.kind in ("needs", "no_data", "unknown"):
-            assert ("needs an observer" in line) == (name in OBSERVED)
+        if item.kind in ("no_data", "unknown"):
             assert ("not known to us" in line) == (item.kind == "unknown")
         else:
             assert "nothing yet: 0 of" in line
@@ -128,7 +125,8 @@ def test_an_item_of_an_empty_folder_shows_what_is_published_and_what_is_missing(
     assert "| videonsa_static_gate | ours | - | - | - |" in shown
     assert "|  | published | 41.5 | 23.7 | 31.8 |" in shown
     assert f"    python ablations/run.py --grid gates --profile paper --out {tmp_path}" in shown
-    assert "needs an observer that is not there yet: the 28 x 28 correlation" in shown
+    observers = "probe.observers=gates+gate_similarity+gate_vectors+gate_content"
+    assert f"    python ablations/run.py --grid transfer --profile paper --set {observers} --out {tmp_path}" in shown
     assert "its contents are not known to us" in shown
     assert set(pd.read_csv(tmp_path / "paper" / "table34.csv")["state"]) == {"missing"}
     assert not (tmp_path / "paper" / "fig4.pdf").exists()

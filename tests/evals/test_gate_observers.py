@@ -130,7 +130,8 @@ def made_video(patches: torch.Tensor) -> SeenVideo:
     kinds = torch.full((1, time * height * width), 2)
     grid = torch.tensor([[time, 2 * height, 2 * width]])
     inputs = BatchFeature({"mm_token_type_ids": kinds, "video_grid_thw": grid, "pixel_values_videos": rows})
-    config = SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2, temporal_patch_size=2))
+    vision = SimpleNamespace(spatial_merge_size=2, temporal_patch_size=2)
+    config = SimpleNamespace(vision_config=vision, text_config=SimpleNamespace(num_hidden_layers=1))
     return seen_video(0, "made", Question("", inputs), config)
 
 
