@@ -47,7 +47,7 @@ OTHERS = {
     "published": "the paper's numbers beside ours, where a sweep asks the same",
     "wandb": "a sweep's report at W&B with its runs, or what `wandb sync` takes: docs/analysis.md",
     "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
-    "appendix": "every table and figure of the paper that we know, ours beside the published numbers, as one HTML file",
+    "appendix": "every table and figure of the paper that we know, ours beside the published numbers, as HTML and PDF",
     "prefills": "milliseconds of each sparse prefill beside dense attention (benchmarks/methods.csv)",
     "training": "step time and memory of training against length (benchmarks/training.csv)",
 }
@@ -214,7 +214,7 @@ def _items(names: Sequence[str], options: argparse.Namespace, appendix: bool) ->
         if options.style == PAPER:
             print(to_markdown(one.page))
         _show(one.paths)
-    _show([write_appendix(made, found)] if appendix else [])
+    _show(write_appendix(made, found) if appendix else [])
     for problem in found.problems:
         print(problem, file=sys.stderr)
     return all(one.whole for one in asked)

@@ -1,4 +1,4 @@
-"""All items of the paper in its order, as one HTML file: pictures and tables of ours beside the published numbers.
+"""All items of the paper in its order, as one HTML file that prints as well: pictures and tables, ours and published.
 
 No script, nothing fetched: figures are embedded, and the file works offline.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from analysis.items.found import Found
 from analysis.items.make import FOLDER, Made
+from analysis.items.printed import NotPrinted, print_page
 from analysis.items.written import Page
 from analysis.page import file
 from videonsa.record import write_text
@@ -24,15 +25,19 @@ ABOUT = (
     "attention, semantics, gates, sampling, all questions. The published checkpoint was trained and evaluated by code "
     "that differs from the paper's text, and is asked as that code does."
 )
+COLUMNS = 6  # of a table side by side, as many as a printed page has room for; further ones stand below
 MORE = """
 td:first-child { white-space: normal; max-width: 24rem; overflow-wrap: anywhere; }
 table.items td { white-space: normal; } section { margin-top: 3rem; } th:first-child { min-width: 7rem; }
+table.items td:first-child { white-space: nowrap; }
+.scroll + .scroll { margin-top: 1.5rem; }
+@media print { section { margin-top: 1.5rem; } section table { font-size: 8pt; } }
 td.whose, tr.published td, .status { color: var(--quiet); }
 """
 
 
-def write_appendix(made: Sequence[Made], found: Found) -> Path:
-    """<out>/paper/appendix.html of these items; returns its path."""
+def write_appendix(made: Sequence[Made], found: Found) -> list[Path]:
+    """<out>/paper/appendix.html of these items and, where it can be printed, .pdf; returns their paths."""
     parts = [f"<h1>{escape(TITLE)}</h1><p class='what'>{escape(ABOUT)}</p>", _contents(made), *map(_section, made)]
     if found.problems:
         parts.append("<h2>Records with problems</h2>" + _list(found.problems))
@@ -40,7 +45,11 @@ def write_appendix(made: Sequence[Made], found: Found) -> Path:
     page = f"<!doctype html>\n<html lang='en'><head>{head}<style>{file('page.css')}{MORE}</style></head>\n<body>\n"
     path = found.out / FOLDER / "appendix.html"
     write_text(path, page + "\n".join(parts) + "\n</body></html>\n")
-    return path
+    try:
+        return [path, print_page(path)]
+    except NotPrinted as error:
+        found.problems.append(str(error))
+        return [path]
 
 
 def _contents(made: Iterable[Made]) -> str:
@@ -77,9 +86,14 @@ def _picture(one: Made) -> str:
 def _table(page: Page) -> str:
     if not page.lines:
         return ""
-    lines = ["<div class='scroll'><table>", _row("th", ["", "", *page.columns])]
+    return "\n".join(_part(page, slice(start, start + COLUMNS)) for start in range(0, len(page.columns), COLUMNS))
+
+
+def _part(page: Page, columns: slice) -> str:
+    """Some columns of the table, below the names of its rows."""
+    lines = ["<div class='scroll'><table>", _row("th", ["", "", *page.columns[columns]])]
     for line in page.lines:
-        cells = "".join(f"<td{_kind(cell)}>{_text(cell)}</td>" for cell in line.cells)
+        cells = "".join(f"<td{_kind(cell)}>{_text(cell)}</td>" for cell in line.cells[columns])
         whose = line.whose.partition(",")[0]
         named = f"<td>{_text(line.row)}</td><td class='whose'>{_text(line.whose)}</td>"
         lines.append(f"<tr class='{whose}'>{named}{cells}</tr>")

@@ -55,7 +55,9 @@ def listing(found: Found) -> list[str]:
     lines = []
     for item in catalog().items.values():
         here = places(item, found)
-        lines.append(f"  {item.name:<8} {f'{item.shows}: ' if item.shows else ''}{status(item, here)}")
+        odd = sum(bool(place.marks) for place in here)
+        marked = f"; something is to be known of {odd} of its numbers (†)" if odd else ""
+        lines.append(f"  {item.name:<8} {f'{item.shows}: ' if item.shows else ''}{status(item, here)}{marked}")
         lines += [f"           {command}" for command in commands(here)]
     return lines
 

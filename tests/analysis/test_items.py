@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 
 from ablations.grid import grid_names
 from analysis.items import catalog
+from analysis.items.printed import BROWSERS, NotPrinted, print_page
 from analysis.items.published import numbers
 from analysis.paper import load_reference
 from analysis.paper.questions import VIDEONSA
@@ -115,6 +117,30 @@ def test_an_empty_folder_lists_every_item_with_the_command_that_fills_it(
         .strip()
         .endswith("--providers flash_nsa fla_nsa triton --lengths 8192 --out none/h100.csv")
     )
+
+
+def test_without_a_browser_the_page_is_there_and_a_line_says_why_no_pdf_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "appendix.html"
+    page.write_text("<p>ours")
+    page.with_suffix(".pdf").write_bytes(b"of other records")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        NotPrinted, match=r"^no appendix\.pdf: it wants Chromium or Chrome \(chromium, .*\); any browser"
+    ):
+        print_page(page)
+    assert [path.name for path in tmp_path.iterdir()] == ["appendix.html"]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium or Chrome")
+def test_a_page_is_printed(tmp_path: Path) -> None:
+    page = tmp_path / "a page.html"
+    page.write_text("<h1>Table 1</h1>" + "<p style='break-after: page'>one</p>" * 2)
+    written = print_page(page).read_bytes()
+    assert written.startswith(b"%PDF")
+    assert written.count(b"/Type /Page\n") == 2
 
 
 def test_an_item_of_an_empty_folder_shows_what_is_published_and_what_is_missing(
