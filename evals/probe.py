@@ -84,7 +84,7 @@ def probe(
         video = seen_video(index, suite.name, question, loaded.model.config)
         for method in ways:
             loaded.use(nsa, method)
-            _prefill(loaded, Stream(looking_on, settings, video, "nsa" if method is None else described(method)))
+            prefill(loaded, Stream(looking_on, settings, video, "nsa" if method is None else described(method)))
         seen += 1
     loaded.use(nsa)
     if not seen:
@@ -122,6 +122,7 @@ def questions(
 
 
 @torch.inference_mode()
-def _prefill(loaded: Checkpoint, stream: Stream) -> None:
+def prefill(loaded: Checkpoint, stream: Stream) -> None:
+    """One prefill of the stream's question, under the attention that the checkpoint was last told to use."""
     with capture_attention(loaded.model, stream), looking(loaded.model, stream.look):
         loaded.model(**stream.video.question.on(loaded.device), use_cache=False, logits_to_keep=1)

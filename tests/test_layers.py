@@ -132,6 +132,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.bench.sweep": (*OF_BENCH, "evals"),
     "videonsa.bench.busy": (*OF_BENCH, "evals"),
     "videonsa.bench.observers": (*OF_BENCH, "evals"),
+    "videonsa.bench.probe": (*OF_BENCH, "evals"),
     "videonsa.fidelity": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),
     "videonsa.audit": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),
     "videonsa": (),

@@ -7,7 +7,7 @@ import csv
 import pytest
 import torch
 
-from videonsa.bench import busy, sweep
+from videonsa.bench import busy, probe, sweep
 
 TRY = [
     *("--model", "tiny", "--size", "360p", "--seconds", "20", "--videos", "2", "--frames", "8"),
@@ -16,10 +16,21 @@ TRY = [
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("command", [busy, sweep], ids=lambda each: each.NAME)
+@pytest.mark.parametrize("command", [busy, sweep, probe], ids=lambda each: each.NAME)
 def test_without_a_device_it_says_so(command, capsys):
     assert command.main([]) == 2
     assert f"{command.NAME} measures on CUDA, and torch finds no CUDA device" in capsys.readouterr().err
+
+
+def test_a_probe_has_a_row_for_each_observer_and_beside_them(tmp_path, capsys):
+    out, asked = tmp_path / "probe.csv", ["--observers", "gate_content", "gates", "--model", "tiny", "--layers", "1"]
+    assert probe.main([*asked, "--tokens", "128", "--out", str(out)]) == 0
+    found = list(csv.DictReader(out.open()))
+    assert [row["observer"] for row in found] == ["none", "gates", "gate_content", "all"]
+    assert all(float(row["seconds"]) > 0 and row["tokens"] == "128" for row in found)
+    with pytest.raises(SystemExit):
+        probe.main(["--tokens", "100"])
+    assert "--tokens 100: give whole temporal patches of 64 tokens" in capsys.readouterr().err
 
 
 @pytest.mark.long

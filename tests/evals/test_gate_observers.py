@@ -17,7 +17,7 @@ from evals.checkpoint import Checkpoint
 from evals.content_measures import CONTENT, POSITION, measures
 from evals.observers import registry
 from evals.observers.contract import SeenVideo, seen_video
-from evals.probe import Stream, _prefill, questions
+from evals.probe import Stream, prefill, questions
 from evals.question import Question
 from evals.suites import suite_settings
 from videonsa.config import BRANCHES
@@ -37,7 +37,7 @@ def seen(loaded: Checkpoint, data: Path) -> tuple[dict[str, Any], list[SeenVideo
     for name, frames, count in (("synth_needle", 9, 2), ("synth_order", 14, 1)):
         for _, question in questions(loaded, suite_settings(name, frames=frames), count, data):
             video = seen_video(len(videos), name, question, loaded.model.config)
-            _prefill(loaded, Stream(observers, nsa, video, "nsa"))
+            prefill(loaded, Stream(observers, nsa, video, "nsa"))
             with capture_attention(loaded.model) as captured, torch.inference_mode():
                 loaded.model(**question.on(loaded.device), use_cache=False, logits_to_keep=1)
             videos.append(video)

@@ -17,7 +17,7 @@ from evals.observers.contract import SeenLayer, SeenVideo
 from evals.observers.latency import milliseconds
 from evals.observers.maps import Maps, attention_maps, causal_pairs, chosen, spans
 from evals.observers.sinks import by_place
-from evals.probe import _prefill, probe, questions
+from evals.probe import prefill, probe, questions
 from evals.sinks import kernels_serve, sums_by_chunks, sums_by_gradient
 from evals.suites import suite_settings
 from tests.helpers import TOLERANCE, attention_inputs, relative_error
@@ -176,7 +176,7 @@ def test_a_probe_of_these_observers(loaded: Checkpoint, data: Path):
     _, question = next(questions(loaded, suite, 1, data))
     captured: list[AttentionInputs] = []
     watch = SimpleNamespace(video=SimpleNamespace(question=question), look=lambda *_: None, append=captured.append)
-    _prefill(loaded, watch)  # type: ignore[arg-type]
+    prefill(loaded, watch)  # type: ignore[arg-type]
     whole = matrices(captured[-1], loaded.use({}))
     for part, matrix in whole.items():
         expected = matrix.mean(0).masked_fill(torch.ones(64, 64).triu(1).bool(), torch.nan).float()

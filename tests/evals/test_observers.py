@@ -12,7 +12,7 @@ import torch
 from evals.checkpoint import Checkpoint
 from evals.observers import registry
 from evals.observers.contract import Observer, SeenLayer, SeenVideo, seen_video
-from evals.probe import Stream, _prefill, questions
+from evals.probe import Stream, prefill, questions
 from evals.suites import suite_settings
 from videonsa.config import NSASettings, SettingsError
 
@@ -41,7 +41,7 @@ def video(loaded: Checkpoint, data: Path) -> SeenVideo:
 def test_no_observer_keeps_what_a_layer_was_given(loaded: Checkpoint, video: SeenVideo) -> None:
     nsa = loaded.use({})
     watch = Remembers(nsa)
-    _prefill(loaded, Stream({"first": watch, **registry.make(registry.names(), nsa)}, nsa, video, "nsa"))
+    prefill(loaded, Stream({"first": watch, **registry.make(registry.names(), nsa)}, nsa, video, "nsa"))
     assert watch.alive == [0] * loaded.model.config.text_config.num_hidden_layers
     assert not any(ref() is not None for ref in watch.seen)
 
