@@ -28,7 +28,8 @@ ABOUT = (
 COLUMNS = 6  # of a table side by side, as many as a printed page has room for; further ones stand below
 MORE = """
 td:first-child { white-space: normal; max-width: 24rem; overflow-wrap: anywhere; }
-table.items td { white-space: normal; } section { margin-top: 3rem; } th:first-child { min-width: 7rem; }
+table.items td { white-space: normal; } section { margin-top: 3rem; }
+th { font-weight: 600; } th:first-child { min-width: 7rem; }
 table.items td:first-child { white-space: nowrap; }
 .scroll + .scroll { margin-top: 1.5rem; }
 @media print { section { margin-top: 1.5rem; } section table { font-size: 8pt; } }

@@ -51,7 +51,7 @@ def page_data(results: Results, rows: pd.DataFrame, media: Media, room: int, pic
     """
     data: dict[str, Any] = {"variants": [line_of(label) for label in dict.fromkeys(rows["label"])]}
     data |= {"suites": [line_of(suite) for suite in dict.fromkeys(rows["suite"])], "costs": _costs(rows)}
-    data |= {"cells": _cells(rows), "cut": None, "texts": [], "questions": [], "sheets": {}}
+    data |= {"cells": _cells(rows), "layers": _layers(results), "cut": None, "texts": [], "questions": [], "sheets": {}}
     for longest in LONGEST:
         texts = Texts(longest)
         data["questions"] = _questions(results, rows, media, texts)
@@ -97,6 +97,24 @@ def _cells(rows: pd.DataFrame) -> list[dict[str, Any]]:
         costs = [_number(getattr(row, name)) for name in factors]
         scaled = [None if cost is None else cost * factor for cost, factor in zip(costs, factors.values(), strict=True)]
         found.append({**about, **numbers, "reference": bool(row.is_reference), "costs": scaled})
+    return found
+
+
+def _layers(results: Results) -> list[dict[str, Any]]:
+    """What probes found by layer: a chart each, of lines [[layer, value], ...] by name."""
+    recall = results.recall[results.recall["part"] == "vision"] if len(results.recall) else results.recall
+    sources = (
+        ("gate, mean", 1, results.gates, "branch", "mean"),
+        ("sinks, % of keys", 100, results.sinks, "branch", "ratio"),
+        ("dense attention kept, % (vision queries)", 100, recall, "variant", "mass"),
+    )
+    found = []
+    for what, factor, frame, name, value in sources:
+        for (_, label, suite), group in frame.groupby(["probe", "label", "suite"], sort=False) if len(frame) else ():
+            lines: dict[str, list] = {}
+            for row in each(group[[name, "layer", value]].dropna()):
+                lines.setdefault(line_of(row[1]), []).append([int(row[2]), _number(factor * row[3])])
+            found.append({"what": what, "of": line_of(f"{label}, {suite}"), "lines": lines})
     return found
 
 

@@ -101,17 +101,17 @@ function chart(host, title, height, paint) {
   });
 }
 
-function ticks(low, high, count) {
+function ticks(low, high, count, least = 0) {
   const raw = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 2.5, 5, 10].map(times => times * power).find(size => size >= raw * 0.999);
+  const step = [1, 2, 2.5, 5, 10].map(times => times * power).find(size => size >= Math.max(least, raw * 0.999)) ?? least;
   const found = [];
   for (let at = Math.ceil(low / step) * step; at <= high + step / 1e6; at += step) found.push(+at.toPrecision(12));
   return found;
 }
 
-function axis(svg, horizontal, low, high, from, to, other, label) {
+function axis(svg, horizontal, low, high, from, to, other, label, least) {
   const place = value => from + (to - from) * (value - low) / (high - low || 1);
-  for (const tick of ticks(low, high, 5)) {
+  for (const tick of ticks(low, high, 5, least)) {
     const at = place(tick), line = horizontal ? { x1: at, x2: at, y1: other[0], y2: other[1] } : { y1: at, y2: at, x1: other[0], x2: other[1] };
     draw(svg, "line", { ...line, class: "axis" });
     draw(svg, "text", horizontal ? { x: at, y: other[1] + 13, "text-anchor": "middle" } : { x: other[0] - 5, y: at + 4, "text-anchor": "end" }, tick);
@@ -163,6 +163,29 @@ function costChart(grid, suite, cells, cost) {
   });
 }
 
+function layersChart(grid, { what, of, lines }) {
+  const series = Object.entries(lines).filter(([, points]) => points.length), all = series.flatMap(([, points]) => points);
+  if (!all.length) return;
+  chart(grid, `${what}: ${of}`, 230, (svg, width) => {
+    const right = width - Math.min(110, width * 0.3), values = all.map(([, value]) => value), most = Math.max(...all.map(([layer]) => layer));
+    const across = axis(svg, true, 0, most, 40, right, [22, 196], "layer", 1);
+    const up = axis(svg, false, Math.min(0, ...values), Math.max(...values) * 1.05 || 1, 196, 22, [40, right]);
+    const ends = series.map(([name, points], at) => ({ name, at, y: up(points.at(-1)[1]) })).sort((one, other) => one.y - other.y);
+    ends.forEach((end, at) => {
+      end.y = Math.max(end.y, (ends[at - 1]?.y ?? 0) + 12);
+      draw(svg, "text", { x: right + 6, y: end.y + 4 }, end.name.length > 18 ? end.name.slice(0, 17) + "…" : end.name);
+    });
+    return series.flatMap(([name, points], at) => {
+      const colour = `of-${at % 6}`, places = points.map(([layer, value]) => [across(layer), up(value)]);
+      draw(svg, "polyline", { points: places.join(" "), class: `line ${colour}` });
+      return points.map(([layer, value], number) => {
+        const [x, y] = places[number];
+        return { x, y, node: draw(svg, "circle", { cx: x, cy: y, r: 3, class: `line ${colour}` }), say: `${name}\nlayer ${layer}\n${what}: ${+value.toPrecision(3)}` };
+      });
+    });
+  });
+}
+
 function charts() {
   const done = data.cells.filter(cell => cell.status === "done" && cell.accuracy !== null);
   const bySuite = data.suites.map((_, suite) => done.filter(cell => cell.s === suite));
@@ -171,9 +194,12 @@ function charts() {
   data.costs.forEach((name, number) => {
     if (done.some(cell => cell.costs[number] !== null)) choice.append(make("option", { value: number }, name));
   });
+  const layers = document.querySelector("[data-chart=layers]");
+  layers.hidden = !data.layers.length;
   const all = () => {
-    for (const part of [host, costs]) part.querySelector(".grid")?.remove();
-    const [left, right] = [host, costs].map(part => part.appendChild(make("div", { class: "grid" })));
+    for (const part of [host, costs, layers]) part.querySelector(".grid")?.remove();
+    const [left, right, below] = [host, costs, layers].map(part => part.appendChild(make("div", { class: "grid" })));
+    data.layers.forEach(one => layersChart(below, one));
     bySuite.forEach((cells, suite) => {
       if (cells.length) accuracyChart(left, suite, cells);
       if (cells.length && choice.value !== "") costChart(right, suite, cells, +choice.value);

@@ -29,6 +29,7 @@ UP = '<p class="up"><a href="../../index.html">all sweeps</a></p>'
 CHARTS = """<div class="charts" data-chart="accuracy"><h3>Accuracy</h3></div>
 <div class="charts" data-chart="cost"><h3>Accuracy against cost</h3>
 <p><label>cost <select id="cost"></select></label></p></div>
+<div class="charts" data-chart="layers"><h3>By layer</h3></div>
 <p class="hint">Point at a mark, or go to a chart with the tab key and step with the arrow keys, for its numbers.</p>
 <template id="chart"><figure class="chart"><svg tabindex="0" role="group" aria-roledescription="chart"></svg>
 <output aria-live="polite"></output></figure></template>"""

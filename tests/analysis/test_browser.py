@@ -185,6 +185,9 @@ def test_charts_answer_the_pointer_and_the_arrow_keys(out: Path, show: Callable[
     for _ in range(3):
         page.keyboard.press("ArrowDown")
     assert chart.locator("output").inner_text() == pointed
+    page.locator("[data-chart=layers] svg").first.focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("[data-chart=layers] output").first.inner_text().startswith("swa\nlayer 5\ngate, mean: ")
     page.select_option("#cost", label="peak MiB")
     costs = page.locator("[data-chart=cost] .chart")
     costs.first.locator("circle").first.hover()

@@ -86,6 +86,11 @@ def test_the_page_holds_the_records(results: Results, rows: pd.DataFrame, plan: 
         pd.testing.assert_series_equal(
             shown, done[name].astype(float).reset_index(drop=True), check_names=False, rtol=1e-5
         )
+    lines = {(one["what"], one["of"]): one["lines"] for one in data["layers"]}
+    assert len(lines) == 3 * results.gates["probe"].nunique()
+    gates = results.gates[(results.gates["label"] == "b=1 w=24") & (results.gates["branch"] == "slc")]
+    shown = lines["gate, mean", "b=1 w=24, synth_needle"]["slc"]
+    assert shown == [[row.layer, pytest.approx(row.mean, rel=1e-5)] for row in gates.itertuples()]
     text = page.read_text()
     assert "line 1" in text, "the traceback of the cell that failed"
     assert "cells/" in text

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from analysis.run import main, summarize
+from analysis.summary import fingerprint
 from tests.analysis import synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +45,13 @@ def test_summarize_follows_the_records(tmp_path: Path, sweep: Path) -> None:
     (sweep / "figures" / "branches.png").unlink()
     summarize(tmp_path, sweep)
     assert (sweep / "figures" / "branches.png").is_file()
+
+
+def test_another_script_makes_another_page(tmp_path: Path, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(tmp_path, sweep)
+    assert fingerprint(tmp_path, sweep) == before
+    monkeypatch.setattr("analysis.summary.page_version", lambda: "another")
+    assert fingerprint(tmp_path, sweep) != before
 
 
 def test_a_figure_that_can_no_longer_be_drawn_is_removed(tmp_path: Path, sweep: Path) -> None:
