@@ -11,7 +11,7 @@ from analysis.mirror.cell import mirror
 from analysis.mirror.content import Content, gather
 from analysis.mirror.refusals import check_report
 from analysis.mirror.server import Server, ServerError
-from analysis.mirror.sweep import send_sweep
+from analysis.mirror.sweep import offline_parts, send_sweep
 from analysis.mirror.tables import run_id
 from analysis.rows import each
 from analysis.summary import summarize
@@ -53,7 +53,7 @@ def report_sweep(out: Path, sweep: Path, questions: bool = True) -> Made:
     ]
     server, there = _connect(content, out, made)
     _send_cells(content, out, there)
-    same = was.get("content") == content.report["content"] and _kept(out, [content.report["run"]])
+    same = was.get("content") == content.report["content"] and offline_parts(out, content.report["run"])
     kept = "offline" if same and server is None else send_sweep(content, out)
     if server is not None and kept == "online":
         _put_report(server, content, made)
@@ -88,10 +88,8 @@ def _connect(content: Content, out: Path, made: Made) -> tuple[Server | None, se
 
 
 def _kept(out: Path, runs: list[str]) -> set[str]:
-    """Those of these runs that lie in the out folder."""
-    names = {path.name.split("-", 3)[-1] for path in (out / "wandb").glob("offline-run-*")}
-    names |= {path.name.split("-", 2)[-1] for path in (out / "wandb").glob("run-*")}
-    return names & set(runs)
+    """Those of these runs that lie in the out folder, offline or sent."""
+    return {path.stem.removeprefix("run-") for path in (out / "wandb").glob("*run-*/run-*.wandb")} & set(runs)
 
 
 def _send_cells(content: Content, out: Path, there: set[str]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,14 @@ OF_PLAN = ("sweep", "profile", "grid", "question", "asks", "axes", "reference")
 
 
 def send_sweep(content: Content, out: Path) -> str | None:
-    """Make the sweep's run; "online" or "offline": where it is now. None where it could not be made, which is said."""
-    plan = content.plan
-    with staged_below(out):
+    """Make the sweep's run; "online" or "offline": where it is now. None where it could not be made, which is said.
+
+    Offline parts of before are removed then: `wandb sync` would put them in its place, and send what it leaves out.
+    """
+    plan, older = content.plan, offline_parts(out, sweep_run_id(content.plan["sweep"]))
+    staged = out / "wandb" / "staged" / sweep_run_id(plan["sweep"])
+    older += [path for path in staged.glob("*") if path.is_dir()]
+    with _staged_in(staged / uuid.uuid4().hex[:8]):
         run = Tracker(
             plan["sweep"],
             out,
@@ -32,7 +40,14 @@ def send_sweep(content: Content, out: Path) -> str | None:
         )
         run.log(lambda: _media(content.tables, content.figures), step=0)
         run.close(answer=" ".join(content.answer), cells=len(plan["cells"]))
+    for path in older if run.kept else ():
+        shutil.rmtree(path, ignore_errors=True)
     return run.kept
+
+
+def offline_parts(out: Path, run: str) -> list[Path]:
+    """The folders of this run below an out folder that wait for `wandb sync`."""
+    return [path.parent for path in (out / "wandb").glob(f"offline-run-*/run-{escape(run)}.wandb")]
 
 
 def _media(tables: Mapping[str, Rows], figures: Mapping[str, Path]) -> dict[str, Any]:
@@ -46,13 +61,14 @@ def _media(tables: Mapping[str, Rows], figures: Mapping[str, Path]) -> dict[str,
 
 
 @contextmanager
-def staged_below(out: Path) -> Iterator[None]:
-    """What W&B keeps of tables until they are sent lies below the out folder, and not in the user's home."""
-    name, place = "WANDB_DATA_DIR", out.resolve() / "wandb" / "data"
+def _staged_in(folder: Path) -> Iterator[None]:
+    """W&B keeps tables here until they are sent, beside the runs and not in the user's home; unless WANDB_DATA_DIR says
+    where."""
+    name = "WANDB_DATA_DIR"
     if os.environ.get(name, "").strip():
         yield
         return
-    os.environ[name] = str(place)
+    os.environ[name] = str(folder.resolve())
     try:
         yield
     finally:

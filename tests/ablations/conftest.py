@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb  # noqa: F401  # now: among all that the other tests import it takes three times as long or more
 
 from tests.ablations import fakes
 

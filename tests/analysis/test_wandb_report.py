@@ -127,10 +127,14 @@ def test_offline_the_runs_hold_tables_and_figures_and_nothing_is_doubled(out: Pa
     assert parts(out) == first_parts
     assert (out / "sweeps" / "tiny-pair" / FILE).read_bytes() == before
     assert report(out, "--no-questions") == 0
-    (newest,) = set(parts(out)) - set(first_parts)  # another part of the same run
+    assert len(parts(out)) == 4
+    (newest,) = parts(out, RUN)  # in the place of the other part: a sync sends no question now
+    assert newest != part
     assert read_run(newest)["id"] == RUN
     assert set(read_run(newest)["history"][0]) >= {"table", "figures/accuracy"}
     assert "questions/" not in (out / "sweeps" / "tiny-pair" / FILE).read_text()
+    kept = [path for path in (out / "wandb").rglob("*") if path.is_file()]
+    assert [path for path in kept if b"Which comes first?" in path.read_bytes()] == []
     sent = [path for path in (out / "wandb").glob("*run-*/files/**/*") if path.is_file()]
     written = [*sent, *(out / "sweeps" / "tiny-pair").glob("*.json")]
     assert [path for path in written if str(out).encode() in path.read_bytes()] == []
