@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from videonsa.arrays import read_arrays
+from videonsa.arrays import NoArrays, read_arrays
 
 
 def holds(said: Mapping[str, Any], name: str) -> bool:
@@ -20,3 +20,14 @@ def of_observer(out: Path, probe: str, said: Mapping[str, Any], observer: str) -
     return {
         name.removeprefix(f"{observer}/"): array for name, array in every.items() if holds({"held": [name]}, observer)
     }
+
+
+def of_first(out: Path, probes: Mapping[str, Mapping[str, Any]], observer: str, problems: list[str]) -> dict[str, Any]:
+    """`of_observer` of the first of these probes that has any, {} where none has; probes: what their records say."""
+    for probe, said in probes.items():
+        if holds(said, observer):
+            try:
+                return of_observer(out, probe, said, observer)
+            except NoArrays as error:
+                problems.append(str(error))
+    return {}

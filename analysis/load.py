@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis.arrays import of_first
 from analysis.losses import COLUMNS as LOSS_COLUMNS
 from analysis.losses import read_losses
 from analysis.numbers import SAME, number_of
@@ -22,6 +23,7 @@ from analysis.rows import (
     CELL_COLUMNS,
     CONTENT_COLUMNS,
     GATE_COLUMNS,
+    LATENCY_COLUMNS,
     POINT_COLUMNS,
     QUESTION_COLUMNS,
     RECALL_COLUMNS,
@@ -29,6 +31,7 @@ from analysis.rows import (
     cell_row,
     content_rows,
     each,
+    latency_rows,
     layer_rows,
     part,
     point_rows,
@@ -50,7 +53,9 @@ class Results:
     problems: tuple[str, ...]  # one line each: files left out, numbers that disagree
     recall: pd.DataFrame = field(default_factory=pd.DataFrame)  # one row a probe, layer, method and part of the method
     content: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CONTENT_COLUMNS))  # what gates follow
+    latency: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LATENCY_COLUMNS))  # a branch and layer
     losses: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LOSS_COLUMNS))  # a training and step
+    arrays: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by observer, of the first probe with any
 
 
 class NotAPlan(ValueError):
@@ -94,8 +99,9 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     asked = pd.DataFrame(itertools.chain(*questions.values()), columns=QUESTION_COLUMNS)
     asked["label"] = asked["cell"].map(frame.drop_duplicates("id").set_index("id")["label"])
     asked["score"] = pd.to_numeric(asked["score"], errors="coerce")
-    tables = probe_tables(out, _probe_labels(out, plan), _probe_variants(plan), problems)
-    gates, sinks, points, recall, content = tables
+    probes = _probe_labels(out, plan)
+    gates, sinks, points, recall, content, latency = probe_tables(out, probes, _probe_variants(plan), problems)
+    arrays = _arrays(out, probes, problems)
     return Results(
         frame,
         asked,
@@ -105,7 +111,9 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
         tuple(problems + _disagreements(frame, asked)),
         recall,
         content,
+        latency,
         read_losses(out, plan),
+        arrays,
     )
 
 
@@ -213,15 +221,24 @@ def _probe_variants(plan: Mapping[str, Any] | None) -> dict[str, dict[str, str]]
     }
 
 
+def _arrays(out: Path, probes: Iterable[str], problems: list[str]) -> dict[str, dict[str, Any]]:
+    """Of the observers that figures of sweeps are drawn from."""
+    records = {name: read_kind(out / "probes" / name / "record.json", "probe", []) for name in probes}
+    said = {name: part(record, "arrays") for name, record in records.items()}
+    return {observer: of_first(out, said, observer, problems) for observer in ("maps", "sinks")}
+
+
 def probe_tables(
     out: Path, labels: Mapping[str, str], variants: Mapping[str, Mapping[str, str]], problems: list[str]
 ) -> tuple[pd.DataFrame, ...]:
-    """(gates, sinks, points, recall, content) of labelled probes; `variants`: what the methods of each are called."""
+    """(gates, sinks, points, recall, content, latency) of labelled probes; `variants`: what each one's methods are
+    called."""
     gates: list[dict] = []
     sinks: list[dict] = []
     points: list[dict] = []
     recall: list[dict] = []
     content: list[dict] = []
+    latency: list[dict] = []
     for name, label in labels.items():
         path = out / "probes" / name / "record.json"
         record = read_kind(path, "probe", problems)
@@ -235,10 +252,11 @@ def probe_tables(
             points += point_rows(record, about)
             recall += recall_rows(record, about, variants.get(name) or {})
             content += content_rows(record, about)
+            latency += latency_rows(record, about)
         except (KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path}: its layers are not as a probe writes them ({type(error).__name__}: {error})")
     frames = (
         *((gates, GATE_COLUMNS), (sinks, SINK_COLUMNS), (points, POINT_COLUMNS), (recall, RECALL_COLUMNS)),
-        (content, CONTENT_COLUMNS),
+        *((content, CONTENT_COLUMNS), (latency, LATENCY_COLUMNS)),
     )
     return tuple(pd.DataFrame(rows, columns=columns) for rows, columns in frames)

@@ -61,6 +61,7 @@ CONTENT_COLUMNS = [
     *("share_layer", "share_head", "share_position", "share_content", "share_shifted"),
     *(f"partial_{name}" for name in ("time", "row", "column", "motion", "cut", "still", "edges")),
 ]
+LATENCY_COLUMNS = ["probe", "label", "suite", "layer", "branch", "ms", "device", "tokens"]
 POINT_COLUMNS = ["probe", "label", "suite", "layer", "branch", "position", "alpha", "v_norm", "sink"]
 
 
@@ -191,6 +192,12 @@ def content_rows(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[di
 
 def _shares(shares: Mapping[str, float] | None) -> dict[str, float]:
     return {f"share_{name}": value for name, value in (shares or {}).items()}
+
+
+def latency_rows(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`latency` of a probe: one row a layer and branch, with the device. Raises as `layer_rows` does."""
+    of = {name: part(record, "latency_of").get(name) for name in ("device", "tokens")}
+    return [{**row, **of} for row in layer_rows(record, "latency", about)]
 
 
 def point_rows(record: Mapping[str, Any], about: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -305,10 +305,10 @@ def _why_not(name: str, sweeps: Sequence[str], out: Path) -> str:
         return f"no record of {', '.join(sweeps)} has sub-scores"
     axes = DRAWINGS[name].axes if name in DRAWINGS else ()
     need = f"a sweep that varies {' or '.join(axes)}" if axes else "finished cells"
-    of_probes = ("gates", "sinks", "sink_points", "recall", "recall_table")
+    of_probes = ("gates", "sinks", "sink_points", "sink_places", "recall", "recall_table")
     need = "a finished probe" if name in of_probes else need
-    if name == "gate_content":
-        need = "a probe that observes it (--set probe.observers=gate_content)"
+    if name in ("gate_content", "maps", "latency"):
+        need = f"a probe that observes it (--set probe.observers={name})"
     return f"nothing to draw in {', '.join(sweeps)}: it needs {need}"
 
 

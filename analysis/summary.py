@@ -82,14 +82,15 @@ def _made(sweep: Path, key: str) -> list[Path] | None:
 
 
 def sweep_data(plan: Mapping[str, Any], results: Results) -> dict[str, Any]:
-    """What figures draw from: the compared rows, and the probes' tables; `problems` for the notes."""
+    """What figures draw from: the compared rows, the probes' tables and arrays; `problems` for the notes."""
     from analysis.load import find_reference
     from analysis.tables import compare
 
     rows = compare(results, find_reference(plan, results.cells))
     tables = {"gates": results.gates, "sinks": results.sinks, "points": results.points, "recall": results.recall}
-    tables |= {"losses": results.losses, "content": results.content}
-    return {"rows": rows, **tables, "problems": results.problems}
+    tables |= {"losses": results.losses, "content": results.content, "latency": results.latency}
+    arrays = {f"{observer} arrays": of for observer, of in results.arrays.items()}
+    return {"rows": rows, **tables, **arrays, "problems": results.problems}
 
 
 def write_tables(plan: Mapping[str, Any], data: Mapping[str, Any], sweep: Path) -> list[Path]:

@@ -21,10 +21,10 @@ class Drawing:
     """One figure of a sweep."""
 
     what: str  # one line for --list
-    function: str  # "module:function" below analysis.figures; takes one DataFrame, ValueError: nothing to draw
-    source: (
-        str  # "rows" (analysis.tables.compare), or "gates", "sinks", "points", "recall", "content", "losses" of Results
+    function: (
+        str  # "module:function" below analysis.figures; takes one DataFrame, or arrays; ValueError: nothing to draw
     )
+    source: str  # "rows" (analysis.tables.compare), a table of Results, or "OBSERVER arrays"
     axes: tuple[str, ...] = ()  # a sweep has this figure when it varies one of these settings; (): every sweep
 
 
@@ -38,6 +38,11 @@ DRAWINGS: Mapping[str, Drawing] = {
     "gates": Drawing("gates by layer, mean and quartiles", "gates:draw", "gates"),
     "gate_content": Drawing("whether gates follow what videos show, or depth", "content:draw", "content"),
     "sinks": Drawing("sink ratio by layer per branch", "sinks:draw", "sinks"),
+    "sink_places": Drawing(
+        "density of sinks over the video, of the first probe", "sinks:draw_positions", "sinks arrays"
+    ),
+    "maps": Drawing("attention maps of the last layer, of the first probe with any", "maps:draw_layer", "maps arrays"),
+    "latency": Drawing("milliseconds of each branch by layer", "latency:draw", "latency"),
     "recall": Drawing("dense attention that each method's keys keep, by layer", "recall:draw", "recall"),
     "losses": Drawing("loss of each training by step, where there are several", "losses:draw", "losses"),
     "sink_points": Drawing("value norm against attention of sampled keys", "sinks:draw_points", "points"),

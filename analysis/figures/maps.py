@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.figures import style
+from analysis.figures.sinks import COLUMNS, ORDER
 
 DECADES = 5  # of colours, below the largest number
 FUTURE = "#e6e6e6"
@@ -48,6 +49,28 @@ def draw(arrays: Mapping[str, np.ndarray], part: str) -> Figure:
     return figure
 
 
+def draw_layer(arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Every part in the last layer that was looked at; ValueError where there is none."""
+    shown = [part for part in ORDER if part in arrays]
+    if not shown:
+        raise ValueError("no probe with attention maps")
+    layer = int(arrays["layers"][-1])
+    norm = _norm([arrays[part][-1] for part in shown])
+    columns = min(COLUMNS, len(shown))
+    figure, panels = style.panels(len(shown), columns, style.TEXT_WIDTH, HEIGHT, sharex=True, sharey=True)
+    for i, (part, axes) in enumerate(zip(shown, panels, strict=True)):
+        _map(axes, arrays[part][-1], arrays, norm)
+        axes.set_title(f"{style.BRANCH_NAMES[part]}, layer {layer}")
+        axes.tick_params(labelbottom=True)
+        if i % columns == 0:
+            axes.set_ylabel("query (vision token)")
+        if i + columns >= len(shown):
+            axes.set_xlabel("key (vision token)")
+    _bar(figure, panels, norm)
+    figure.legend(*_legend(arrays), loc="outside lower center", ncols=2)
+    return figure
+
+
 def _norm(maps: list[np.ndarray]) -> LogNorm:
     every = np.concatenate([values[values > 0] for values in maps])
     if not every.size:
@@ -61,7 +84,7 @@ def _map(axes: Axes, values: np.ndarray, arrays: Mapping[str, np.ndarray], norm:
     colours = colormaps[style.SCORES](norm(np.where(values > 0, values, 1.0)).data)
     colours[values == 0] = to_rgba("white")
     colours[np.isnan(values)] = to_rgba(FUTURE)
-    axes.imshow(colours, extent=(0, tokens, tokens, 0), interpolation="nearest")
+    axes.imshow(colours, extent=(0, tokens, tokens, 0), aspect="auto", interpolation="nearest")
     for border in np.arange(0, tokens, _grid(arrays))[1:]:
         axes.axhline(border, xmax=border / tokens, **GRID)
         axes.axvline(border, ymax=1 - border / tokens, **GRID)

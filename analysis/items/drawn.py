@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 LONGEST = 131_072  # tokens of a context in the paper, as it counts them: frames x tokens a frame
-TABLES = ("gates", "sinks", "points", "recall", "content")  # in the order of probe_tables
+TABLES = ("gates", "sinks", "points", "recall", "content", "latency")  # in the order of probe_tables
 
 
 def draw(item: Item, found: Found) -> Figure:

@@ -41,10 +41,9 @@ class Sums:
     kept: int = 0
     causal: int = 0
 
-    def add(self, kept_XRL: Tensor, probability_XRL: Tensor) -> None:
-        """Of some queries; what is not causal has probability 0 and is not kept."""
+    def add(self, kept_XRL: Tensor, probability_XRL: Tensor, order_XRL: Tensor) -> None:
+        """Of some queries; what is not causal has probability 0 and is not kept. order: keys, most probable first."""
         count_XR1 = kept_XRL.sum(-1, keepdim=True)
-        order_XRL = probability_XRL.argsort(dim=-1, descending=True, stable=True)
         is_best_XRL = torch.arange(kept_XRL.shape[-1], device=kept_XRL.device) < count_XR1
         hit_XRL = kept_XRL.gather(-1, order_XRL) & is_best_XRL
         self.queries += count_XR1.numel()
@@ -83,10 +82,11 @@ class Kept:
 
     def _add(self, parts: dict[str, Tensor], call: LayerCall, at: Tensor) -> None:
         probability_XRL = causal_scores(call.query[0, at], call.key[0], at, call.scale).softmax(-1).flatten(0, 1)
+        order_XRL = probability_XRL.argsort(dim=-1, descending=True, stable=True)  # once for all parts
         sums = self.layers.setdefault(call.layer, {})
         for part, kept_XRL in parts.items():
             here = sums.setdefault(part, Sums())
-            here.add(kept_XRL, probability_XRL)
+            here.add(kept_XRL, probability_XRL, order_XRL)
             here.causal += len(kept_XRL) * int((at + 1).sum())
 
     def summary(self) -> dict[int, dict[str, dict[str, float]]]:

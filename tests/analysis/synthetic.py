@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,27 @@ def probe(name: str, suite: dict, layers: int = 6, points: int = 400) -> dict[st
         "provenance": {"commit": "f" * 40},
         "error": None,
     }
+
+
+@lru_cache
+def observed() -> dict[str, np.ndarray]:
+    """The arrays of observers, by OBSERVER/NAME: `sinks` and `maps` of a video of 640 tokens, and those of gates."""
+    parts, random = (*BRANCHES, "gated", "dense"), np.random.default_rng(0)
+    future = np.triu(np.full((16, 16), np.nan), 1)
+    maps = {name: np.float32(10 ** random.uniform(-5, -1, (3, 16, 16)) + future) for name in parts}
+    maps["swa"][np.tril(np.full((3, 16, 16), True), -2)] = 0.0
+    about = {"layers": [0, 14, 27], "tokens": [640], "block_size": [64], "frame": [64]}
+    about |= {"starts": [0], "text_at": [0, 640], "text_tokens": [21, 40]}
+    sinks = {name: np.stack([random.poisson(3, (3, 64)), np.full((3, 64), 99)], 1) for name in parts}
+    sinks["swa"][:, 0] = 0
+    named = {f"maps/{name}": array for name, array in maps.items()} | {
+        f"sinks/{name}": of for name, of in sinks.items()
+    }
+    named |= {f"maps/{name}": np.array(values) for name, values in about.items()}
+    for name in BRANCHES:
+        named[f"gate_similarity/{name}"] = np.stack([np.corrcoef(random.random((4, 9))) for _ in range(3)])
+        named[f"gate_vectors/{name}"] = random.random((2, 3, 4))
+    return named
 
 
 def _layer(generator: np.random.Generator, layer: int, layers: int) -> dict[str, Any]:

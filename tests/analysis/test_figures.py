@@ -22,21 +22,36 @@ from analysis.figures.vectors import draw as draw_vectors
 from analysis.load import Results, find_reference, load, read_plan
 from analysis.summary import sweep_data
 from analysis.tables import compare
+from tests.analysis.synthetic import observed, probe, write
 from tests.disks import fill, small_disk
+from videonsa.arrays import ARRAYS, write_arrays
 from videonsa.disk import DiskError
 from videonsa.methods import registry
 
 SWEEPS = {"budget": "tiny-budget", "branches": "tiny-branches", "tokens": "tiny-tokens", "losses": "tiny-branches"}
+SWEEPS |= dict.fromkeys(("maps", "latency", "sink_places"), "observed")
+PICTURES = ("maps",)  # 256 x 256 numbers a panel are a picture
 SIGNATURES = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
 
 
 @pytest.fixture(scope="session")
-def data(out: Path) -> dict[str, dict]:
+def data(out: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     made = {}
-    for sweep in set(SWEEPS.values()):
+    for sweep in set(SWEEPS.values()) - {"observed"}:
         plan = read_plan(out / "sweeps" / sweep)
         made[sweep] = sweep_data(plan, load(out, plan))
-    return made
+    return made | {"observed": observed_data(tmp_path_factory.mktemp("observed"))}
+
+
+def observed_data(out: Path) -> dict:
+    """Of one probe that timed the branches, drew maps and counted sinks by place."""
+    parts = ("cmp", "slc", "swa", "gated", "dense")
+    layers = [{"layer": n, "latency": {name: {"ms": 2.0**n} for name in parts}} for n in range(4)]
+    record = probe("a" * 12, {"name": "synth_needle"}) | {"layers": layers, "gate_content": {}}
+    record |= {"latency_of": {"device": "NVIDIA H100 80GB HBM3", "tokens": 640}}
+    record |= {"arrays": write_arrays(out / "probes" / "a" / ARRAYS, observed())}
+    write(out / "probes" / "a" / "record.json", record)
+    return sweep_data({"cells": []}, load(out))
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -47,7 +62,8 @@ def test_each_figure_is_written_in_three_formats_without_a_warning(name: str, da
     assert [path.name for path in paths] == [f"{name}.{kind}" for kind in style.FORMATS]
     for path in paths:
         assert path.read_bytes().startswith(SIGNATURES[path.suffix[1:]])
-    assert_vectors(*paths[:2])
+    if name not in PICTURES:
+        assert_vectors(*paths[:2])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
 
 
@@ -125,7 +141,10 @@ def test_a_figure_for_slides_fills_one(data: dict, tmp_path: Path) -> None:
 def test_each_figure_for_slides_is_drawn_without_a_warning(name: str, data: dict, tmp_path: Path) -> None:
     with warnings.catch_warnings(), look(SLIDES):
         warnings.simplefilter("error")
-        assert_vectors(*draw(name, data[SWEEPS.get(name, "tiny-budget")], tmp_path)[:2])
+        paths = draw(name, data[SWEEPS.get(name, "tiny-budget")], tmp_path)
+    assert all(path.read_bytes().startswith(SIGNATURES[path.suffix[1:]]) for path in paths)
+    if name not in PICTURES:
+        assert_vectors(*paths[:2])
 
 
 @pytest.mark.parametrize("name", ["budget", "sink_points"])

@@ -59,7 +59,8 @@ def test_shares_by_hand():
     sums = Sums()
     kept = torch.tensor([[[1, 0, 1, 0], [1, 1, 1, 1]], [[0, 0, 0, 1], [0, 0, 0, 0]]]).bool()
     one, even = [0.5, 0.3, 0.1, 0.1], [0.25] * 4
-    sums.add(kept, torch.tensor([[one, one], [even, one]]))
+    probability = torch.tensor([[one, one], [even, one]])
+    sums.add(kept, probability, probability.argsort(dim=-1, descending=True, stable=True))
     sums.causal = 16
     # Kept mass 0.6, 1, 0.25, 0; the best of as many keys 0.8, 1, 0.25, 0. Of equal keys the first is the best one.
     expected = {"mass": 1.85 / 4, "best": 2.05 / 4, "keys": (0.5 + 1 + 0 + 0) / 4, "density": 7 / 16, "queries": 4}
