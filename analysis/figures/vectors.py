@@ -36,7 +36,7 @@ def draw(benchmarks: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=4))
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+    style.legend(figure, handles, names, 4)
     return figure
 
 
