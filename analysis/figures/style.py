@@ -12,10 +12,8 @@ import io
 import math
 import re
 import textwrap
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +28,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.patheffects import withStroke
-from matplotlib.textpath import text_to_path
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from analysis.figures.lettering import FONTS, NAME_WIDTH, TICK, drawable, names, widest
 from analysis.figures.looks import SLIDES, for_slides
+from analysis.figures.ticks import log_axis, plain, power_of_ten
 from videonsa.disk import write_bytes
-from videonsa.text import NO_WIDTH, escaped, line_of, told_apart
+
+__all__ = ["NAME_WIDTH", "drawable", "log_axis", "names", "plain", "power_of_ten", "widest"]  # as style.names, too
 
 TEXT_WIDTH = 5.5  # inches, text of a one-column paper
 COLUMN_WIDTH = 3.3  # inches, one column of a two-column paper
@@ -67,19 +65,9 @@ BENCHMARKS = {
     "lsdbench": "LSDBench",
     "videoevalpro": "VideoEvalPro",
 }
-# DejaVu ships with matplotlib: the same letters on every machine. What it lacks comes from the first other one that is
-# here; what none has is written as its number.
-OTHERS = (
-    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
-    *("Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Noto Sans CJK KR"),
-    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Symbola", "Arial Unicode MS", "Unifont"),
-)
-FONTS = ["DejaVu Sans", *(name for name in OTHERS if name in fontManager.get_font_names())]
-NAME_WIDTH = 2.1  # inches of a variant's name at an axis
 LEGEND_WIDTH = 1.3  # of the reference's, beside two others in a legend
 HANDLE = 0.4  # inches of a legend's column beside its text
 SMALL = 6.0  # points of what a figure was measured at
-LONGEST = 44  # letters of one at most
 SCORES = "viridis"  # colour map of every score
 
 # Over matplotlib's own settings, not over those of the user's matplotlibrc; which backend shows windows is not ours.
@@ -90,8 +78,8 @@ STYLE: dict[Any, Any] = {
     "font.size": 7.0,
     "axes.titlesize": 7.5,
     "axes.labelsize": 7.0,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
+    "xtick.labelsize": TICK,
+    "ytick.labelsize": TICK,
     "legend.fontsize": 6.5,
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
@@ -120,40 +108,6 @@ METADATA = {
     "svg": {"Date": None},
     "png": {"Software": None},
 }  # nothing that changes by the day
-
-
-def names(labels: Iterable[object], inches: float = NAME_WIDTH, size: float = STYLE["ytick.labelsize"]) -> list[str]:
-    """Labels as a figure shows them: one line, letters that can be drawn, long ones shortened, no two alike."""
-    drawn = [drawable(label) for label in labels]
-    shown = told_apart(drawn, LONGEST)
-    for most in range(LONGEST - 2, 8, -2):
-        if widest(shown, size) <= inches:
-            break
-        shown = told_apart(drawn, most)
-    return shown
-
-
-def widest(texts: Iterable[str], size: float = STYLE["ytick.labelsize"]) -> float:
-    """Inches that the widest of the texts takes in letters of this size."""
-    font = FontProperties(family=FONTS, size=size)
-    widths = (text_to_path.get_text_width_height_descent(text, font, False)[0] for text in set(texts))
-    return max(widths, default=0.0) / 72
-
-
-def drawable(text: object) -> str:
-    """The text on one line in letters that FONTS have; others are written as numbers: an empty box says nothing."""
-    line = unicodedata.normalize("NFC", line_of(text))
-    known = _letters()
-    return "".join(
-        letter if ord(letter) in known else "" if unicodedata.category(letter) in NO_WIDTH else escaped(letter)
-        for letter in line
-    )
-
-
-@lru_cache
-def _letters() -> frozenset[int]:
-    fonts = [get_font(fontManager.findfont(FontProperties(family=[name]))) for name in FONTS]
-    return frozenset().union(*(font.get_charmap() for font in fonts))
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -280,36 +234,6 @@ def _as_large_as_a_slide(svg: bytes) -> bytes:
     return re.sub(rb'width="[\d.]+pt" height="[\d.]+pt"', b" ".join(sizes), svg, count=1)
 
 
-def log_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
-    """A base-2 logarithmic axis around these values, ticked at the values themselves where their labels have room."""
-    places = sorted({float(value) for value in values})
-    octaves = np.log2(places[-1] / places[0]) + 1.6
-    gap = 2 ** (octaves * _share(axes, which, [plain(value, kilo=places[-1] >= 2048) for value in places]))
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log", base=2)
-    (axes.set_xlim if which == "x" else axes.set_ylim)(places[0] / 2**0.8, places[-1] * 2**0.8)
-    axis.set_major_locator(FixedLocator(_thinned(places, gap)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value, kilo=places[-1] >= 2048)))
-
-
-def _share(axes: Axes, which: str, labels: Sequence[str]) -> float:
-    """Of the axis, what a label takes with the space beside it; before the layout, where panels are narrower."""
-    box = axes.get_window_extent()
-    if which == "x":
-        return 1.02 * widest(labels, STYLE["xtick.labelsize"]) * axes.figure.dpi / box.width
-    return 1.6 * STYLE["ytick.labelsize"] / 72 * axes.figure.dpi / box.height
-
-
-def _thinned(values: Sequence[float], gap: float) -> list[float]:
-    """Values at least a factor `gap` apart; powers of two are kept first, as a log axis is read by them."""
-    kept: list[float] = []
-    for value in sorted(values, key=lambda value: (not np.log2(value).is_integer(), value)):
-        if all(max(value, other) >= gap * min(value, other) for other in kept):
-            kept.append(value)
-    return sorted(kept)
-
-
 def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> None:
     """Chance, and over horizontal panels dense attention where the suite's rows have it, across accuracies in %.
 
@@ -333,21 +257,6 @@ def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> N
         axes.text(x, y, name, transform=place, ha=side, va="bottom", **small)
     if outside:
         axes.text(0, 1.0, "; ".join(outside), fontsize=5.5, color="#444444", transform=axes.transAxes, va="bottom")
-
-
-def plain(value: float, kilo: bool = False) -> str:
-    """1024 -> '1024', or '1K' with kilo; 131072 -> '128K'; 1048576 -> '1M'; 0.5 -> '0.5'."""
-    if value >= 1 << 20 and value % (1 << 20) == 0:
-        return f"{value / (1 << 20):g}M"
-    if value >= (1024 if kilo else 8192) and value % 1024 == 0:
-        return f"{value / 1024:g}K"
-    return f"{value:g}"
-
-
-def power_of_ten(value: float) -> str:
-    """0.001 -> '10⁻³', without the second font that mathtext would embed."""
-    digits = str(round(np.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"10{digits}"
 
 
 def suite_title(name: str) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures import DRAWINGS, draw, pareto, prefills, style, tokens, training
+from analysis.figures import DRAWINGS, draw, pareto, prefills, style, ticks, tokens, training
 from analysis.figures import budget as budget_figure
 from analysis.figures.content import sentence
 from analysis.figures.kernels import draw as draw_kernels
@@ -215,7 +215,7 @@ def test_equal_budget_curves_go_through_their_settings(rows: pd.DataFrame) -> No
     [([2, 4, 8, 12, 16, 24], [2, 4, 8, 16, 24]), ([7], [7]), ([3, 5, 6, 7], [3, 5, 7]), ([1, 1.1], [1])],
 )
 def test_ticks_keep_powers_of_two_and_their_distance(values: list[float], kept: list[float]) -> None:
-    assert style._thinned(values, 1.4) == kept
+    assert ticks.thinned(values, 1.4) == kept
 
 
 def measurements() -> pd.DataFrame:
