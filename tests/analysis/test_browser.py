@@ -101,8 +101,13 @@ def until(page: Any, count: int) -> None:
 
 
 def test_of_many_questions_a_few_are_laid_out(tmp_path: Path, show: Callable[..., Any]) -> None:
+    """`pytest -m long -k laid_out -s` prints how long the page takes to open."""
     sweep = pages.many(tmp_path, MANY, 600)
     page = show(report(tmp_path, sweep))
+    opened = page.evaluate("performance.getEntriesByType('navigation')[0].domComplete")
+    print(
+        f"\n{MANY:,} questions, {(sweep / 'report.html').stat().st_size / 1e6:.1f} MB: open after {opened / 1000:.2f} s"
+    )
     assert cards(page) == 25
     assert page.evaluate("document.querySelectorAll('*').length") < 2000
     results = load(tmp_path, read_plan(sweep))
