@@ -124,10 +124,16 @@ def _questions(results: Results, rows: pd.DataFrame, media: Media, texts: Texts)
     asked = {str(cell): group for cell, group in results.questions.groupby("cell")}
     found = []
     for number, (_, cells) in enumerate(rows.groupby("suite", sort=False)):
-        groups = [(labels.index(row.label), row.media, asked[row.id]) for row in each(cells) if row.id in asked]
+        there = [row for row in each(cells) if row.id in asked]
+        groups = [(labels.index(row.label), _place(row), asked[row.id]) for row in there]
         if groups:
             found.append({"s": number, **_suite(groups, media, texts)})
     return found
+
+
+def _place(row: Any) -> str:
+    """Where a cell's prompts and pictures lie; empty where its record does not say."""
+    return row.media if isinstance(row.media, str) else ""
 
 
 class Places:
@@ -161,16 +167,20 @@ def _suite(groups: list[tuple[int, Any, pd.DataFrame]], media: Media, texts: Tex
     at = {v: [(places.of(row), row) for row in each(group[list(ASKED)])] for v, _, group in groups}
     first, samplings = places.first, list(dict.fromkeys(place for _, place, _ in groups))
     shown = [[media.question(place, row.doc_id) for row in first] for place in samplings]
+    known = [next((one for one in of if one.prompt is not None), of[0]) for of in zip(*shown, strict=True)]
     return {
         "doc": [row.doc_id for row in first],
         "answer": [texts.number(row.answer) for row in first],
-        "prompt": [texts.number(found[0].prompt) for found in zip(*shown, strict=True)],
+        "prompt": [texts.number(one.prompt) for one in known],
         "parts": [[parts.number(name) for name in _parts(row)] for row in first],
-        "seconds": [media.seconds(found[0]) for found in zip(*shown, strict=True)],
+        "seconds": [media.seconds(one) for one in known],
         "names": parts.all,
         "given": {str(v): _given(rows, len(first), texts) for v, rows in at.items()},
         "sampling": {str(v): samplings.index(place) for v, place, _ in groups},
-        "shown": [{"folder": of[0].folder, "sheets": [list(one.sheets) for one in of]} for of in shown],
+        "shown": [
+            {"folder": next((one.folder for one in of if one.folder), ""), "sheets": [list(one.sheets) for one in of]}
+            for of in shown
+        ],
     }
 
 
