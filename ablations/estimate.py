@@ -250,6 +250,12 @@ def _watched(cell: Cell) -> tuple[str, ...]:
     return cell.run, method.name, str(method.sampling())
 
 
+def job_seconds(out: Path, job: Job) -> float | None:
+    """What a job should take; None where that is not known."""
+    work, spread = _work([job], measured_rates(out))
+    return work.seconds + spread.seconds if work.bases + spread.bases else None
+
+
 def seconds_a_cell(out: Path, cells: Iterable[Cell]) -> float | None:
     """What a cell should take, before one is done; None where nothing is known."""
     rates, known = measured_rates(out), []

@@ -7,12 +7,14 @@ import signal
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 
 from ablations.cell import Training
 from ablations.display import Display
+from ablations.estimate import job_seconds
 from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words, training_failure
 from ablations.plan import DONE, Job, Sweep, cell_folder, shared, training_folder
 from ablations.progress import read_progress
@@ -23,6 +25,8 @@ from slurm.executor import Running, run_here, start_local
 from slurm.machine import local_cores, local_gpus
 from videonsa.config import SettingsError
 from videonsa.disk import DiskError
+from videonsa.limit import Limit
+from videonsa.lock import Lock, LockHeld, is_alive_here, look
 from videonsa.process import process_started
 from videonsa.record import read_record
 
@@ -66,36 +70,66 @@ def run_debug(sweep: Sweep, jobs: list[Job], stages: Stages) -> None:
                 raise error
 
 
-def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resources) -> None:
-    """Run the jobs in worker processes until none is left. KeyboardInterrupt ends the workers before it goes on.
+def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resources, limit: Limit | None = None) -> None:
+    """Run the jobs in worker processes until none is left, or the limit is reached: then trainings save and go, answers
+    that were given stay, and nothing is held any more. KeyboardInterrupt ends the workers before it goes on.
 
     On a disk that fails nothing more is begun; raises DiskError once what runs has ended.
     """
+    limit = limit or Limit()
     set_aside(sweep, jobs)
     waiting, running = list(jobs), {}  # type: list[Job], dict[str, tuple[Job, Running]]
     cells = [cell.id for job in jobs if job.kind == "evaluate" for cell in job.cells]
     disk: str | None = None
+    begun = False
     attempt = uuid.uuid4().hex
     with Display(sweep, cells, resources.workers) as display, _workers_ended(running):
-        while waiting or running:
+        while (waiting or running) and not limit.reached:
             for name, (job, process) in list(running.items()):
                 if process.ended():
                     del running[name]
                     beside = [*waiting, *(other for other, _ in running.values())]
                     waiting += close_job(sweep, job, process, beside, resources.workers)
                     disk = disk_words(process.last_words()) or disk
-            if disk is not None:
+            if disk is not None or limit.late:
                 waiting.clear()
             for job in next_jobs(sweep, waiting, [job for job, _ in running.values()], resources):
                 waiting.remove(job)
+                if begun and not ends_within(sweep, job, limit):
+                    continue
+                begun = True
                 work = make_work(sweep, job, stages, attempt)
                 running[job.name] = (job, start(sweep, work, waiting, running, resources))
                 display.say(f"start   {job.kind} ({len(job.cells)} cells)" if job.cells else f"start   {job.kind}")
             display.update((name, process.folder) for name, (_, process) in running.items())
             time.sleep(POLL_SECONDS)
+        let_save([process for job, process in running.values() if job.trains], limit)
         display.update([])
+    if limit.late:
+        give_back_claims(sweep.out)
     if disk is not None:
         raise DiskError(disk)
+
+
+def ends_within(sweep: Sweep, job: Job, limit: Limit) -> bool:
+    """There is time for the job. What goes on where it was ended always has it; what begins again each time, a probe,
+    needs as long as it is estimated to take."""
+    return job.kind != "probe" or limit.left >= (job_seconds(sweep.out, job) or 0.0)
+
+
+def let_save(trainings: list[Running], limit: Limit) -> None:
+    """Have the trainings save and go, until the limit is over. Told but once, one that still imports would not hear."""
+    while any(list(map(Running.tell, trainings))) and not limit.over:
+        time.sleep(POLL_SECONDS)
+
+
+def give_back_claims(out: Path) -> None:
+    """Free what ended workers of this machine held: another one could not know that they are gone, and would wait."""
+    for path in (*out.glob("*/*/claim"), *out.glob("answers/*/claims/[!.]*")):
+        seen = look(path)
+        if seen is not None and is_alive_here(seen.owner) is False:
+            with suppress(LockHeld), Lock(path):
+                pass
 
 
 def next_jobs(sweep: Sweep, waiting: list[Job], running: list[Job], resources: Resources) -> list[Job]:

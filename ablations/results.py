@@ -12,7 +12,19 @@ from ablations.display import describe
 from ablations.estimate import estimate
 from ablations.grid import FOLDER, grid_names, load_grid
 from ablations.placement import placement_lines
-from ablations.plan import DONE, FAILED, INTERRUPTED, WAITING, Job, State, Sweep, fingerprint, training_folder
+from ablations.plan import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    WAITING,
+    Job,
+    State,
+    Sweep,
+    fingerprint,
+    make_jobs,
+    read_state,
+    training_folder,
+)
 from ablations.power import power_lines
 from ablations.profile import profile_names
 from ablations.progress import read_progress
@@ -178,6 +190,16 @@ def problems(cells: Collection[Cell], state: State, sweep: Sweep) -> list[str]:
         again = "--retry-failed runs them again" if FAILED in every else "the same command runs them again"
         lines.append(f"  tracebacks: in the records below {sweep.out}; {again}")
     return lines
+
+
+def left_line(sweep: Sweep, chosen: Collection[Cell]) -> str:
+    """What a time limit has left to do."""
+    jobs = make_jobs(sweep, read_state(sweep), chosen, False, 1)
+    cells = {cell.id for job in jobs if job.kind == "evaluate" for cell in job.cells}
+    kinds = [job.kind for job in jobs]
+    counts = {"training": kinds.count("train"), "cell": len(cells), "probe": kinds.count("probe")}
+    left = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if count)
+    return f"time is up; left: {left or 'the table and figures'}; the same command goes on"
 
 
 def skipped_lines(sweep: Sweep) -> list[str]:

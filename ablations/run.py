@@ -30,7 +30,7 @@ from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_stat
 from ablations.profile import TEXTS, Profile, load_profile, profile_names
 from ablations.records import fail_untrained
 from ablations.reported import report, require_report
-from ablations.results import dry_run_text, hub_lines, list_text, needs_lines, problems, show, status_text
+from ablations.results import dry_run_text, hub_lines, left_line, list_text, needs_lines, problems, show, status_text
 from ablations.settings import parse_changes
 from ablations.slurm_follow import NO_JOBS, follow, queue_lines
 from ablations.slurm_jobs import cancel_sweep, queued, settle_ended
@@ -43,8 +43,9 @@ from slurm.profile import ClusterError, SlurmProfile, changed, load_slurm_profil
 from slurm.queue import QueueAway
 from videonsa.config import SettingsError, one_of
 from videonsa.disk import disk_error, writing
+from videonsa.limit import REACHED, Limit
 from videonsa.lock import Lock, LockHeld
-from videonsa.options import Parser, folder, positive, text
+from videonsa.options import MINUTES, Parser, folder, positive, text
 from videonsa.places import place
 from videonsa.values import one_line, read_mapping, unknown
 
@@ -52,10 +53,12 @@ WRONG_INPUT, INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None, stages: Stages | None = None) -> int:
-    """The command line. Exit codes: 0 all asked for is done, 1 something failed, 2 wrong input, 130 interrupted."""
+    """The command line. Exit codes: 0 all asked for is done, 1 something failed, 2 wrong input, 75 time (--minutes)
+    is up and something is left, 130 interrupted."""
     options = parse(arguments)
+    limit = Limit(options.minutes)
     try:
-        return run(options, stages or Stages())
+        return run(options, stages or Stages(), limit)
     except (SettingsError, ClusterError) as error:
         return _complain(str(error), WRONG_INPUT)
     except LockHeld as error:
@@ -105,6 +108,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--processes", type=positive, metavar="N", help="of a training on this machine, a GPU each (default: 1)"
     )
+    parser.add_argument("--minutes", type=positive, metavar="M", help=MINUTES)
     parser.add_argument("--wait", action="store_true", help="on Slurm: stay, show progress and then the table")
     parser.add_argument("--cancel", action="store_true", help="on Slurm: cancel this sweep's jobs, and nothing else")
     what = "at the end: the sweep's W&B report with its runs, or what `wandb sync` takes"
@@ -119,7 +123,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace, stages: Stages) -> int:
+def run(options: argparse.Namespace, stages: Stages, limit: Limit) -> int:
     """Carry out the options; raises SettingsError, ClusterError, LockHeld, OSError, KeyboardInterrupt."""
     one_of("--cluster", options.cluster, CLUSTERS)
     if options.wandb_report:
@@ -157,6 +161,9 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
     if options.processes and (on_slurm or options.cluster == "debug"):
         valid = "for --cluster local; on Slurm a training has the profile's nodes x gpus_per_node"
         raise SettingsError(f"--processes {options.processes} is not valid: {valid}")
+    if options.minutes and (on_slurm or options.cluster == "debug"):
+        valid = "for --cluster local; on Slurm set slurm.minutes, the time limit of its jobs"
+        raise SettingsError(f"--minutes {options.minutes} is not valid: {valid}")
     resources = local_resources(1 if options.cluster == "debug" else options.workers, options.processes or 1)
     if others:
         if on_slurm and not options.dry_run:
@@ -193,7 +200,7 @@ def run(options: argparse.Namespace, stages: Stages) -> int:
             write_amended(sweep)
     if on_slurm and slurm_profile:
         return run_on_slurm(sweep, chosen, options, stages, slurm_profile)
-    return run_at_once(sweep, chosen, options, stages, resources)
+    return run_at_once(sweep, chosen, options, stages, resources, limit)
 
 
 def identify(sweep: Sweep) -> None:
@@ -239,9 +246,9 @@ def run_on_slurm(
 
 
 def run_at_once(
-    sweep: Sweep, chosen: list[Cell], options: argparse.Namespace, stages: Stages, resources: Resources
+    sweep: Sweep, chosen: list[Cell], options: argparse.Namespace, stages: Stages, resources: Resources, limit: Limit
 ) -> int:
-    """Run on this machine, then show the results."""
+    """Run on this machine, then show the results; at the limit say what is left."""
     with Lock(sweep.folder / "lock"):
         write_plan(sweep)
         state = read_state(sweep)
@@ -251,7 +258,9 @@ def run_at_once(
         if jobs and options.cluster == "debug":
             run_debug(sweep, jobs, stages)
         elif jobs:
-            run_local(sweep, jobs, stages, resources)
+            run_local(sweep, jobs, stages, resources, limit)
+        if jobs and limit.late:
+            return _complain(left_line(sweep, chosen), REACHED)
         return finish(sweep, chosen, options)
 
 

@@ -118,9 +118,8 @@ def run_training(work: Work, progress: Progress) -> list[str]:
         record = record_of(training)
         started = time.time()
         try:
-            summary = _train(work, folder, report, lambda text: progress.write(said=text)) | {
-                "seconds": round(time.time() - started, 3)
-            }
+            summary = _train(work, folder, report, lambda text: progress.write(said=text))
+            summary["seconds"] = round(max(time.time() - started, summary.get("seconds", 0.0)), 3)
             record |= {"status": DONE, "summary": summary}
         except Exception as error:
             record |= {"error": _word_of_another(folder) or _failure(error, folder)}
@@ -417,7 +416,7 @@ def _training_summary(folder: Path) -> dict[str, Any]:
     last: dict[str, Any] = {}
     for line in _json_lines(folder / "metrics.jsonl"):
         last |= line
-    wanted = {"step": "steps", "loss": "final_loss", "tokens": "tokens"}
+    wanted = {"step": "steps", "loss": "final_loss", "tokens": "tokens", "seconds": "seconds"}  # of all its parts
     start = {key: value for found in _json_lines(folder / "start.json") for key, value in found.items()}
     return {name: last[key] for key, name in wanted.items() if key in last} | start
 

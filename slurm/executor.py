@@ -74,6 +74,13 @@ class Running:
         results = [one.paths.result_pickle for one in self.job._sub_jobs if one.paths.result_pickle.is_file()]
         return self.begun and (there + len(results) < self.processes or not all(map(_is_success, results)))
 
+    def tell(self) -> bool:
+        """Tell the worker by SIGTERM to save and to leave, which a training hears; False once it has gone."""
+        for pid in _children(self.job._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        return self.job._process.poll() is None
+
     def kill(self) -> None:
         """End the controller and the processes below it."""
         controller = self.job._process
@@ -82,6 +89,9 @@ class Running:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         controller.wait()
+        late = time.monotonic() + 5  # one in the midst of a kernel's work goes a moment later
+        while any(map(_runs, workers)) and time.monotonic() < late:
+            time.sleep(0.02)
 
     def succeeded(self) -> bool:
         """The worker came to its end and left a result."""
@@ -341,6 +351,13 @@ def _is_success(result: Path) -> bool:
     from submitit.core.utils import pickle_load
 
     return pickle_load(result)[0] == "success"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _children(pid: int) -> list[int]:

@@ -31,7 +31,8 @@ OF_ANALYSIS = (
 ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.names": (),
     "videonsa.values": (),
-    "videonsa.options": ("videonsa.values", "videonsa.places"),
+    "videonsa.options": ("videonsa.values", "videonsa.places", "videonsa.limit"),
+    "videonsa.limit": (),
     "videonsa.limits": ("videonsa.names",),
     "videonsa.git": (),
     "videonsa.identity": ("videonsa.git", "videonsa.names"),
@@ -101,7 +102,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.synth", "videonsa.drawing", "videonsa.tiny", "videonsa.small"),
         *("videonsa.torchvision_ops", "videonsa.tracking"),
         *("videonsa.surroundings", "videonsa.bootstrap", "videonsa.options", "videonsa.values"),
-        *("videonsa.video", "videonsa.text"),
+        *("videonsa.video", "videonsa.text", "videonsa.limit"),
     ),
     "evals.aggregates": (),
     "evals.suites": ("evals.aggregates", "videonsa.config", "videonsa.identity", "videonsa.values", "videonsa.synth"),

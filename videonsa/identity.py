@@ -91,7 +91,12 @@ NOT_COUNTED = (
     *("videonsa/methods/__init__.py", "videonsa/methods/entries.py", "videonsa/methods/settings.py"),
     *("videonsa/methods/registry.py", "videonsa/methods/meter.py", "videonsa/methods/head_table.py"),
     "videonsa/methods/outside.py",
-    *("videonsa/text.py", "videonsa/training/journal.py", "videonsa/training/watch.py"),  # who looks on
+    *(
+        "videonsa/text.py",
+        "videonsa/training/journal.py",
+        "videonsa/training/watch.py",
+        "videonsa/limit.py",
+    ),  # who looks on
     *("videonsa/video/__init__.py", "videonsa/video/readers.py", "videonsa/video/worker.py"),  # who reads
     "videonsa/video/header.py",  # estimates
 )

@@ -6,8 +6,11 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from videonsa.limit import REACHED
 from videonsa.places import place
 from videonsa.values import SettingsError, one_line, plain_text, scalar
+
+MINUTES = f"the most that this call takes: it saves, leaves with exit code {REACHED}, and goes on when called again"
 
 
 class Parser(argparse.ArgumentParser):

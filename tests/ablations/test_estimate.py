@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ablations import recorded
 from ablations.cell import Cell
-from ablations.estimate import estimate, seconds_a_cell
-from ablations.grid import load_grid
+from ablations.estimate import estimate, job_seconds, seconds_a_cell
+from ablations.grid import grid_names, load_grid
 from ablations.plan import Sweep, cell_folder, make_jobs, make_sweep, read_state
 from ablations.profile import load_profile
 from ablations.records import record_of
@@ -162,3 +163,17 @@ def test_a_whole_benchmark_counts_all_of_its_questions(tmp_path: Path):
     assert seconds_a_cell(tmp_path, sweep.cells) == pytest.approx(10 * 1500)
     said = time_of(sweep)
     assert "without what has no record at its scale: probing timescope, 2048 frames of 64 tokens" in said
+
+
+def test_all_grids_of_the_study_take_at_most_three_gpu_hours(tmp_path: Path):
+    """What grids share counts once."""
+    seconds, known = 0.0, set()
+    for name in grid_names("study"):
+        sweep = planned(name, "study", tmp_path)
+        for job in make_jobs(sweep, read_state(sweep), sweep.cells, False, 1):
+            things = {"train": (job.training,), "probe": (job.probe,), "evaluate": job.cells}[job.kind]
+            fresh = {thing.id: thing for thing in things if thing and thing.id not in known}
+            cells = tuple(fresh.values()) if job.kind == "evaluate" else job.cells
+            seconds += (job_seconds(tmp_path, replace(job, cells=cells)) or 0.0) if fresh else 0.0  # type: ignore[arg-type]
+            known |= fresh.keys()
+    assert 1 < seconds / 3600 <= 3

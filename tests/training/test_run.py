@@ -22,6 +22,7 @@ from videonsa.bench.packing import report
 from videonsa.config import SettingsError, to_dict
 from videonsa.counts import count_weights
 from videonsa.identity import FIRST_FIELDS
+from videonsa.limit import Limit
 from videonsa.modeling import capture_attention, load_model
 from videonsa.tiny import build_tiny
 from videonsa.training.batch import answer_loss, encode
@@ -44,11 +45,21 @@ def whole_run(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("step", [1, 3, "told", 5])
+@pytest.mark.parametrize("step", [1, 3, "told", pytest.param("time", marks=pytest.mark.long), 5])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, tmp_path, step):
     if step == "told":
         with pytest.raises(Left, match="told to leave: step 5 of 6 is saved"):
             train(quick(), tmp_path, lambda done, total: done == 4 and signal.raise_signal(signal.SIGTERM))
+        step = 6
+    elif step == "time":
+        limit = Limit()
+        with pytest.raises(Left, match="time is up: step 5 of 6 is saved"):
+            train(
+                quick(),
+                tmp_path,
+                lambda done, total: setattr(limit, "ends", 0 if done == 4 else limit.ends),
+                limit=limit,
+            )
         step = 6
     else:
         with pytest.raises(Stopped):

@@ -7,7 +7,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from videonsa.training.watch import LASTS, LEAST, Stalled, Waits, Watch
+from videonsa.limit import Limit
+from videonsa.training.watch import LASTS, LEAST, Leave, Stalled, Waits, Watch
 
 
 def calm(watch: Watch, steps: int, loss: float = 2.0) -> None:
@@ -26,6 +27,16 @@ def test_a_jump_that_lasts_is_said_once_and_then_the_new_level_is_usual(loss, no
     assert (watch.see(loss, norm) or "").startswith(f"{what}, after a median of ")
     assert not watch.doubts
     assert {watch.see(loss, norm) for _ in range(60)} == {None}
+
+
+def test_a_training_leaves_when_told_and_when_its_time_is_up():
+    leave, limit = Leave(), Limit(9)
+    assert not leave.told
+    assert not Leave(limit).told
+    limit.ends = 0.0
+    assert (Leave(limit).told, Leave(limit).why) == (True, "time is up")
+    leave.heard = True
+    assert (leave.told, leave.why) == (True, "told to leave")
 
 
 def test_one_odd_batch_is_none_and_one_far_beyond_all_is():

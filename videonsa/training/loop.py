@@ -162,7 +162,7 @@ class Trainer:
                 self._save(folder, step, state, watch.doubts)
                 due = False
             if seen.leave:
-                raise Left(f"told to leave: step {step} of {steps} is saved")
+                raise Left(f"{self.leave.why}: step {step} of {steps} is saved")
 
     def _line(self, step: int, seen: Step, took: float) -> dict[str, Any]:
         """A step's metrics."""

@@ -38,6 +38,7 @@ from transformers import Qwen2_5_VLProcessor
 from videonsa import options
 from videonsa.config import SettingsError, TrainSettings, from_dict, to_dict
 from videonsa.identity import settings_inputs
+from videonsa.limit import REACHED, Limit
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.record import write_text
 from videonsa.surroundings import equal_bits, full_products, settings_decide
@@ -59,11 +60,15 @@ ALIKE = (Diverged, Trouble, Left)  # raised in all processes at once: the first 
 
 
 def train(
-    settings: TrainSettings, folder: Path | str, on_progress: Progress | None = None, on_words: Words | None = None
+    settings: TrainSettings,
+    folder: Path | str,
+    on_progress: Progress | None = None,
+    on_words: Words | None = None,
+    limit: Limit | None = None,
 ) -> Path:
     """Train as the settings say, going on from the folder's newest checkpoint; returns folder/"final".
 
-    SIGTERM has it save after the step that it is at, and leave.
+    SIGTERM, and the limit where there is one, have it save after the step that it is at, and leave.
 
     Args:
         folder: of this run alone.
@@ -73,7 +78,7 @@ def train(
         SettingsError: data, model or settings that cannot work, or a folder of a run with others, in one line.
         Diverged: the loss, the gradient or a weight is no number any more.
         Trouble, Stalled: what `stop_at` names was seen.
-        Left: it was told to leave, and its last step is saved.
+        Left: it was told to leave or its time is up, and its last step is saved.
         DiskError: nothing can be written any more; the last checkpoint stays.
     """
     folder = Path(folder)
@@ -87,7 +92,7 @@ def train(
     with settings_decide() as hidden, full_products(), same, logged(folder / "log.txt"), torch_threads(threads):
         if hidden:
             log.info("settings decide, not %s", ", ".join(hidden))
-        with told_by_sigterm() as leave:
+        with told_by_sigterm(limit) as leave:
             _train(settings, folder, None if on_progress is None else Handed(on_progress, on_words), leave)
     return final
 
@@ -212,20 +217,23 @@ def _each_once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line. Exit codes: 0 trained, 1 something failed, 2 wrong input, 143 told to leave, and saved."""
+    """The command line. Exit codes: 0 trained, 1 something failed, 2 wrong input, 75 time (--minutes) is up, and it
+    has saved, 143 told to leave by SIGTERM, likewise."""
     parser = options.Parser(
         prog="python -m videonsa.training.run", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", type=options.folder, metavar="settings.json")
     parser.add_argument("folder", type=options.folder, metavar="FOLDER")
+    parser.add_argument("--minutes", type=options.positive, metavar="M", help=options.MINUTES)
     asked = parser.parse_args(arguments)
+    limit = Limit(asked.minutes)
     try:
-        print(train(read_settings(asked.settings), asked.folder))
+        print(train(read_settings(asked.settings), asked.folder, limit=limit))
         if skipped := in_words(asked.folder):
             print(skipped, file=sys.stderr)
     except Left as left:
         _say(left, f"{left}; the same command goes on")
-        return TERMINATED
+        return REACHED if limit.reached else TERMINATED
     except (SettingsError, OSError, FloatingPointError, Trouble, Stalled) as error:
         _say(error, f"error: {error}")
         return 2 if isinstance(error, SettingsError) else 1

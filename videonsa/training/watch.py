@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any, TypeVar
 
+from videonsa.limit import Limit
+
 HISTORY = 100  # calm steps that a number is judged by
 LEAST = 20  # of them, before any is judged: a training's first losses fall steeply
 SPREADS = 10.0  # median absolute deviations above the median: 6.7 standard deviations, were it noise of that kind
@@ -123,18 +125,29 @@ class Waits:
 
 
 class Leave:
-    """Whether this process has been told to leave."""
+    """Whether this process has been told to leave, or its time is up."""
 
-    told = False
+    def __init__(self, limit: Limit | None = None) -> None:
+        self.limit, self.heard = limit or Limit(), False
+
+    @property
+    def told(self) -> bool:
+        """It is to save its last step and to go."""
+        return self.heard or self.limit.reached
+
+    @property
+    def why(self) -> str:
+        """In words."""
+        return "told to leave" if self.heard or not self.limit.reached else "time is up"
 
 
 @contextmanager
-def told_by_sigterm() -> Iterator[Leave]:
+def told_by_sigterm(limit: Limit | None = None) -> Iterator[Leave]:
     """SIGTERM ends nothing while the context lasts, but is noted; beside the main thread it is not heard."""
-    leave = Leave()
+    leave = Leave(limit)
 
     def note(*_: Any) -> None:
-        leave.told = True
+        leave.heard = True
 
     try:
         before = signal.signal(signal.SIGTERM, note)
