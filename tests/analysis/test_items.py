@@ -16,7 +16,8 @@ from analysis.paper import load_reference
 from analysis.paper.questions import VIDEONSA
 from analysis.run import main
 from evals.suites import SUITES
-from tests.analysis.paper_records import write
+from tests.analysis.paper_records import finished, write
+from videonsa.arrays import ARRAYS
 from videonsa.config import NSASettings, to_dict
 from videonsa.record import SCHEMA
 
@@ -156,3 +157,19 @@ def test_an_item_of_an_empty_folder_shows_what_is_published_and_what_is_missing(
     assert "its contents are not known to us" in shown
     assert set(pd.read_csv(tmp_path / "paper" / "table34.csv")["state"]) == {"missing"}
     assert not (tmp_path / "paper" / "fig4.pdf").exists()
+
+
+def test_a_figure_whose_arrays_are_gone_is_missing_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("ablations.facts.part_version", lambda part: "code")
+    (probe,) = finished("transfer", tmp_path, suites=["timescope"]).probes.values()
+    arrays = tmp_path / "probes" / probe.id / ARRAYS
+    arrays.write_bytes(arrays.read_bytes()[:-9])
+    assert main(["fig20", "--out", str(tmp_path)]) == 1
+    assert "not the file that the record was written with" in capsys.readouterr().err
+    arrays.unlink()
+    assert main(["fig20", "--out", str(tmp_path)]) == 1
+    shown, problems = capsys.readouterr()
+    assert f"{ARRAYS}: not there, though the record names it" in problems
+    assert "    python ablations/run.py --grid transfer --profile paper --set probe.observers=gates+" in shown
