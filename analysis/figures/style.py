@@ -44,8 +44,11 @@ FORMATS = ("pdf", "svg", "png")
 DPI = 200  # of a paper's PNG
 SCREEN = (13.333, 7.5)  # inches, a slide of 16:9 as presentation programs have it
 PIXELS = 2560  # width of a slide's PNG
-LEAST_SHEET = 4.2  # inches of width that a slide is laid out on: letters of 7 points are then of 22 on a screen
-SHARE = 0.85  # of the paper's area that a slide is laid out on
+LEAST_SHEET = 4.2  # inches of width that a slide is laid out on: letters of 7 points are then of 22 on a slide
+SHARE, NARROWER = (
+    0.85,
+    0.9,
+)  # of the paper's area and width that a slide is laid out on: 19 points where a figure is wide
 
 # Okabe and Ito (2008), readable with every common colour blindness
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -114,7 +117,7 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure in inches, at most a page high, laid out so that labels do not meet; for slides one of 16:9."""
     size = (width, min(height, PAGE_HEIGHT))
     if for_slides():
-        wide = max(LEAST_SHEET, math.sqrt(SHARE * width * height * SCREEN[0] / SCREEN[1]))
+        wide = max(LEAST_SHEET, NARROWER * width, math.sqrt(SHARE * width * height * SCREEN[0] / SCREEN[1]))
         size = (wide, wide * SCREEN[1] / SCREEN[0])
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)

@@ -40,7 +40,8 @@ def draw(rows: pd.DataFrame) -> Figure:
     columns = style.side_by_side(len(suites), most, style.TEXT_WIDTH / most, 2.3)
     width = min(style.text_width(columns, most), 1.1 * style.TEXT_WIDTH / most * columns + 0.6)
     figure, panels = style.panels(len(suites), columns, width, 2.3)
-    norm = Normalize(100 * done["accuracy"].min(), 100 * done["accuracy"].max() + 1e-9)
+    low, high = 100 * float(done["accuracy"].min()), 100 * float(done["accuracy"].max())
+    norm = Normalize(low, max(high, low + 1))
     for i, (suite, axes) in enumerate(zip(suites, panels, strict=True)):
         known = rows[(rows["suite"] == suite) & rows[across].notna() & rows["tokens_per_frame"].notna()]
         _tiles(axes, known, across, norm)
