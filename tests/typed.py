@@ -6,7 +6,7 @@ import dataclasses
 
 from hypothesis import strategies as st
 
-from ablations.settings import SETTINGS
+from ablations.settings import OF_GRIDS, SETTINGS
 from videonsa.config import NSASettings, SuiteSettings, TrainSettings
 
 Texts = st.SearchStrategy[str]
@@ -138,6 +138,7 @@ GRID_LINES = {
     "seeds": seeds,
     "reference": label,
     "checkpoints": given_weights,
+    "probe": entries(["suite", "videos", "observers", "label"], printable).map(flow),
 }
 PROFILE_LINES = {
     "description": label,
@@ -163,7 +164,7 @@ tiny = [("model", "tiny"), ("data", "synth"), ("steps", "2")]
 recipes = st.tuples(trained, lines(PROFILE_LINES, "suites: {synth_needle: {limit: 4}}\n")).map(
     lambda found: f"train: {flow(list(dict([*tiny, *found[0]]).items()))}\n{found[1]}"
 )
-of_set = entries([*SETTINGS, "suites", "seeds", *(f"slurm.{key}" for key in SLURM_LINES)], odd).map(
+of_set = entries([*SETTINGS, *OF_GRIDS, *(f"slurm.{key}" for key in SLURM_LINES)], odd).map(
     lambda items: ["=".join(item) for item in items]
 )
 options = st.tuples(st.sampled_from(OPTIONS), odd).map(list) | odd.map(lambda value: [value])
