@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.figures import style
 from analysis.figures.sinks import COLUMNS, MOST, ORDER
@@ -32,6 +32,7 @@ def draw(latency: pd.DataFrame) -> Figure:
             axes.plot(rows["layer"], rows["ms"], label=style.BRANCH_NAMES[branch], **look)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         device, tokens = here["device"].iloc[0], here["tokens"].iloc[0]

@@ -67,4 +67,5 @@ def device_name(device: torch.device) -> str:
     """'NVIDIA H100 80GB HBM3', or the processor with the threads that torch takes."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.processor() or platform.machine()}, {threads} thread{'s' * (threads != 1)}"

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from evals.branches import attend, parts
 from evals.checkpoint import Checkpoint
@@ -18,7 +20,7 @@ from evals.observers.latency import milliseconds
 from evals.observers.maps import Maps, attention_maps, causal_pairs, chosen, spans
 from evals.observers.sinks import by_place
 from evals.probe import prefill, probe, questions
-from evals.sinks import kernels_serve, sums_by_chunks, sums_by_gradient
+from evals.sinks import branch_keys, kernels_serve, sums_by_chunks, sums_by_gradient
 from evals.suites import suite_settings
 from tests.helpers import TOLERANCE, attention_inputs, relative_error
 from videonsa.config import BRANCHES, NSASettings
@@ -106,6 +108,26 @@ def test_a_map_keeps_every_probability(monkeypatch: pytest.MonkeyPatch):
     assert causal_pairs(torch.tensor([2, 3])).nan_to_num().tolist() == [[3, 0], [6, 6]]
 
 
+class Largest(TorchDispatchMode):
+    """The most numbers of a tensor that was made while it lasts."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.most = max([self.most, *(of.numel() for of in tree_leaves(made) if isinstance(of, Tensor))])
+        return made
+
+
+def test_no_tensor_grows_with_the_square_of_the_tokens(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("videonsa.kernels.reference.CHUNK_ELEMENTS", 4096)
+    inputs, nsa = layer(192, heads=2, kv_heads=1), NSASettings(block_size=16, block_count=2, window=32)
+    with Largest() as seen:
+        attention_maps(inputs, nsa, bins=8)
+        branch_keys(inputs, nsa)
+    assert 3000 < seen.most <= 8192, "all pairs of all heads are 73,728"
+
+
 def test_sums_do_not_depend_on_values_and_serve_what_the_kernels_serve():
     inputs, nsa = layer(20), NSASettings(block_size=16, block_count=2, window=5)
     broken = AttentionInputs(0, inputs.query, inputs.key, inputs.value * torch.nan, inputs.gates, None)
@@ -170,7 +192,7 @@ def test_a_probe_of_these_observers(loaded: Checkpoint, data: Path):
         assert list(here["latency"]) == ["cmp", "slc", "swa", "gated", "dense"]
         assert all(part["ms"] > 0 and part["videos"] == 2 for part in here["latency"].values())
     assert record["latency_of"]["tokens"] == 64
-    assert "threads" in record["latency_of"]["device"]
+    assert " thread" in record["latency_of"]["device"]
     arrays = record["arrays"]
     assert arrays["maps/layers"].tolist() == list(chosen(layers))
     _, question = next(questions(loaded, suite, 1, data))

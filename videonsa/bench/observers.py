@@ -33,7 +33,7 @@ from videonsa.config import NSASettings, SettingsError
 from videonsa.methods.contract import LayerCall, make_batch
 from videonsa.methods.paper import AttentionInputs, Paper
 from videonsa.options import positive
-from videonsa.surroundings import settings_decide
+from videonsa.surroundings import full_products, settings_decide
 
 COLUMNS = ("observer", "length", "layers", "ms", "peak_gib", *command.SOFTWARE)
 LENGTHS = (32768, 131072)  # vision tokens
@@ -112,6 +112,7 @@ def _memory(device: torch.device, peak: bool = False) -> float:
 
 
 @settings_decide()
+@full_products()
 @torch.inference_mode()
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0, or 2 where there is no device or wrong input."""
