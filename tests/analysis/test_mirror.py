@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("WANDB_BASE_URL", online.url)
     monkeypatch.setattr(tracking, "SERVICE", tracking.Service())
     yield online
+    if sys.modules.get("wandb") is not None:
+        sys.modules["wandb"].teardown()  # else the next test's runs ask this server, half a minute each
     online.close()
 
 
