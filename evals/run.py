@@ -128,6 +128,7 @@ class SuiteRun:
         report(self._settled(asked), total)
         readers = loaded.readers
         with ThreadPoolExecutor(1) as pool, ExitStack() as held:
+            held.callback(pool.shutdown, cancel_futures=True)  # what is prepared ahead when this ends is not waited for
             dtype = loaded.model.dtype if on_gpu else None
             claimed = self._claimed(asked, partial(Shown, loaded.processor, loaded.reading, dtype), wait, held)
             begin = partial(Unit.begin, preparing=pool if goes_ahead else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 

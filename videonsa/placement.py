@@ -51,7 +51,7 @@ def described(settings: TrainSettings, processes: int) -> str:
     """'8 processes (data 4 x sequence 2), sharding full, 8 micro batches of 1 a step, activation checkpointing'."""
     data, size = lanes(settings, processes), settings.micro_batch_size
     row = settings.row_tokens or settings.max_tokens
-    count = settings.batch_size // (size * data)
+    count, sizes = settings.batch_size // (size * data), dict.fromkeys(settings.frame_batches or ())
     spread = (
         f"{processes} processes (data {data} x sequence {settings.sequence_parallel}), sharding {settings.sharding}"
     )
@@ -59,7 +59,8 @@ def described(settings: TrainSettings, processes: int) -> str:
         spread if processes > 1 else "1 process",
         "offload" * settings.offload,
         f"{settings.batch_size // data} samples a step, in rows of {row:,} tokens" * settings.packing,
-        f"{count} micro batch{'es' * (count > 1)} of {size} a step" * (not settings.packing),
+        f"{count} micro batch{'es' * (count > 1)} of {size} a step" * (not settings.packing and not sizes),
+        f"steps of {' or '.join(map(str, sizes))} samples, at most {size} at once" * bool(sizes),
         "activation checkpointing" * settings.activation_checkpointing,
         "deterministic" * settings.deterministic,
     ]

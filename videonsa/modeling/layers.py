@@ -33,6 +33,7 @@ def add_norm(layer: Any, hidden: Tensor, added: Tensor | None, fuse: bool) -> tu
 
     Under autocast the norm comes, where it is fused, in the type that the products after it would round it to, which
     saves each of them a pass; the stock norm of hidden states in half precision by weights in float32 is in float32.
+    Outputs are the same; the gradients of these products are then summed in that type, and not in float32.
     """
     keeps_type = added is None or torch.promote_types(hidden.dtype, added.dtype) == hidden.dtype
     cast = hidden.is_cuda and torch.is_autocast_enabled("cuda")
