@@ -85,8 +85,9 @@ class Once:
 
     def _ready(self, output: Any) -> Any:
         for name in PIXELS & set(output) if self._dtype else ():
-            pixels = output[name].to(self._dtype)
-            output[name] = pixels.pin_memory() if torch.cuda.is_available() and not pixels.is_cuda else pixels
+            output[name] = output[name].to(self._dtype)
+            with suppress(RuntimeError):  # none is left, or there is no GPU: then they are copied as they lie
+                output[name] = output[name].pin_memory()
         return output
 
     def __getattr__(self, name: str) -> Any:
