@@ -227,7 +227,10 @@ def _reports(options: argparse.Namespace) -> bool:
     if options.join:
         raise Refused("wandb shows what was run here: without --join")
     whole = True
-    for sweep in _chosen_sweeps(options.out, options.sweep):
+    sweeps = _chosen_sweeps(options.out, options.sweep)
+    if not sweeps:
+        raise Refused(_why_not("wandb", sweeps, options.out))
+    for sweep in sweeps:
         made = report_sweep(options.out, options.out / "sweeps" / sweep, not options.no_questions)
         _show(made.paths)
         print("\n".join(made.lines), file=sys.stdout if made.whole else sys.stderr)

@@ -232,3 +232,8 @@ def test_what_cannot_be_made_is_refused_in_a_line(lacks, line, out: Path, monkey
     assert line in said
     assert said.count("\n") == 1
     assert not (out / "wandb").exists()
+
+
+def test_a_folder_without_sweeps_is_said(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert report(tmp_path) == 2
+    assert "no sweep in" in capsys.readouterr().err
