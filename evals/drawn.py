@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import interpolate
 
 from videonsa.config import SettingsError
 from videonsa.drawing import draw
 from videonsa.synth import SUFFIX, read_scene
 from videonsa.synth.scene import FPS
 from videonsa.video import Clip, Video, VideoError, Work
+from videonsa.video.picture import resized
 
 Reading = Callable[[Path, Clip], Future[Video]]
 
@@ -51,10 +51,8 @@ def drawn(path: Path, clip: Clip, device: torch.device | str = "cpu") -> Video:
     indices = clip.choose(0, scene.frames - 1, float(FPS), scene.size, scene.size)
     frames: Any = draw([scene], device, indices)[0]
     size = clip.fit.size(scene.size, scene.size) if clip.fit else frames.shape[1:3]
-    if tuple(size) != tuple(frames.shape[1:3]):  # as videonsa/video/picture.py
-        pixels = interpolate(
-            frames.permute(0, 3, 1, 2), list(size), mode="bicubic", align_corners=False, antialias=True
-        )
-        frames = pixels.permute(0, 2, 3, 1)
+    if tuple(size) != tuple(frames.shape[1:3]):  # on the CPU: bytes have no bicubic on a GPU, and bits stay equal
+        smaller = [torch.from_numpy(resized(frame, size)) for frame in frames.cpu().numpy()]
+        frames = torch.stack(smaller).to(device)
     work = Work(decoded=len(indices), seconds=time.perf_counter() - began)
     return Video(frames, indices, scene.frames, float(FPS), scene.size, scene.size, work)
