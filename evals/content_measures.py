@@ -26,7 +26,7 @@ def measures(video: SeenVideo) -> tuple[Tensor, Tensor]:
 
     places: among the question's vision tokens. Measures: POSITION, CONTENT, and CONTENT shifted by half the video: as
     smooth, and of nothing that is there, so it tells what a regression finds by chance. A first patch has nothing
-    before it; images have no time.
+    before it; images have no time. Videos of fewer than three patches are left out: nothing of theirs can be shifted.
     """
     found = [(piece.first, piece, *_of_video(video, piece)) for piece in video.pieces if _moves(piece)]
     if not found:
@@ -41,13 +41,14 @@ def measures(video: SeenVideo) -> tuple[Tensor, Tensor]:
 
 
 def _moves(piece: Piece) -> bool:
-    return piece.kind == "video" and piece.grid[0] > 1
+    """Of fewer than three patches one is left without the first, and nothing of another time to shift it to."""
+    return piece.kind == "video" and piece.grid[0] > 2
 
 
 def _of_video(video: SeenVideo, piece: Piece) -> tuple[Tensor, Tensor]:
     """Position and content of the tokens of all patches but the first: [T - 1, H, W, 3] and [T - 1, H, W, 4]."""
     time, height, width = piece.grid
-    motion, edges = _by_patch(video, piece)
+    motion, edges = (each.cpu() for each in _by_patch(video, piece))  # a scene's pixels lie where it was drawn
     whole = motion.flatten(1).mean(1)
     cut = ((whole >= CUT) & (whole >= CUT_TIMES * whole.median())).float()
     still = (whole <= STILL).float()

@@ -47,7 +47,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Question:
-    """A prepared question, on the CPU."""
+    """A prepared question, on the CPU; but pixels of a scene are where it was drawn."""
 
     prompt_hash: str  # 12 digits of SHA-256 of the prompt's text, one placeholder for each video
     inputs: BatchFeature

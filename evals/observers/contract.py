@@ -45,7 +45,7 @@ class SeenVideo:
 
     index: int  # among the suite's questions
     suite: str
-    question: Question  # on the CPU
+    question: Question  # on the CPU, but for pixels of scenes
     layers: int  # of the model
     merge: int  # patches of a side of a token
     frames: int  # of a temporal patch

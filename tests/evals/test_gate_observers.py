@@ -155,3 +155,18 @@ def test_content_is_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (columns["row"][0, :, 0].tolist(), columns["column"][0, 0].tolist()) == ([0, 1], [0, 0.5, 1])
     shifted = whole.view(6, 2, 3, -1)[..., len(POSITION) + len(CONTENT) :]
     torch.testing.assert_close(shifted[0], torch.stack([columns[name][3] for name in CONTENT], -1))
+
+
+def test_a_video_of_two_patches_has_nothing_to_be_shifted_to() -> None:
+    patches = torch.rand(3, 2, 3, 8, 8)
+    places, found = measures(made_video(patches[:2]))
+    assert (len(places), tuple(found.shape)) == (0, (0, len(POSITION) + 2 * len(CONTENT)))
+    content = measures(made_video(patches))[1][:, len(POSITION) :].unflatten(1, (2, -1))
+    assert not torch.equal(content[:, 0], content[:, 1])
+
+
+@pytest.mark.gpu
+def test_pixels_that_lie_on_a_gpu_are_measured_alike() -> None:
+    here, there = (made_video(torch.rand(7, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))) for _ in range(2))
+    there.question.inputs["pixel_values_videos"] = there.question.inputs["pixel_values_videos"].cuda()
+    torch.testing.assert_close(measures(there)[1], measures(here)[1])
