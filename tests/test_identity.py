@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ablations.snapshot import PACKAGES
 from evals.aggregates import Aggregate
+from evals.data.synthetic import SyntheticData
 from evals.suites import Suite
 from tests.test_layers import ROOT, imports, module_name, sources
 from videonsa import identity as rules
@@ -35,7 +36,7 @@ from videonsa.identity import (
 from videonsa.methods.entries import Entry
 from videonsa.methods.settings import ENTRIES as METHODS
 
-SETTINGS = (NSASettings, TrainSettings, SuiteSettings, Suite, Aggregate)
+SETTINGS = (NSASettings, TrainSettings, SuiteSettings, Suite, Aggregate, SyntheticData)
 # Fields that came after FIRST_FIELDS, and the value of each that does what was done before there was the field. A line
 # here is for ever: with another value, finished numbers would count for what they are not.
 BEFORE: dict[str, dict[str, object]] = {cls.__name__: {} for cls in SETTINGS}
@@ -51,6 +52,7 @@ BEFORE["TrainSettings"] |= {
     "earlier": 0.0,
 }
 BEFORE["Suite"] |= {"mp4": False}
+BEFORE["SyntheticData"] |= {"mp4": False}
 ENTRIES = ("evals.run", "evals.checkpoint", "evals.model", "videonsa.training.run", "videonsa.training.loop")
 
 

@@ -39,6 +39,7 @@ FIRST_FIELDS: dict[str, tuple[str, ...]] = {
     "SuiteSettings": ("name", "task", "frames", "fps", "tokens_per_frame", "max_new_tokens", "limit", "seed"),
     "Suite": ("metric", "aggregate", "chance", "family", "questions", "video", "answer", "judged"),
     "Aggregate": ("score", "kind", "parts", "mean_over", "kinds", "figure"),
+    "SyntheticData": ("family", "questions", "frames", "size", "seed"),
 }
 
 # The code that numbers depend on, by part: each file counts in the part that names it, or its folder, most closely.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from videonsa.config import SettingsError, require
 from videonsa.disk import DiskError, whole_folder
 from videonsa.drawing import frames_of
-from videonsa.identity import identity, part_version
+from videonsa.identity import identity, part_version, settings_inputs
 from videonsa.places import place
 from videonsa.synth import FAMILIES, SUFFIX, Scene, make_sample, prompt_text, write_scene
 
@@ -41,7 +41,8 @@ class SyntheticData:
     frames: int = 32  # of each video
     size: int = 56  # width and height of a frame, px
     seed: int = 0  # questions and videos; the test split of each seed never meets a training seed
-    mp4: bool = False  # of a long family, whose videos are else scenes, as small as a question
+    # Of a long family, whose videos are else scenes, as small as a question.
+    mp4: bool = field(default=False, metadata={"before": False})
 
     def __post_init__(self) -> None:
         for name in ("questions", "frames", "size"):
@@ -52,7 +53,7 @@ class SyntheticData:
     @property
     def identity(self) -> str:
         """12 digits for the settings and for the code that turns them into files."""
-        return identity({**asdict(self), "code": [part_version(part) for part in ("synth", "questions")]})
+        return identity({**settings_inputs(self), "code": [part_version(part) for part in ("synth", "questions")]})
 
 
 def data_folder(folder: Path | str | None = None) -> Path:

@@ -12,6 +12,7 @@ from evals.data.synthetic import SyntheticData, data_folder, make_data, read_doc
 from tests.disks import remount, small_disk
 from videonsa.config import SettingsError
 from videonsa.disk import DiskError
+from videonsa.identity import identity
 
 SMALL = SyntheticData("needle", questions=4, frames=8)
 
@@ -26,6 +27,14 @@ def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [{"family": "order"}, {"questions": 5}, {"frames": 16}, {"size": 84}, {"seed": 1}])
 def test_every_setting_changes_the_identity(change: dict) -> None:
     assert dataclasses.replace(SMALL, **change).identity != SMALL.identity
+
+
+def test_what_came_later_is_in_the_identity_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = dataclasses.replace(SMALL, family="long_order")
+    assert dataclasses.replace(scenes, mp4=True).identity != scenes.identity
+    monkeypatch.setattr("evals.data.synthetic.part_version", lambda part: part)
+    given = {"family": "needle", "questions": 4, "frames": 8, "size": 56, "seed": 0}
+    assert SMALL.identity == identity({**given, "code": ["synth", "questions"]}), "that of before there was mp4"
 
 
 def test_made_once(tmp_path: Path) -> None:
