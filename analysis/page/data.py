@@ -56,13 +56,13 @@ def page_data(results: Results, rows: pd.DataFrame, media: Media, room: int, pic
         texts = Texts(longest)
         data["questions"] = _questions(results, rows, media, texts)
         data["texts"] = texts.all
-        if len(to_json(data)) < min(room, OF_TEXT):
+        if size_of(data) < min(room, OF_TEXT):
             break
         data["cut"] = LONGEST[min(LONGEST.index(longest) + 1, len(LONGEST) - 1)]
     else:
         return data | {"questions": [], "texts": [], "cut": 0}
     if pictures:
-        data["sheets"] = _sheets(data["questions"], media, room - len(to_json(data)))
+        data["sheets"] = _sheets(data["questions"], media, room - size_of(data))
     else:
         for suite in data["questions"]:
             suite["shown"] = []
@@ -75,9 +75,14 @@ def to_json(data: Mapping[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
+def size_of(data: Mapping[str, Any]) -> int:
+    """Bytes of its JSON as it is written: a letter may be several."""
+    return len(to_json(data).encode("utf-8", "backslashreplace"))
+
+
 def _number(value: Any) -> float | None:
-    """As JSON has it, with six digits: NaN is none."""
-    if not isinstance(value, Real) or math.isnan(value):
+    """As JSON has it, with six digits: one that is not finite is none."""
+    if not isinstance(value, Real) or not math.isfinite(value):
         return None
     return float(f"{value:.6g}")
 

@@ -54,7 +54,8 @@ def write_report(
         Section("origin", "Where the numbers come from", _origin(rows)),
     ]
     frame = document(name, question, sections, "", UP)
-    data = page_data(results, rows, Media(sweep.parent.parent), LIMIT - len(frame.encode()), pictures)
+    room = LIMIT - len(frame.encode("utf-8", "backslashreplace"))  # as write_text has it
+    data = page_data(results, rows, Media(sweep.parent.parent), room, pictures)
     path = sweep / (NAME if pictures else WITHOUT_MEDIA)
     write_text(path, document(name, question, sections, to_json(data), UP))
     return path

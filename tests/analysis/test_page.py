@@ -156,10 +156,10 @@ def test_a_page_is_never_larger_than_its_limit(
     results: Results, few: pd.DataFrame, plan: dict, sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = results.questions.copy()
-    asked["prediction"] = [f"{number} " + "x" * 1500 for number in range(len(asked))]
+    asked["prediction"] = [f"{number} " + "視" * 1500 for number in range(len(asked))]  # three bytes each
     long = replace(results, questions=asked)
     empty = len(write_report(plan, replace(results, questions=asked[:0]), few, sweep).read_bytes())
-    for limit, letters in ((empty + 350_000, 200), (empty + 20_000, 0)):
+    for limit, letters in ((empty + 1_500_000, 200), (empty + 20_000, 0)):
         monkeypatch.setattr("analysis.page.sweep.LIMIT", limit)
         page = write_report(plan, long, few, sweep)
         assert len(page.read_bytes()) <= limit
