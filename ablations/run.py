@@ -241,7 +241,8 @@ def run_on_slurm(
     state = read_state(sweep)
     if options.wait or all(state.cells[cell.id] in (DONE, FAILED) for cell in chosen):
         return finish(sweep, chosen, options)
-    print("--status: how far it is; --wait: follow it; --cancel: stop it; once done, the same command shows the table")
+    then = "shows the table and makes the W&B report" if options.wandb_report else "shows the table"
+    print(f"--status: how far it is; --wait: follow it; --cancel: stop it; once done, the same command {then}")
     return 0
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from videonsa.disk import write_bytes
@@ -33,10 +35,22 @@ def print_page(page: Path) -> Path:
         own = (f"--user-data-dir={folder}/profile", f"--print-to-pdf={made}", page.resolve().as_uri())
         sandbox = ("--no-sandbox",) if os.geteuid() == 0 else ()  # Chromium starts for root only so; the page is ours
         try:
-            done = subprocess.run([browser, *FLAGS, *sandbox, *own], capture_output=True, timeout=SECONDS, check=False)
+            code = _run([browser, *FLAGS, *sandbox, *own])
         except (OSError, subprocess.TimeoutExpired) as error:
             raise NotPrinted(f"no {path.name}: {browser} did not print {page} ({type(error).__name__})") from None
         if not made.is_file():
-            raise NotPrinted(f"no {path.name}: {browser} ended with {done.returncode} and printed nothing of {page}")
+            raise NotPrinted(f"no {path.name}: {browser} ended with {code} and printed nothing of {page}")
         write_bytes(path, made.read_bytes())
     return path
+
+
+def _run(command: list[str]) -> int:
+    """The code a command ends with; it and what it started end after SECONDS. Raises OSError, TimeoutExpired."""
+    null = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+    try:
+        return process.wait(SECONDS)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

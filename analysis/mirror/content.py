@@ -17,6 +17,7 @@ from analysis.mirror.spec import make_report
 from analysis.mirror.tables import FIGURES, QUESTIONS, TABLE, Rows, cells_table, question_tables
 from analysis.page.media import Media
 from analysis.summary import sweep_data
+from videonsa.record import without_paths
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def gather(out: Path, sweep: Path, questions: bool) -> Content:
     plan = read_plan(sweep)
     results = load(out, plan)
     data = sweep_data(plan, results)
-    rows, answer = data["rows"], answer_lines(data["rows"])
+    rows = data["rows"]
+    answer = [without_paths(line) for line in answer_lines(rows)]
     tables = {TABLE: cells_table(rows)}
     if questions:
         tables |= {f"{QUESTIONS}/{suite}": table for suite, table in question_tables(results, rows, Media(out)).items()}

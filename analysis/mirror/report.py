@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def report_sweep(out: Path, sweep: Path, questions: bool = True) -> Made:
     summarize(out, sweep)
     content = gather(out, sweep, questions)
     was = _read(sweep / FILE)
-    write_text(sweep / FILE, json.dumps(content.report, indent=1) + "\n")
+    _write(sweep, {**content.report, "content": None})  # as long as its run is not whole
     made = Made([sweep / FILE, sweep / "report.html"])
     made.lines += [
         f"{name}: {table.left_out} rows had no room" for name, table in content.tables.items() if table.left_out
@@ -55,6 +56,8 @@ def report_sweep(out: Path, sweep: Path, questions: bool = True) -> Made:
     _send_cells(content, out, there)
     same = was.get("content") == content.report["content"] and offline_parts(out, content.report["run"])
     kept = "offline" if same and server is None else send_sweep(content, out)
+    if kept is not None:
+        _write(sweep, content.report)
     if server is not None and kept == "online":
         _put_report(server, content, made)
     elif kept is None or server is not None:
@@ -64,6 +67,10 @@ def report_sweep(out: Path, sweep: Path, questions: bool = True) -> Made:
             f"offline: `wandb sync {out}/wandb/offline-run-*` sends the runs, this command with a key the rest"
         )
     return made
+
+
+def _write(sweep: Path, report: Mapping[str, Any]) -> None:
+    write_text(sweep / FILE, json.dumps(report, indent=1) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

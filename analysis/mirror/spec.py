@@ -56,7 +56,7 @@ def make_report(
 
 def _about(plan: Mapping[str, Any]) -> str:
     when = {"test": "settings changed at test time", "train": "each variant trained"}.get(str(plan.get("asks")), "")
-    return line_of(" · ".join(part for part in (plan.get("question") or "", when) if part))
+    return without_paths(line_of(" · ".join(part for part in (plan.get("question") or "", when) if part)))
 
 
 def _spec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -14,13 +15,14 @@ from typing import Any
 from analysis.mirror.cell import NOTHING_ELSE
 from analysis.mirror.content import Content
 from analysis.mirror.tables import Rows, sweep_run_id
+from videonsa.record import without_paths
 from videonsa.tracking import Tracker
 
 OF_PLAN = ("sweep", "profile", "grid", "question", "asks", "axes", "reference")
 
 
 def send_sweep(content: Content, out: Path) -> str | None:
-    """Make the sweep's run; "online" or "offline": where it is now. None where it could not be made, which is said.
+    """Make the sweep's run; "online" or "offline": where it is now. None where it is not whole, which is said.
 
     Offline parts of before are removed then: `wandb sync` would put them in its place, and send what it leaves out.
     """
@@ -36,11 +38,13 @@ def send_sweep(content: Content, out: Path) -> str | None:
             group=plan["sweep"],
             job_type="sweep",
             tags=["sweep"],
-            config={name: plan.get(name) for name in OF_PLAN},
+            config=json.loads(without_paths(json.dumps({name: plan.get(name) for name in OF_PLAN}))),
         )
         run.log(lambda: _media(content.tables, content.figures), step=0)
         run.close(answer=" ".join(content.answer), cells=len(plan["cells"]))
-    for path in older if run.kept else ():
+    if run.kept is None or run.full:
+        return None
+    for path in older:
         shutil.rmtree(path, ignore_errors=True)
     return run.kept
 

@@ -38,7 +38,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2
     [
         (["--grid", "bugdet"], "no grid 'bugdet'; grids of profile tiny: baselines, .*budget, .*smoke, .*tokens"),
         (["--grid", "nowhere/mine.yaml"], "no grid 'nowhere/mine.yaml'"),
-        (["--grid", "budget", "--profile", "huge"], "no profile 'huge'; profiles: paper, tiny"),
+        (["--grid", "budget", "--profile", "huge"], "no profile 'huge'; profiles: paper, study, tiny"),
         (
             ["--grid", "budget", "--cluster", "cloud"],
             "--cluster='cloud' is not valid: choose one of auto, debug, local, slurm",
