@@ -10,10 +10,14 @@ START_SECONDS = 30.0  # a job that had less to work would hardly have loaded its
 
 
 class Limit:
-    """When a command of so many minutes stops its work, and when it begins no more; None: never. Counts from now."""
+    """When a command of so many minutes stops its work, and when it begins no more; None: never.
 
-    def __init__(self, minutes: float | None = None) -> None:
-        self.ends = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    began: when the command did, by time.monotonic(); None: now.
+    """
+
+    def __init__(self, minutes: float | None = None, began: float | None = None) -> None:
+        began = time.monotonic() if began is None else began
+        self.ends = float("inf") if minutes is None else began + 60 * minutes
 
     @property
     def left(self) -> float:

@@ -76,9 +76,9 @@ def test_a_real_sweep_ended_in_its_training_and_in_its_answers_finds_what_an_une
     assert limited(run.main, lambda: lines("answers/*/*.jsonl") >= 4, *smoke) == REACHED
     given = lines("answers/*/*.jsonl")
     assert "left: 2 cells; " in capsys.readouterr().err
-    assert limited(run.main, lambda: False, *smoke) == 0
+    assert run.main([*smoke, "--out", str(out), "--cluster", "debug"]) == 0
     found = results(out)
     assert given >= 4
     out.rename(out.with_name("ended"))
-    assert limited(run.main, lambda: False, *smoke) == 0
+    assert run.main([*smoke, "--out", str(out), "--cluster", "debug"]) == 0
     assert results(out) == found

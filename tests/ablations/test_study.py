@@ -15,7 +15,7 @@ from tests.ablations.conftest import records
 from videonsa.synth import LONG
 from videonsa.video import Clip, Readers
 
-SMALL = ("train.steps=2", "suite.frames=8", "suite.limit=4", "probe.videos=1")
+SMALL = ("train.steps=2", "probe.videos=1")  # videos of 16 frames, 512 tokens, four questions a suite
 
 
 @pytest.mark.long
@@ -25,7 +25,10 @@ def test_every_family_is_trained_on_and_asked_and_files_are_answered_as_scenes(t
     suites = [f"synth_{family}" for family in LONG]
     words = [*SMALL, "suites=" + "+".join([*suites, "synth_long_order_mp4"])]
     settings = [part for word in words for part in ("--set", word)]
-    assert run.main(["--profile", "study", "--grid", "smoke", *settings, "--out", str(tmp_path), "--workers", "1"]) == 0
+    assert (
+        run.main(["--profile", "study", "--grid", "smoke", *settings, "--out", str(tmp_path), "--cluster", "debug"])
+        == 0
+    )
     found = records(tmp_path)
     assert sorted(found) == sorted(
         f"{kind} {suite}" for kind in ("dense", "nsa") for suite in [*suites, suites[1] + "_mp4"]

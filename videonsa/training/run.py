@@ -16,6 +16,10 @@ FOLDER/final/            the trained model, as transformers saves it; complete w
 from __future__ import annotations
 
 if __name__ == "__main__":
+    import time
+
+    BEGAN = time.monotonic()  # before torch is imported, which takes its part of a limit
+
     from videonsa.bootstrap import settle
 
     settle()
@@ -216,7 +220,7 @@ def _each_once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], began: float | None = None) -> int:
     """The command line. Exit codes: 0 trained, 1 something failed, 2 wrong input, 75 time (--minutes) is up, and it
     has saved, 143 told to leave by SIGTERM, likewise."""
     parser = options.Parser(
@@ -226,7 +230,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folder", type=options.folder, metavar="FOLDER")
     parser.add_argument("--minutes", type=options.positive, metavar="M", help=options.MINUTES)
     asked = parser.parse_args(arguments)
-    limit = Limit(asked.minutes)
+    limit = Limit(asked.minutes, began)
     try:
         print(train(read_settings(asked.settings), asked.folder, limit=limit))
         if skipped := in_words(asked.folder):
@@ -246,4 +250,4 @@ def _say(error: BaseException, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], BEGAN))
