@@ -17,7 +17,7 @@ NEVER = float("inf")
 
 
 def told(out: Path) -> dict[str, object]:
-    """Cells and curves of trainings. A probe's last digits go by the threads, and here two kinds of processes answer."""
+    """Cells and curves of trainings. Keys of answers and probes differ where workers and one process make them."""
     return {key: value for key, value in results(out).items() if key.startswith(("cells", "trainings"))}
 
 
