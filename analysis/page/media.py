@@ -14,6 +14,8 @@ from typing import Any
 
 PLACE = re.compile(r"answers/[^/\\]+/media/[0-9a-f]+\.json")  # as records name it; they may come from anybody
 SHEET = re.compile(r"[0-9a-f]{8,64}")
+ABOUT = ("seconds", "seen", "times", "columns")  # what a sheet's comment says
+MOST_SECONDS = 1e9  # and numbers of frames; NaN and infinity are no less
 MOST = 500  # questions whose pictures a page holds
 
 
@@ -43,13 +45,14 @@ class Media:
         found = self._questions[place].get(doc_id)
         if not isinstance(found, dict):
             return Seen()
-        prompt, names = found.get("prompt"), found.get("sheets") or ()
-        sheets = tuple(name for name in names if isinstance(name, str) and SHEET.fullmatch(name))
+        prompt, names = found.get("prompt"), found.get("sheets")
+        known = names if isinstance(names, list) else ()
+        sheets = tuple(name for name in known if isinstance(name, str) and SHEET.fullmatch(name))
         return Seen(prompt if isinstance(prompt, str) else None, place.rpartition("/")[0], sheets)
 
     def about(self, folder: str, sheet: str) -> dict[str, Any]:
         """What a sheet's comment says: `seconds` of the clip, frames `seen`, `times` of those shown, `columns`; and its
-        `size`. Nothing where it is not there."""
+        `size`. Nothing where it is not there, or says something else."""
         if (folder, sheet) not in self._about:
             self._about[folder, sheet] = _comment(self.out / folder / f"{sheet}.jpg")
         return self._about[folder, sheet]
@@ -73,7 +76,7 @@ class Media:
 def _mapping(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -83,6 +86,15 @@ def _comment(path: Path) -> dict[str, Any]:
 
     try:
         with Image.open(path, formats=("JPEG",)) as picture:
-            return {**json.loads(picture.info["comment"]), "size": picture.size}
-    except (OSError, ValueError, KeyError, TypeError):
+            said, size = json.loads(picture.info["comment"]), picture.size
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, Image.DecompressionBombError):
         return {}
+    return {**{name: said[name] for name in ABOUT}, "size": size} if _is_about(said) else {}
+
+
+def _is_about(said: Any) -> bool:
+    """What the page's script and a page's JSON can do with; a file may come from anybody."""
+    if not (isinstance(said, dict) and isinstance(said.get("times"), list)):
+        return False
+    numbers = [*(said.get(name) for name in ABOUT if name != "times"), *said["times"]]
+    return all(type(value) in (int, float) and 0 <= value < MOST_SECONDS for value in numbers)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from analysis.load import Results
 from analysis.page import data as page_data
@@ -169,6 +170,22 @@ def test_a_page_is_never_larger_than_its_limit(
 @pytest.mark.parametrize("place", ["../../etc/passwd", "answers/a/media/../../x.json", "/answers/a/media/00.json", 7])
 def test_a_record_cannot_name_other_files(tmp_path: Path, place: object) -> None:
     assert page_media.Media(tmp_path).question(place, "0") == page_media.Seen()
+
+
+SAID = {"seconds": 6.0, "seen": 2, "times": [0.0, 3.0], "columns": 2}
+NESTED = "[" * 30_000
+
+
+@pytest.mark.parametrize(
+    "change", [{"seconds": float("nan")}, {"times": None}, {"times": [0, "1"]}, {"seen": 10**400}, NESTED, "7", ""]
+)
+def test_a_sheet_that_says_something_else_is_none(tmp_path: Path, change: object) -> None:
+    def about(comment: str) -> dict:
+        Image.new("RGB", (8, 8)).save(tmp_path / "0123abcd.jpg", comment=comment)
+        return page_media.Media(tmp_path).about("", "0123abcd")
+
+    assert about(json.dumps(SAID | {"more": float("inf")})) == SAID | {"size": (8, 8)}
+    assert about(change if isinstance(change, str) else json.dumps(SAID | change)) == {}
 
 
 def test_the_index_counts_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
