@@ -96,7 +96,7 @@ class Checkpoint:
     @property
     def reading(self) -> Reading:
         """What reads or draws the videos that it is asked about."""
-        return drawing(self.readers.read, self.device)
+        return drawing(self.readers, self.device)
 
     @property
     def tokens_per_frame(self) -> int:

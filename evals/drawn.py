@@ -14,7 +14,7 @@ from videonsa.config import SettingsError
 from videonsa.drawing import draw
 from videonsa.synth import SUFFIX, read_scene
 from videonsa.synth.scene import FPS
-from videonsa.video import Clip, Video, VideoError, Work
+from videonsa.video import Clip, Readers, Video, VideoError, Work
 from videonsa.video.picture import resized
 
 Reading = Callable[[Path, Clip], Future[Video]]
@@ -25,17 +25,20 @@ def is_scene(path: str | Path) -> bool:
     return str(path).endswith(SUFFIX)
 
 
-def drawing(reading: Reading, device: torch.device) -> Reading:
-    """Reads as `reading`, but for scenes, which are drawn on the device, here and now."""
+def drawing(readers: Readers, device: torch.device) -> Reading:
+    """Reads as the readers, but for scenes, which are drawn on the device, here and now; their watch sees both."""
 
     def read(path: Path, clip: Clip) -> Future[Video]:
         if not is_scene(path):
-            return reading(path, clip)
+            return readers.read(path, clip)
         future: Future[Video] = Future()
         try:
             future.set_result(drawn(path, clip, device))
         except Exception as error:
             future.set_exception(error)
+        else:
+            if readers.watch is not None:
+                readers.watch(path, clip, future.result())
         return future
 
     return read

@@ -1,8 +1,8 @@
 """What questions show, kept beside their answers for people to look at: their prompts, and small pictures of the frames
 that were seen. It is in no identity, and costs no question its answer: what goes wrong here is left out.
 
-In answers/<suite>-<id>/media/ lie one JPEG for each clip that was read, a sheet of frames whose comment says when they
-are and how long the clip is, and for each sampling a JSON that names every question's prompt and sheets.
+In answers/<suite>-<id>/media/ lie one JPEG for each clip that was read or drawn, a sheet of frames whose comment says
+when they are and how long the clip is, and for each sampling a JSON that names every question's prompt and sheets.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def prompt_of(messages: Iterable[Mapping[str, Any]]) -> str:
 def sheet_of(video: Video) -> bytes:
     """A JPEG of some of the frames that were seen, row by row; its comment says when they are, as JSON."""
     chosen = np.unique(np.linspace(0, len(video.frames) - 1, FRAMES).round().astype(int))
-    frames = [Image.fromarray(video.frames[number]) for number in chosen]
+    frames = [Image.fromarray(_on_cpu(video.frames[number])) for number in chosen.tolist()]
     for frame in frames:
         frame.thumbnail((SIDE, SIDE))
     width, height = frames[0].size
@@ -130,6 +130,11 @@ def sheet_of(video: Video) -> bytes:
     made = io.BytesIO()
     sheet.save(made, "JPEG", quality=QUALITY, optimize=True, comment=json.dumps(about))
     return made.getvalue()
+
+
+def _on_cpu(frame: Any) -> np.ndarray:
+    """A scene's frame is a tensor, where it was drawn."""
+    return frame.cpu().numpy() if hasattr(frame, "cpu") else frame
 
 
 def _clips(

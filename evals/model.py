@@ -121,7 +121,7 @@ class VideoNSA(lmms):
         """Answers in the order of the requests. A GPU finds the videos of the next ones read, or being read."""
         draw_by_questions(requests)
         shows = (
-            (request, Shown(self.checkpoint.processor, drawing(self.readers.read, self.checkpoint.device)))
+            (request, Shown(self.checkpoint.processor, drawing(self.readers, self.checkpoint.device)))
             for request in requests
         )
         depth = self.readers.count if self.checkpoint.device.type == "cuda" else 0
@@ -161,7 +161,7 @@ class VideoNSA(lmms):
 
         What is wrong with this question alone stands in its `error`: its media, its length.
         """
-        shown = shown or Shown(self.checkpoint.processor, drawing(self.readers.read, self.checkpoint.device))
+        shown = shown or Shown(self.checkpoint.processor, drawing(self.readers, self.checkpoint.device))
         row, question = prepared(shown, messages, self.sampling)
         if question is None:
             return row

@@ -183,7 +183,7 @@ def _suite(groups: list[tuple[int, Any, pd.DataFrame]], media: Media, texts: Tex
         "given": {str(v): _given(rows, len(first), texts) for v, rows in at.items()},
         "sampling": {str(v): samplings.index(place) for v, place, _ in groups},
         "shown": [
-            {"folder": next((one.folder for one in of if one.folder), ""), "sheets": [list(one.sheets) for one in of]}
+            {"folder": next((one.folder for one in of if one.folder), ""), "sheets": [media.there(one) for one in of]}
             for of in shown
         ],
     }
@@ -222,7 +222,7 @@ def _sheets(suites: list[dict[str, Any]], media: Media, room: int) -> dict[str, 
         if questions == MOST or room < 0:
             break
         found |= new
-        questions += bool(wanted)
+        questions += any(name in found for name in wanted)
     return found
 
 

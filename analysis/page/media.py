@@ -57,6 +57,10 @@ class Media:
             self._about[folder, sheet] = _comment(self.out / folder / f"{sheet}.jpg")
         return self._about[folder, sheet]
 
+    def there(self, seen: Seen) -> list[str]:
+        """Its sheets that are there: none is of what was answered before they were kept."""
+        return [sheet for sheet in seen.sheets if self.about(seen.folder, sheet)]
+
     def seconds(self, seen: Seen) -> float | None:
         """How long the clips of a question are together; None where one is not known."""
         lengths = [self.about(seen.folder, sheet).get("seconds") for sheet in seen.sheets]

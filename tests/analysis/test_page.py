@@ -144,6 +144,13 @@ def test_pictures_are_of_questions_that_variants_answer_differently(
         assert len(set(scores)) > 1, "there are as many of them"
         assert base64.b64decode(sheet["jpg"]) == (tmp_path / PLACE).with_name(f"{name}.jpg").read_bytes()
         assert sheet["seen"] == 12
+    lost = list(data["sheets"])[:4]
+    for name in lost:
+        (tmp_path / PLACE).with_name(f"{name}.jpg").unlink()
+    data = embedded(write_report(plan, results, kept, sweep))
+    order = next(suite for suite in data["questions"] if data["suites"][suite["s"]] == "synth_order")
+    assert not {name for of in order["shown"] for sheets in of["sheets"] for name in sheets} & set(lost), "dead links"
+    assert len(data["sheets"]) == 10, "of those that are there"
     shared = write_report(plan, results, kept, sweep, pictures=False)
     assert shared.name == "report-no-media.html"
     assert embedded(shared)["sheets"] == {}

@@ -1,14 +1,19 @@
-"""Scenes where they are asked about: they become the frames that files of the same would become."""
+"""Scenes where they are asked about: they become the frames and the sheets that files of the same would become."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from evals.checkpoint import Checkpoint
 from evals.drawn import drawn
+from evals.media import kept, read_questions, sheet_of
+from evals.run import SuiteRun
+from evals.suites import suite_settings
 from videonsa.drawing import draw
 from videonsa.synth import make_sample, read_scene, write_scene
 from videonsa.video import Clip, Fit
@@ -38,3 +43,18 @@ def test_on_a_gpu_fewer_pixels_are_the_same(scene: Path) -> None:
     there = drawn(scene, QUARTER, "cuda").frames
     assert there.device.type == "cuda"
     assert torch.equal(there.cpu(), torch.as_tensor(drawn(scene, QUARTER).frames))
+    assert sheet_of(drawn(scene, QUARTER, "cuda")) == sheet_of(drawn(scene, QUARTER))
+
+
+def test_a_scene_that_is_drawn_has_its_sheet(loaded: Checkpoint, data: Path, tmp_path: Path) -> None:
+    suite = suite_settings("synth_long_order", frames=16, limit=2, tokens_per_frame=4, max_new_tokens=1)
+    run = SuiteRun(suite, tmp_path / "answers", data=data)
+    asked = run.under(loaded, {})
+    with kept(run, loaded, [asked]) as names:
+        run.ask(loaded, [asked])
+    media = tmp_path / "answers" / "media"
+    named = [name for one in read_questions(media / names[asked.key]).values() for name in one["sheets"]]
+    assert sorted(path.stem for path in media.glob("*.jpg")) == sorted(named)
+    assert len(named) == 2
+    video = drawn(Path(run.task.eval_docs[0]["video"]), Clip(8))
+    assert sheet_of(video) == sheet_of(replace(video, frames=np.asarray(video.frames)))
