@@ -23,7 +23,8 @@ from PIL import Image
 
 from videonsa.disk import write_bytes
 from videonsa.identity import identity
-from videonsa.video import Clip, Video
+from videonsa.video import Clip, Video, VideoError, in_time
+from videonsa.video.reading import STALLED
 
 if TYPE_CHECKING:
     from evals.asking import Asked
@@ -60,20 +61,31 @@ def kept(run: SuiteRun, loaded: Checkpoint, asked: Iterable[Asked]) -> Iterator[
 class Media:
     """The media/ of a folder of answers; several processes may add to it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, stalled: float = STALLED) -> None:
+        """stalled: seconds after which the folder's disk is taken to hang, and no more pictures are kept."""
+        self.folder, self.stalled, self.hangs = folder, stalled, False
         self.sheets: dict[
             tuple[Path, Clip], set[str]
         ] = {}  # names that a clip's sheet has, of the questions that show it
 
     def keep_clip(self, path: Path, clip: Clip, video: Video) -> None:
-        """Keep the clip's sheet, where it is not there. Raises nothing."""
+        """Keep the clip's sheet, where it is not there. Raises nothing; whoever waits for the clip waits no longer for
+        a disk that hangs, and once."""
+        if self.hangs:
+            return
         with _left_out(f"the picture of {path.name}"):
-            places = [self.folder / f"{name}.jpg" for name in self.sheets.get((path, clip), ())]
-            if new := [place for place in places if not place.is_file()]:
-                sheet = sheet_of(video)
-                for place in new:
-                    write_bytes(place, sheet)
+            try:
+                in_time(lambda _: self._keep(path, clip, video), path, self.stalled)
+            except VideoError:
+                self.hangs = True
+                raise
+
+    def _keep(self, path: Path, clip: Clip, video: Video) -> None:
+        places = [self.folder / f"{name}.jpg" for name in self.sheets.get((path, clip), ())]
+        if new := [place for place in places if not place.is_file()]:
+            sheet = sheet_of(video)
+            for place in new:
+                write_bytes(place, sheet)
 
     def keep_questions(self, name: str, run: SuiteRun, clips: Callable[[list[dict]], list[tuple[Path, Clip]]]) -> None:
         """Write the prompts and sheets of the run's questions into the JSON of this name. No video is looked at.

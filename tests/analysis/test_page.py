@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,3 +228,15 @@ def test_sheets_are_small_and_say_what_they_show(tmp_path: Path) -> None:
     media.sheets[clip].add("4567cdef")
     media.keep_clip(*clip, None)  # type: ignore[arg-type]  what cannot be kept costs no question
     assert [path.name for path in (tmp_path / "media").iterdir()] == ["0123abcd.jpg"]
+
+
+def test_a_disk_that_hangs_holds_nobody_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, answers, clip = [], threading.Event(), (Path("film.mp4"), Clip(64))
+    monkeypatch.setattr("evals.media.write_bytes", lambda place, _: begun.append(place) or answers.wait())
+    media = Media(tmp_path, stalled=0.2)
+    media.sheets[clip] = {"0123abcd"}
+    for _ in range(3):
+        media.keep_clip(*clip, Video.of(np.zeros((2, 30, 40, 3), np.uint8), 2.0))
+    answers.set()
+    assert media.hangs
+    assert len(begun) <= 1, "what hangs is asked once; a machine may be too slow to come there"
