@@ -22,8 +22,8 @@ from evals.answers import Row
 from evals.arguments import read_arguments
 from evals.asking import Messages, answer_row, is_of_question, prepared
 from evals.checkpoint import Checkpoint, load
-from evals.drawn import drawing
-from evals.question import Sampling
+from evals.drawn import drawing, is_scene
+from evals.question import Sampling, clips
 from evals.scoring import draw_by_question, one_line
 from evals.shown import Shown
 from videonsa import values
@@ -118,7 +118,7 @@ class VideoNSA(lmms):
     @settings_decide()
     @full_products()
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answers in the order of the requests. A GPU finds the videos of the next ones read, or being read."""
+        """Answers in the order of the requests. A GPU finds the files of the next ones read, or being read."""
         draw_by_questions(requests)
         shows = (
             (request, Shown(self.checkpoint.processor, drawing(self.readers, self.checkpoint.device)))
@@ -129,10 +129,14 @@ class VideoNSA(lmms):
         return [partial(self._ask, shown=shown)(*request.args) for (request, shown), _ in coming]
 
     def _begin(self, show: tuple[Instance, Shown]) -> list[Future[Video]]:
-        """Have a request's videos read. What fails is told when it is asked."""
+        """Have a request's videos read, but for scenes: drawing takes the GPU that is measured, and is done when the
+        request is asked, as in evals/run.py. What fails is told then, too."""
         _, doc_to_messages, _, doc_id, task, split = show[0].args
         with suppress(Exception, SystemExit):
-            return show[1].videos(doc_to_messages(self.task_dict[task][split][doc_id]), self.sampling)
+            messages = doc_to_messages(self.task_dict[task][split][doc_id])
+            shown = clips(self.checkpoint.processor, messages, self.sampling)
+            if not any(is_scene(path) for path, _ in shown):
+                return show[1].videos(messages, self.sampling)
         return []
 
     def _ask(
