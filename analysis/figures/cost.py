@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.figures import style
 from analysis.rows import each
@@ -82,10 +82,20 @@ def _panel(axes: Axes, here: pd.DataFrame, cost: str) -> None:
     axes.margins(x=0.08)
 
 
+class FewTicks(LogLocator):
+    """Those of a LogLocator; where fewer than two are in sight, some other round numbers, no more than have room."""
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        ticks = np.outer(10.0 ** np.arange(np.floor(np.log10(vmin)), np.ceil(np.log10(vmax)) + 1), (1, 2, 5))
+        if np.count_nonzero((ticks >= vmin) & (ticks <= vmax)) > 1:
+            return list(super().tick_values(vmin, vmax))
+        return list(MaxNLocator(4).tick_values(vmin, vmax))
+
+
 def log_scale(axes: Axes) -> None:
-    """Costs on a logarithmic axis, ticks at 1, 2 and 5 times powers of ten."""
+    """Costs on a logarithmic axis, ticks at 1, 2 and 5 times powers of ten where two of these are in sight."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(FewTicks(10, subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -102,7 +112,8 @@ def _legend(figure: Figure, done: pd.DataFrame) -> None:
         entries[style.names(done["reference"], style.LEGEND_WIDTH)[0]] = Line2D(
             [], [], color=style.VERMILION, marker="o", ms=4.2, lw=0.8
         )
-    entries["other variants"] = Line2D([], [], color=style.BLUE, marker="o", ms=4.2, lw=0.8)
+    if (~done["is_reference"] & (done["attention"] != "dense")).any():
+        entries["other variants"] = Line2D([], [], color=style.BLUE, marker="o", ms=4.2, lw=0.8)
     if (~done["is_reference"] & (done["attention"] == "dense")).any():
         entries["dense"] = Line2D([], [], color=style.BLACK, marker="D", ms=4.2, lw=0.8)
     style.legend(figure, list(entries.values()), list(entries))

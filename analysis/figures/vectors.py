@@ -47,6 +47,7 @@ def components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     centred = vectors.astype(float) - vectors.mean(0, dtype=float)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    sizes = np.where(sizes > 1e-9 * sizes.max(), sizes, 0.0)  # no axis of what rounding left
     places = left[:, :2] * sizes[:2]
     places = places * np.where(places.max(0) >= -places.min(0), 1.0, -1.0)
     total = float(np.square(sizes).sum())

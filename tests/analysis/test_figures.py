@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures import DRAWINGS, draw, pareto, prefills, style, ticks, tokens, training
+from analysis.figures import DRAWINGS, cost, draw, pareto, prefills, style, ticks, tokens, training
 from analysis.figures import budget as budget_figure
 from analysis.figures.content import sentence
 from analysis.figures.kernels import draw as draw_kernels
@@ -216,6 +216,12 @@ def test_equal_budget_curves_go_through_their_settings(rows: pd.DataFrame) -> No
 )
 def test_ticks_keep_powers_of_two_and_their_distance(values: list[float], kept: list[float]) -> None:
     assert ticks.thinned(values, 1.4) == kept
+
+
+@pytest.mark.parametrize(("least", "most"), [(25.2, 43.9), (17.4, 33.1), (3, 4.8), (9, 700)])
+def test_ticks_of_a_cost_have_room(least: float, most: float) -> None:
+    shown = cost.FewTicks(10, subs=(1, 2, 5)).tick_values(least, most)
+    assert 2 <= sum(least <= tick <= most for tick in shown) <= 6
 
 
 def measurements() -> pd.DataFrame:
