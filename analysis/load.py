@@ -164,8 +164,9 @@ def read_kind(path: Path, kind: str, problems: list[str]) -> dict[str, Any] | No
 
 
 def checked(row: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """The row; one that is done without a number is shown as failed."""
-    if row["status"] != "done" or isinstance(row["accuracy"], int | float):
+    """The row; one that is done without a number from 0 to 1 is shown as failed."""
+    accuracy = row["accuracy"]
+    if row["status"] != "done" or (isinstance(accuracy, int | float) and 0 <= accuracy <= 1):
         return row
     problems.append(f"cell {row['id']}: its record says done but has no accuracy; shown as failed")
     return {**row, "status": "failed", "error_type": "NoAccuracy", "error": "the record has no accuracy"}

@@ -13,7 +13,7 @@ from analysis.items import Item, catalog
 from analysis.items.drawn import draw
 from analysis.items.found import Found
 from analysis.items.measured import measured as measurements
-from analysis.items.places import Ours, Place, commands, status
+from analysis.items.places import DONE, Ours, Place, commands, status
 from analysis.items.probes import probes
 from analysis.items.scores import scores, settings
 from analysis.items.written import TRAINED, Page, page, to_csv, to_markdown
@@ -70,7 +70,7 @@ def make(names: Sequence[str], found: Found) -> list[Made]:
     for name in names:
         item, here = catalog().items[name], filled[name]
         paths = _write(item, here, found.out / FOLDER)
-        figure = _same(item, made, found) or _draw(item, found) if here and item.draws else []
+        figure = _same(item, made, found) or _draw(item, here, found) if here and item.draws else []
         made.append(Made(item, page(item, here), [*figure, *paths], bool(figure if item.draws else paths)))
     return made
 
@@ -109,14 +109,19 @@ def _write(item: Item, here: Sequence[Place], folder: Path) -> list[Path]:
     return [folder / f"{item.name}.md", folder / f"{item.name}.csv"]
 
 
-def _draw(item: Item, found: Found) -> list[Path]:
-    """The item's figure; no path where there is nothing to draw, or where it fails, which is logged."""
+def _draw(item: Item, here: Sequence[Place], found: Found) -> list[Path]:
+    """The item's figure; no path where there is nothing to draw, or where it fails, which is logged.
+
+    Why something that was found cannot be drawn is added to found.problems.
+    """
     folder, style = found.out / FOLDER, module("style")
     try:
         with style.style():
             return style.save(draw(item, found), folder, item.name)
     except ValueError as error:
         log.info("%s: %s", item.name, error)
+        if str(error) not in found.problems and any(place.state == DONE for place in here):
+            found.problems.append(f"{item.name} is not drawn: {error}")
     except OSError:  # of the disk, which keeps the older one
         raise
     except Exception:

@@ -47,7 +47,8 @@ def _row(sweep: Path) -> list[Cell]:
     if states["failed"]:
         shown[3] = shown[3]._replace(kind="n failed")
     question = Cell(text(plan.get("question") or "-"), kind="long")
-    return [name, question, *shown, plain(_reference(lines)), plain(_time(report))]
+    reference = Cell(text(_reference(lines)), kind="long")
+    return [name, question, *shown, reference, plain(_time(report))]
 
 
 def _status(record: Path) -> str:

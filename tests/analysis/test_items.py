@@ -164,6 +164,8 @@ def test_a_figure_whose_arrays_are_gone_is_missing_with_the_command(
 ) -> None:
     monkeypatch.setattr("ablations.facts.part_version", lambda part: "code")
     (probe,) = finished("transfer", tmp_path, suites=["timescope"]).probes.values()
+    assert main(["fig25", "--out", str(tmp_path)]) == 1
+    assert "fig25 is not drawn: fewer than three videos" in capsys.readouterr().err
     arrays = tmp_path / "probes" / probe.id / ARRAYS
     arrays.write_bytes(arrays.read_bytes()[:-9])
     assert main(["fig20", "--out", str(tmp_path)]) == 1

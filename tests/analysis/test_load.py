@@ -86,6 +86,11 @@ def test_without_a_plan_all_records_are_read(out: Path) -> None:
             json.dumps({"schema": 1, "kind": "evaluation", "status": "done", "scores": {"accuracy": None}}),
             "no accuracy",
         ),
+        (
+            json.dumps({"schema": 1, "kind": "evaluation", "status": "done", "scores": {"accuracy": 7e300}}),
+            "no accuracy",
+        ),
+        ('{"schema": 1, "kind": "evaluation", "status": "done", "scores": {"accuracy": NaN}}', "no accuracy"),
         (json.dumps({"schema": 1, "kind": "evaluation", "status": "failed", "settings": 3, "questions": 5}), None),
     ],
 )
