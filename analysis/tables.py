@@ -112,7 +112,12 @@ def score_text(row: Any, decimals: int = 0) -> str:
         text += f" [{100 * row.low:.{decimals}f}–{100 * row.high:.{decimals}f}]"
     if not np.isnan(row.difference):
         text += f" {100 * row.difference:+.1f}{'*' if row.p_holm < SIGNIFICANT else ''}"
-    return text + (f" ({int(row.unanswered)} err)" if row.unanswered else "")
+    return text + (f" ({_errors(row)} err)" if _errors(row) else "")
+
+
+def _errors(row: Any) -> int:
+    """Questions that ended in an error; 0, too, where the record does not hold its questions."""
+    return int(row.unanswered) if pd.notna(row.unanswered) else 0
 
 
 def cost_text(values: pd.Series, factor: float = 1.0) -> str:
@@ -262,8 +267,8 @@ def _left_out(row: Any) -> str:
     said = isinstance(row.notes, list) and any("lmms-eval" in note for note in row.notes)
     known = not said and isinstance(row.lmms_eval, int | float) and abs(row.lmms_eval - row.accuracy) > ROUNDED
     figure = f"lmms-eval's own figure is {100 * row.lmms_eval:.1f}" if known else ""
-    errors = f"{int(row.unanswered)} of {int(row.questions)} questions ended in an error, left out"
-    parts = [errors if row.unanswered else "", figure]
+    errors = f"{_errors(row)} of {int(row.questions)} questions ended in an error, left out" if _errors(row) else ""
+    parts = [errors, figure]
     return f"{row.label}, {row.suite}: {'; '.join(filter(None, parts))}" if any(parts) else ""
 
 

@@ -32,7 +32,7 @@ table.items td { white-space: normal; } section { margin-top: 3rem; }
 th { font-weight: 600; } th:first-child { min-width: 7rem; }
 table.items td:first-child { white-space: nowrap; }
 .scroll + .scroll { margin-top: 1.5rem; }
-@media print { section { margin-top: 1.5rem; } section table { font-size: 8pt; } }
+@media print { section { margin-top: 1.5rem; } section table { font-size: 8pt; } .status { break-after: avoid; } }
 td.whose, tr.published td, .status { color: var(--quiet); }
 """
 

@@ -84,7 +84,7 @@ def _score(row: Any) -> Cell:
     kind = ""
     if row.p_holm < SIGNIFICANT:
         kind = "better" if row.difference > 0 else "worse"
-    hint = f"{int(row.answered)} questions"
+    hint = f"{int(row.answered)} questions" if pd.notna(row.answered) else "its questions are not recorded"
     if row.test:
         hint += f"; p = {row.p:.2g}, Holm {row.p_holm:.2g} ({row.test}, {int(row.pairs)} pairs)"
     return Cell(f"{accuracy} <small>{text(rest)}</small>", row.accuracy, kind, hint)

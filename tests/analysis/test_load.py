@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from analysis.load import NotAPlan, Results, axes_of, find_reference, load, read_plan
-from analysis.tables import compare, notes
+from analysis.page.sweep import write_report
+from analysis.tables import compare, notes, to_markdown
 from tests.analysis import synthetic
 
 
@@ -108,6 +109,18 @@ def test_damaged_and_foreign_files_are_named_and_skipped(tmp_path: Path, content
         (problem,) = results.problems
         assert complaint in problem
         assert damaged in problem
+
+
+def test_a_record_without_its_questions_has_its_number_and_no_interval(tmp_path: Path) -> None:
+    sweep = synthetic.pair_sweep(tmp_path)
+    plan = read_plan(sweep)
+    path = tmp_path / "cells" / plan["cells"][1]["id"] / "record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in record.items() if name != "questions"}))
+    results = load(tmp_path, plan)
+    rows = compare(results, plan["reference"])
+    assert f"| {100 * record['scores']['accuracy']:.1f} |" in to_markdown(rows, plan)
+    assert "its questions are not recorded" in write_report(plan, results, rows, sweep, False).read_text()
 
 
 def test_a_probe_of_another_layout_is_named(tmp_path: Path) -> None:
