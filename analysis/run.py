@@ -275,9 +275,10 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path, pictu
 
         from analysis.tables import rich_table
 
-        console = Console()
-        console.width = max(console.width, LEAST_WIDTH)
-        console.print(rich_table(data["rows"], plan, data["problems"]))
+        console, shown = Console(), rich_table(data["rows"], plan, data["problems"])
+        least = console.measure(shown, options=console.options.update(max_width=1000)).minimum
+        console.width = max(console.width, LEAST_WIDTH, least)  # a number that is cut is another
+        console.print(shown)
         return write_tables(plan, data, folder), True
     if name == "report":
         from analysis.load import axes_of

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -149,14 +150,14 @@ def rich_table(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[s
 
 def _rich_part(rows: pd.DataFrame, suites: Sequence[str], plan: Mapping[str, Any]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("variant", no_wrap=True)
+    names = _names(rows)
+    table.add_column("variant", no_wrap=True, min_width=max(map(cell_len, names.values()), default=0))
     for suite in suites:
         table.add_column(
             Text(line_of(suite)), min_width=12
         )  # "91.0 [86–94]"; the difference folds below it on a narrow terminal
     for heading, _ in costs_of(rows).values():
         table.add_column(heading, justify="right", no_wrap=True)
-    names = _names(rows)
     for label, group in rows.groupby("label", sort=False):
         here = {row.suite: row for row in each(group)}
         cells = [Text(score_text(here.get(suite)), style=_style(here.get(suite))) for suite in suites]

@@ -114,11 +114,15 @@ def test_a_damaged_plan_is_one_line(tmp_path: Path, sweep: Path, capsys: pytest.
     assert "plan.json" in line
 
 
-def test_the_table_is_shown_and_written(tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_table_is_shown_and_written(
+    tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
     assert main(["table", "report", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "cmp+slc+swa" in shown
     assert (sweep / "report.html").is_file()
+    assert shown.count("   76.2\n") == 7, "no column is cut off in a narrow terminal"
 
 
 def test_it_works_as_typed_with_any_python(out: Path) -> None:
