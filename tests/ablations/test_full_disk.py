@@ -160,7 +160,7 @@ def test_a_finished_record_is_never_replaced_by_a_failure(sweep: Sweep, out: Pat
 
     cells = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ablations.run.finish", lambda sweep, chosen: cells.extend(sweep.cells) or 0)
+        patch.setattr("ablations.run.finish", lambda sweep, *_: cells.extend(sweep.cells) or 0)
         sweep("--only", "b=1 *needle")
         patch.setattr(records_module, "read_record", lambda path: None)  # it was not there a moment ago
         patch.setattr(Path, "exists", lambda path: False)
