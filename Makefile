@@ -4,23 +4,25 @@
 # make docs   the documentation as a site with search, in build/site; a link that leads nowhere is an error
 PYTHON ?= python3
 BIN := .venv/bin
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: run test test-long docs setup check format clean
 
 run: .venv/ready
 	$(BIN)/python ablations/run.py --grid budget
 
-# Two processes; the tests on a real Slurm, which mostly wait, come first.
+# Two processes; the tests on a real Slurm, which mostly wait, come first. Tests start some hundred Pythons: what these
+# import is compiled once, whatever the machine has set.
 test: .venv/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/slurm/test_cluster.py tests
+	$(TEST) -n 2 --dist loadfile --no-loadscope-reorder tests/slurm/test_cluster.py tests
 
 # They need Chromium, too: sudo apt-get install chromium
 test-long: .venv/ready-dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+	$(TEST) -m long
 
 # The site has the repository's own layout, so that links are the same here and there.
 docs: .venv/ready
