@@ -24,7 +24,7 @@ from ablations.sizes import questions_of
 from videonsa.config import SuiteSettings
 from videonsa.identity import code_version, identity
 from videonsa.methods.registry import described
-from videonsa.record import SCHEMA, read_record, write_text
+from videonsa.record import SCHEMA, read_record, without_paths, write_text
 
 DONE, FAILED, INTERRUPTED, WAITING = "done", "failed", "interrupted", "waiting"
 AMENDED = "amended.json"  # of a sweep's folder: ablations/amend.py
@@ -43,6 +43,7 @@ class Sweep:
     out: Path
     name: str  # of the folder below out/sweeps
     cells: tuple[Cell, ...]
+    changes: tuple[str, ...] = ()  # of the grid, key=value: those of --set
 
     @property
     def folder(self) -> Path:
@@ -132,7 +133,12 @@ def make_sweep(
     facts = (as_planned and facts_of_plan(folder)) or facts
     profile = replace(profile, **grid.probe)
     amended = read_amended(folder) if amended is None else amended
-    return Sweep(grid, profile, out, name, tuple(make_cells(grid, profile, facts, amended)))
+    changed = tuple(without_paths(f"{key}={_value(value)}") for key, value in changes.items())
+    return Sweep(grid, profile, out, name, tuple(make_cells(grid, profile, facts, amended)), changed)
+
+
+def _value(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def sweep_name(grid: str, source: str, profile: Profile, changes: Mapping[str, Any]) -> str:
@@ -307,6 +313,7 @@ def write_plan(sweep: Sweep) -> None:
         "grid": sweep.grid.name,
         "profile": sweep.profile.name,
         "question": sweep.grid.question,
+        **({"changes": list(sweep.changes)} if sweep.changes else {}),
         "asks": sweep.grid.asks,
         "reference": sweep.reference,
         "axes": list(sweep.grid.axes),

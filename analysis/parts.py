@@ -12,7 +12,8 @@ from analysis.load import Results
 from analysis.numbers import SAME, number_of_part
 from analysis.rows import each
 from analysis.stats import NO_ESTIMATE, Estimate
-from analysis.tables import markdown_row, sweep_title
+from analysis.tables import markdown_row
+from analysis.titles import sweep_title
 from videonsa.record import write_text
 from videonsa.text import markdown
 

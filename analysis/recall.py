@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import Results
-from analysis.tables import markdown_row, sweep_title
+from analysis.tables import markdown_row
+from analysis.titles import sweep_title
 from videonsa.record import write_text
 from videonsa.text import markdown
 

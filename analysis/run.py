@@ -155,19 +155,21 @@ def _make(options: argparse.Namespace) -> int:
             raise Refused(
                 f"no sweep in {options.out} and no measurements in {' or '.join(map(str, measurements.values()))}"
             )
+    whole = read = True
     for name in [name for name in names if name in measurements]:
         names.remove(name)
-        _show(_draw_measured(name, measurements[name], options.out / "figures"))
+        read &= _draw_measured(name, measurements[name], options.out / "figures")
     items = [name for name in names if name in catalog().items]
     appendix = "appendix" in names or (options.all and not options.sweep and options.style == PAPER)
-    whole = _items(items, options, appendix) if items or appendix else True
+    if items or appendix:
+        whole &= _items(items, options, appendix)
     if "index" in names:
         _show([write_index(options.out)])
     if "wandb" in names:
         whole &= _reports(options)
     if names := [name for name in names if name not in items and name not in ("appendix", "index", "wandb")]:
         whole &= _from_sweeps(names, options)
-    return 0 if whole else 1
+    return (0 if whole else 1) if read else 2
 
 
 def _check(names: Sequence[str]) -> None:
@@ -238,10 +240,17 @@ def _reports(options: argparse.Namespace) -> bool:
     return whole
 
 
-def _draw_measured(name: str, measurements: Path, folder: Path) -> list[Path]:
+def _draw_measured(name: str, measurements: Path, folder: Path) -> bool:
+    """Draw a figure of measurements; False, and a line that says why, where these cannot be read."""
     drawer, style = module(name), module("style")
-    with style.style():
-        return style.save(drawer.draw(drawer.read(measurements)), folder, name)
+    try:
+        with style.style():
+            _show(style.save(drawer.draw(drawer.read(measurements)), folder, name))
+    except ValueError as error:
+        option = next(option for option, _, figure in MEASURED if figure == name)
+        print(f"error: {name}: {error} ({option} FILE names another table)", file=sys.stderr)
+        return False
+    return True
 
 
 def _from_sweeps(names: Sequence[str], options: argparse.Namespace) -> bool:

@@ -20,6 +20,7 @@ from analysis.load import Results
 from analysis.numbers import difference_of, number_of
 from analysis.rows import AGGREGATE, OF_PAGES, each
 from analysis.stats import NO_ESTIMATE, NO_PAIRS, SIGNIFICANT, holm
+from analysis.titles import sweep_title
 from videonsa.text import line_of, markdown, told_apart
 
 SUITES_A_TABLE = 4  # more suites than this are stacked as further tables
@@ -128,13 +129,6 @@ def cost_text(values: pd.Series, factor: float = 1.0) -> str:
         return "-"
     low, high = (f"{x:,.0f}" if x >= 99.5 else f"{x:.3g}" for x in (numbers.min(), numbers.max()))
     return low if low == high else f"{low}–{high}"
-
-
-def sweep_title(plan: Mapping[str, Any]) -> str:
-    """'tiny-budget: how does ...? (settings changed at test time)'."""
-    when = {"test": " (changed at test time)", "train": " (each variant trained)"}.get(str(plan.get("asks")), "")
-    question = plan.get("question") or ""
-    return f"{plan.get('sweep', 'sweep')}{': ' if question else ''}{question}{when}"
 
 
 def rich_table(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str] = ()) -> RenderableType:

@@ -17,6 +17,7 @@ import pandas as pd
 from analysis.mirror.tables import TABLE, run_id, sweep_run_id
 from analysis.rows import each
 from analysis.tables import to_markdown
+from analysis.titles import sweep_question
 from videonsa.record import without_paths
 from videonsa.text import line_of
 
@@ -56,7 +57,7 @@ def make_report(
 
 def _about(plan: Mapping[str, Any]) -> str:
     when = {"test": "settings changed at test time", "train": "each variant trained"}.get(str(plan.get("asks")), "")
-    return without_paths(line_of(" · ".join(part for part in (plan.get("question") or "", when) if part)))
+    return without_paths(line_of(" · ".join(part for part in (sweep_question(plan), when) if part)))
 
 
 def _spec(

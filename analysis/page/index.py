@@ -13,6 +13,7 @@ from typing import Any
 
 from analysis.page import Section, document, text
 from analysis.page.tables import Cell, number, plain, table
+from analysis.titles import sweep_question
 from videonsa.record import write_text
 
 NAME = "index.html"
@@ -46,7 +47,7 @@ def _row(sweep: Path) -> list[Cell]:
     shown = [number(count, f"{count:,}") for count in numbers]
     if states["failed"]:
         shown[3] = shown[3]._replace(kind="n failed")
-    question = Cell(text(plan.get("question") or "-"), kind="long")
+    question = Cell(text(sweep_question(plan) or "-"), kind="long")
     reference = Cell(text(_reference(lines)), kind="long")
     return [name, question, *shown, reference, plain(_time(report))]
 

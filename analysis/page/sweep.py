@@ -20,7 +20,8 @@ from analysis.paper import SOURCE, beside
 from analysis.parts import parts_of
 from analysis.rows import each, part
 from analysis.stats import SIGNIFICANT
-from analysis.tables import cost_text, costs_of, notes, score_text, sweep_title
+from analysis.tables import cost_text, costs_of, notes, score_text
+from analysis.titles import sweep_title
 from videonsa.record import write_text
 
 NAME, WITHOUT_MEDIA = "report.html", "report-no-media.html"

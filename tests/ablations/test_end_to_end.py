@@ -58,7 +58,7 @@ def test_the_whole_loop_and_a_second_run(tmp_path: Path):
     page = (sweep / "report.html").read_text()
     assert page.count('"jpg":"') == len({one["video"] for one in record["questions"]})
     assert "what color had the ring around it?" in page
-    assert (out / "index.html").is_file()
+    assert "[suites=synth_needle, train.steps=3, suite.limit=3, probe." in (out / "index.html").read_text()
     assert len(list((out / "wandb").glob("offline-run-*"))) == 2
     second = run(PYTHONPROFILEIMPORTTIME="1")
     assert second.returncode == 0

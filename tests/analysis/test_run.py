@@ -105,6 +105,10 @@ def test_names_sweeps_and_refusals(out: Path, capsys: pytest.CaptureFixture) -> 
     assert "table is no figure, --style does nothing to it; figures: accuracy, budget" in capsys.readouterr().err
     assert main(["kernels", "--benchmark", str(out / "none.csv"), "--out", str(out)]) == 2
     assert "none.csv" in capsys.readouterr().err
+    assert main(["kernels", "table35", "--benchmark", str(out / "none.csv"), "--out", str(out)]) == 2
+    told = capsys.readouterr()
+    assert "--benchmark FILE names another table" in told.err
+    assert "Table 35" in told.out, "the rest is made"
 
 
 def test_a_damaged_plan_is_one_line(tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture) -> None:

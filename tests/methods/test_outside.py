@@ -124,7 +124,10 @@ def test_its_code_and_settings_count_where_it_is_asked_alone(package: Path, tmp_
 
 @contextmanager
 def installed(place: Path, points: dict[str, str], **files: str) -> Iterator[None]:
-    """A package `other` of these files, as pip would install it; points: entry points by name."""
+    """A package `other` of these files, as pip would install it; points: entry points by name.
+
+    No bytecode is written: a file that is as long as the one of a second before would pass for that.
+    """
     (place / "other").mkdir(exist_ok=True)
     for name, text in {"__init__": "", **files}.items():
         (place / "other" / f"{name}.py").write_text(text)
@@ -137,7 +140,9 @@ def installed(place: Path, points: dict[str, str], **files: str) -> Iterator[Non
     invalidate_caches()
     registry._found.cache_clear()
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "dont_write_bytecode", True)
+            yield
     finally:
         sys.path.remove(str(place))
         registry._found.cache_clear()
