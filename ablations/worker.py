@@ -21,11 +21,11 @@ from ablations.facts import check_here
 from ablations.failures import DISK_ERROR, JobFailed, TrainingFailed, training_failure
 from ablations.gates import FILE, read_gates
 from ablations.inputs import PACKAGES, TRAIN_PACKAGES
+from ablations.mirror import mirror
 from ablations.plan import DONE, FAILED, Job, Sweep, answers_folder, by_suite, cell_folder, is_of, training_folder
 from ablations.progress import Progress, read_progress
 from ablations.records import fail_record, record_of
 from ablations.stages import Stages
-from analysis.mirror.cell import mirror
 from evals.observers import registry
 from slurm.executor import delayed, distributed_environment, leave, leave_when_told, told_to_leave
 from videonsa.arrays import ARRAYS, write_arrays
