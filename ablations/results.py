@@ -98,8 +98,9 @@ def dry_run_text(
 def probe_lines(sweep: Sweep) -> list[str]:
     """What probes look at, a line for those that look alike."""
     looks: dict[str, list[str]] = {}
+    several = len({cell.suite.name for cell in sweep.cells}) > 1
     for probe in sweep.probes.values():
-        about = f"{probe.videos} videos of {probe.suite.name}: {', '.join(probe.observers)}"
+        about = f"{probe.videos} videos{f' of {probe.suite.name}' * several}: {', '.join(probe.observers)}"
         looks.setdefault(about, []).append(probe.id)
     return [f"{_probes(ids)} on {about}" for about, ids in looks.items()]
 
