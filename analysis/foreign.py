@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.files import read_mapping
 from analysis.rows import part
 from videonsa.text import line_of
 
@@ -102,7 +103,7 @@ def _latest(name: str, paths: list[Path]) -> Task:
     if older:
         dates = ", ".join(before.name[: len(date)] for before in older)
         notes.insert(0, f"of {date}, the latest run; passed over: {dates}")
-    return Task(name, date, samples, tuple(notes), _results(path.parent / f"{date}_results.json"))
+    return Task(name, date, samples, tuple(notes), read_mapping(path.parent / f"{date}_results.json"))
 
 
 def _samples(path: Path) -> tuple[dict[str, Sample], list[str]]:
@@ -129,14 +130,6 @@ def _sample(line: bytes) -> Sample | None:
     except (ValueError, RecursionError):  # half a line, of a run that was stopped
         return None
     return sample if isinstance(sample, dict) and {"doc_id", "target"} <= set(sample) else None
-
-
-def _results(path: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return results if isinstance(results, dict) else {}
 
 
 def _model(tasks: Mapping[str, Task]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.files import read_mapping
 from analysis.mirror.cell import mirror
 from analysis.mirror.content import Content, gather
 from analysis.mirror.refusals import check_report
@@ -46,7 +47,7 @@ def report_sweep(out: Path, sweep: Path, questions: bool = True) -> Made:
     check_report()
     summarize(out, sweep)
     content = gather(out, sweep, questions)
-    was = _read(sweep / FILE)
+    was = read_mapping(sweep / FILE)
     _write(sweep, {**content.report, "content": None})  # as long as its run is not whole
     made = Made([sweep / FILE, sweep / "report.html"])
     made.lines += [
@@ -71,14 +72,6 @@ def report_sweep(out: Path, sweep: Path, questions: bool = True) -> Made:
 
 def _write(sweep: Path, report: Mapping[str, Any]) -> None:
     write_text(sweep / FILE, json.dumps(report, indent=1) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _connect(content: Content, out: Path, made: Made) -> tuple[Server | None, set[str]]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.files import read_mapping
+
 PLACE = re.compile(r"answers/[^/\\]+/media/[0-9a-f]+\.json")  # as records name it; they may come from anybody
 SHEET = re.compile(r"[0-9a-f]{8,64}")
 ABOUT = ("seconds", "seen", "times", "columns")  # what a sheet's comment says
@@ -41,7 +43,7 @@ class Media:
         if not (isinstance(place, str) and PLACE.fullmatch(place)):
             return Seen()
         if place not in self._questions:
-            self._questions[place] = _mapping(self.out / place)
+            self._questions[place] = read_mapping(self.out / place)
         found = self._questions[place].get(doc_id)
         if not isinstance(found, dict):
             return Seen()
@@ -75,14 +77,6 @@ class Media:
         except OSError:
             picture = b""
         return {**about, "jpg": base64.b64encode(picture).decode()} if picture else {}
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _comment(path: Path) -> dict[str, Any]:
