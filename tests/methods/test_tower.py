@@ -80,7 +80,7 @@ def test_readings_equal_the_weights_of_each_temporal_patch(vision, fast, monkeyp
         speed_up_vision(used)
     expected = slow_readings(vision, GRIDS)
     monkeypatch.setattr(tower_module, "CHUNK", 500)  # pieces of rows, and of segments
-    monkeypatch.setattr(vision_module, "PATCHES", 100)  # pieces of temporal patches
+    monkeypatch.setattr(vision_module, "largest_piece", lambda *_: 100)  # pieces of temporal patches
     plain = used(pixels(GRIDS), grid_thw=torch.tensor(GRIDS)).pooler_output
     with reading(used, {"local": 1, "last": 2}) as found:
         read = used(pixels(GRIDS), grid_thw=torch.tensor(GRIDS)).pooler_output

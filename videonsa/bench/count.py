@@ -19,7 +19,7 @@ from torch import nn
 from videonsa.config import TrainSettings
 from videonsa.methods.contract import make_batch
 from videonsa.methods.paper import count_pairs
-from videonsa.modeling.vision import PATCHES, make_layout
+from videonsa.modeling.vision import largest_piece, make_layout
 
 PEAK = 989e12  # operations a second: an H100's or H200's bfloat16 products, as the data sheet has them
 RATE = 650e12  # of large products in a long run there: assumed for the bound (alone 722e12: benchmarks/notes.md)
@@ -165,7 +165,7 @@ def memory(model: Any, sample: Sample, settings: TrainSettings, gpus: int) -> di
         "embeddings": kept * text.hidden_size * sample.tokens,
         "working": max(
             2 * WORKING[kind] * text.intermediate_size * tokens,
-            2 * TOWER_WORKING * vision.intermediate_size * min(encoded, PATCHES),
+            2 * TOWER_WORKING * vision.intermediate_size * min(encoded, largest_piece(vision.hidden_size, True)),
         ),
     }
     if shards > 1:  # two layers' weights in bfloat16; embeddings and head, their gradients, and these in float32

@@ -2,6 +2,7 @@
 
     python -m videonsa.bench.probe
     python -m videonsa.bench.probe --observers gates gate_content --tokens 131072 --out probe.csv
+    python -m videonsa.bench.probe --together --tokens 131072    # all observers at once, and no other row
 
 Qwen2.5-VL-7B's shape with random weights, one video of noise at 64 tokens a temporal patch between some text, from
 pixels on, as `evals.probe` runs it: a row without observers (none), one for each of them, and one for all at once.
@@ -83,12 +84,14 @@ def measured(loaded: Checkpoint, video: SeenVideo, names: Sequence[str]) -> dict
     return found
 
 
-def rows(loaded: Checkpoint, names: Sequence[str], lengths: Sequence[int]) -> Iterator[dict[str, object]]:
-    """One for each length and observer; of what memory does not hold, without numbers."""
+def rows(
+    loaded: Checkpoint, names: Sequence[str], lengths: Sequence[int], together: bool = False
+) -> Iterator[dict[str, object]]:
+    """One for each length and observer, or for all at once alone; of what memory does not hold, without numbers."""
     layers = loaded.model.config.text_config.num_hidden_layers
     for tokens in lengths:
         video = made(loaded, tokens)
-        for observer in (NONE, *names, ALL):
+        for observer in (ALL,) if together else (NONE, *names, ALL):
             chosen = {NONE: [], ALL: list(names)}.get(observer, [observer])
             try:
                 found = measured(loaded, video, chosen)
@@ -113,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", choices=shapes.NAMES, default="7b")
     parser.add_argument("--observers", nargs="+", default=registry.names(), metavar="NAME", help="all")
     parser.add_argument("--tokens", nargs="+", type=positive, default=[32768, 131072], metavar="N", help="of the video")
+    parser.add_argument("--together", action="store_true", help="the row of all observers at once alone")
     parser.add_argument("--layers", type=positive, help="of the decoder; fewer are for a try")
     parser.add_argument("--vision-layers", type=positive, help="of the tower")
     options = parser.parse_args(arguments)
@@ -128,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if table is None:
         return 2
     loaded = checkpoint(options.model, options.layers, options.vision_layers)
-    for row in rows(loaded, names, options.tokens):
+    for row in rows(loaded, names, options.tokens, options.together):
         taken = f"{row['seconds']} s, {row.get('peak_gib', '-')} GiB" if "seconds" in row else "out of memory"
         print(f"{row['observer']} at {row['tokens']} tokens: {taken}", flush=True)
         table.add({"model": options.model, **row})

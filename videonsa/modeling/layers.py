@@ -85,7 +85,7 @@ class VisionFeedForward(Qwen2_5_VLMLP):
     def forward(self, hidden_state: Tensor, fuse: bool = True) -> Tensor:
         """[patches, hidden] -> [patches, hidden]."""
         missing = -self.intermediate_size % ALIGNED
-        if not (missing and fuse and fuses(hidden_state, self.gate_proj.weight)):
+        if not (missing and fuse and hidden_state.is_cuda):
             return self.down_proj(activate(self, self.gate_proj(hidden_state), self.up_proj(hidden_state), fuse))
         gate, up = (
             linear(hidden_state, pad(layer.weight, (0, 0, 0, missing)), pad(layer.bias, (0, missing)))

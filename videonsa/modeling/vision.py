@@ -32,6 +32,9 @@ from videonsa.methods.tower import window_order
 from videonsa.modeling.layers import VisionFeedForward, add_norm, rotate
 
 PATCHES = 16384  # of a piece, 4,096 tokens: enough to fill a GPU, and 1 GiB of activations
+# Numbers of a piece's hidden states where gradients are wanted: 65,536 patches of Qwen2.5-VL's 1,280. Whoever keeps what
+# a backward pass needs saves no memory by small pieces; of two GPUs that share 32K tokens most time went to launches.
+TRAINED = 65536 * 1280
 WHOLE = ("output_hidden_states", "output_attentions")  # what a caller may ask that pieces do not give
 
 Grid = tuple[int, int, int]  # time, height, width in patches
@@ -96,6 +99,11 @@ def pieces(grids: Sequence[Sequence[int]], most: int) -> Iterator[tuple[Grid, ..
         yield tuple(piece)
 
 
+def largest_piece(hidden_size: int, training: bool) -> int:
+    """Patches of a piece at most."""
+    return max(PATCHES, TRAINED // hidden_size) if training else PATCHES
+
+
 def shares_of(grids: Sequence[Sequence[int]], count: int) -> list[list[Grid]]:
     """The temporal patches of all grids in order, in `count` runs of about equally many patches; a run may be empty."""
     whole = sum(time * height * width for time, height, width in grids)
@@ -150,7 +158,7 @@ class PiecewiseTower(Qwen2_5_VisionTransformerPretrainedModel):
         if any(kwargs.get(name) or getattr(self.config, name, False) for name in WHOLE):
             return super().forward(hidden_states, grid_thw, **kwargs)
         states, pooled, first = [], [], 0
-        for piece in pieces(grid_thw.tolist(), PATCHES):
+        for piece in pieces(grid_thw.tolist(), largest_piece(self.config.hidden_size, torch.is_grad_enabled())):
             last = first + sum(time * height * width for time, height, width in piece)
             state, features = self._encode(hidden_states[first:last], piece, fuse)
             states += [state] * keep_states
