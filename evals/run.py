@@ -27,7 +27,7 @@ from videonsa.disk import DiskError, disk_error
 from videonsa.identity import evaluation_parts, identity, part_version, settings_inputs
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.registry import code_of
-from videonsa.surroundings import full_products, settings_decide
+from videonsa.surroundings import collecting_new_objects, full_products, settings_decide
 from videonsa.video import ABSENT, VideoError, fingerprint, in_time
 
 JUDGES = 4  # questions to a judge at a time, as lmms-eval does
@@ -112,6 +112,7 @@ class SuiteRun:
 
     @settings_decide(alone=True)
     @full_products()
+    @collecting_new_objects()
     def ask(
         self, loaded: Checkpoint, asked: Sequence[Asked], on_progress: Progress | None = None, wait: bool = False
     ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 
 import pytest
 import torch
 
-from videonsa.surroundings import full_products, overruling, settings_decide
+from videonsa.surroundings import collecting_new_objects, full_products, overruling, settings_decide
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +65,19 @@ def test_products_have_all_their_bits():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_collection_of_garbage_passes_over_what_was_there_before():
+    class Knot:
+        """Refers to itself: it goes when a collection finds it."""
+
+        def __init__(self):
+            self.own = self
+
+    before = weakref.ref(Knot())
+    with collecting_new_objects():
+        new = weakref.ref(Knot())
+        gc.collect()
+        assert before() is not None and new() is None
+    gc.collect()
+    assert before() is None

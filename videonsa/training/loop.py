@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor
 from videonsa.config import TrainSettings
 from videonsa.modeling.exchange import PATIENCE
 from videonsa.placement import lanes, read_together
+from videonsa.surroundings import collecting_new_objects
 from videonsa.training.batch import MicroBatch, answer_loss, encoded, idle, packed, padded, place_tokens, staged
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
 from videonsa.training.gates import gate_sums, mean_of
@@ -130,6 +131,7 @@ class Trainer:
         self.progress = restore_checkpoint(self.accelerator, self.model, self.optimizer, folder / "checkpoints")
         return self.progress["step"]
 
+    @collecting_new_objects()
     def run(self, folder: Path, journal: Journal | None = None) -> None:
         """Train on to the last step, with checkpoints in `folder`; the main process's `journal` gets the metrics.
 
