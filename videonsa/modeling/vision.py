@@ -32,8 +32,8 @@ from videonsa.methods.tower import window_order
 from videonsa.modeling.layers import VisionFeedForward, add_norm, rotate
 
 PATCHES = 16384  # of a piece, 4,096 tokens: enough to fill a GPU, and 1 GiB of activations
-# Numbers of a piece's hidden states where gradients are wanted: 65,536 patches of Qwen2.5-VL's 1,280. Whoever keeps what
-# a backward pass needs saves no memory by small pieces; of two GPUs that share 32K tokens most time went to launches.
+# Numbers of a piece's hidden states where gradients are wanted: 65,536 patches of Qwen2.5-VL's 1,280. What a backward
+# pass needs is kept anyway, so small pieces save little; and of two GPUs that share 32K tokens launches took most time.
 TRAINED = 65536 * 1280
 WHOLE = ("output_hidden_states", "output_attentions")  # what a caller may ask that pieces do not give
 
