@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from ablations.cell import Training
+from ablations.devices import GPUs, gpus_for, named
 from ablations.display import Display
 from ablations.estimate import job_seconds
 from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words, training_failure
@@ -41,6 +42,11 @@ class Resources:
     cores: int
     gpus: tuple[str, ...]
     processes: int = 1  # of a training
+
+    @property
+    def askers(self) -> int:
+        """Jobs that can ask questions at once: each has a GPU alone."""
+        return min(self.workers, len(self.gpus) or self.workers)
 
     def places(self, job: Job) -> int:
         """The workers whose place a job takes."""
@@ -89,18 +95,23 @@ def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resource
                 if process.ended():
                     del running[name]
                     beside = [*waiting, *(other for other, _ in running.values())]
-                    waiting += close_job(sweep, job, process, beside, resources.workers)
+                    waiting += close_job(sweep, job, process, beside, resources.askers)
                     disk = disk_words(process.last_words()) or disk
             if disk is not None or limit.late:
                 waiting.clear()
             for job in next_jobs(sweep, waiting, [job for job, _ in running.values()], resources):
+                taken = [(other, process.gpus) for other, process in running.values()]
+                gpus = gpus_for(job, resources.gpus, taken, resources.processes)
+                if gpus is None:  # it waits, and so do those behind it
+                    break
                 waiting.remove(job)
                 if begun and not ends_within(sweep, job, limit):
                     continue
                 begun = True
                 work = make_work(sweep, job, stages, attempt)
-                running[job.name] = (job, start(sweep, work, waiting, running, resources))
-                display.say(f"start   {job.kind} ({len(job.cells)} cells)" if job.cells else f"start   {job.kind}")
+                running[job.name] = (job, start(sweep, work, waiting, running, resources, gpus))
+                cells = f" ({len(job.cells)} cells)" if job.cells else ""
+                display.say(f"start   {job.kind}{cells}{named(gpus)}")
             display.update((name, process.folder) for name, (_, process) in running.items())
             time.sleep(POLL_SECONDS)
         let_save([process for job, process in running.values() if job.trains], limit)
@@ -147,15 +158,14 @@ def next_jobs(sweep: Sweep, waiting: list[Job], running: list[Job], resources: R
     return [job for job, places in zip(ready, taken, strict=True) if places <= room]
 
 
-def start(sweep: Sweep, work: Work, waiting: list[Job], running: dict, resources: Resources) -> Running:
-    """Start the work of one job. The cores are divided among the jobs that can run beside it."""
+def start(
+    sweep: Sweep, work: Work, waiting: list[Job], running: dict, resources: Resources, gpus: GPUs = ()
+) -> Running:
+    """Start the work of one job on its GPUs. The cores are divided among the jobs that can run beside it."""
     processes = resources.processes if work.job.trains else 1
     now = [work.job, *(job for job, _ in running.values())]
     beside = [*now, *(other for other in waiting if can_start(sweep, other))]
     threads = max(1, resources.cores // max(processes, min(resources.workers, sum(map(resources.places, beside)))))
-    taken = {gpu for _, process in running.values() for gpu in process.gpus}
-    free = [gpu for gpu in resources.gpus if gpu not in taken]
-    gpus = tuple(free if len(free) >= processes else resources.gpus)[:processes]
     parent = Parent(os.getpid(), process_started(os.getpid()))
     return start_local(replace(work, parent=parent), work.folder, work.job.name, threads, gpus, processes)
 

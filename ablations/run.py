@@ -253,7 +253,7 @@ def run_at_once(
     with Lock(sweep.folder / "lock"):
         write_plan(sweep)
         state = read_state(sweep)
-        jobs = make_jobs(sweep, state, chosen, options.retry_failed, resources.workers)
+        jobs = make_jobs(sweep, state, chosen, options.retry_failed, resources.askers)
         if not options.retry_failed:
             fail_untrained(sweep, state, chosen)
         if jobs and options.cluster == "debug":
