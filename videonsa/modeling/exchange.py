@@ -94,13 +94,13 @@ class SequenceParallel:
         """[B, l, ...], this process's tokens -> [B, L, ...], all, in every process."""
         return self._in_order(_Gather.apply(tensor, self.group))
 
-    def to_heads(self, tensor: Tensor) -> Tensor:
-        """[B, l, heads, D] of its tokens, all heads -> [B, L / parts, heads / self.heads, D], of its part."""
-        return tensor if self.heads == 1 else _Exchange.apply(tensor, self.part_group, True)
+    def to_heads(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Each [B, l, heads, D] of its tokens, all heads -> [B, L / parts, heads / self.heads, D], of its part."""
+        return tensors if self.heads == 1 else _Exchange.apply(self.part_group, True, *tensors)
 
     def to_tokens(self, tensor: Tensor) -> Tensor:
         """[B, L / parts, heads / self.heads, D] of its part -> [B, l, heads, D] of its tokens, all heads."""
-        return tensor if self.heads == 1 else _Exchange.apply(tensor, self.part_group, False)
+        return tensor if self.heads == 1 else _Exchange.apply(self.part_group, False, tensor)[0]
 
     def all_parts(self, tensor: Tensor) -> Tensor:
         """[B, L / parts, ...] of its part -> [B, L, ...]."""
@@ -151,13 +151,19 @@ def _order(parts: int) -> list[int]:
     return [run for part in range(parts) for run in (part, 2 * parts - 1 - part)]
 
 
-def exchange(tensor: Tensor, group: dist.ProcessGroup, heads: bool) -> Tensor:
-    """[B, l, h * n, D] of a run -> [B, l * n, h, D] of some heads, in n processes; or back."""
+def exchange(tensors: Sequence[Tensor], group: dist.ProcessGroup, heads: bool) -> tuple[Tensor, ...]:
+    """Each [B, l, h * n, D] of a run -> [B, l * n, h, D] of some heads, in n processes; or back. h and D are a tensor's
+    own; all go at once, as a layer's calls wait less for each other than for being made."""
     split, joined = (2, 1) if heads else (1, 2)
-    sent = torch.stack(tensor.chunk(group.size(), split)).contiguous()
+    parts = [tensor.unflatten(split, (group.size(), -1)).movedim(split, 0) for tensor in tensors]  # [n, B, l, h, D]
+    sent = torch.cat([part.flatten(3) for part in parts], 3).contiguous()
     received = torch.empty_like(sent)
     dist.all_to_all_single(received, sent, group=group)
-    return torch.cat(received.unbind(), joined)
+    each = received.split([part.shape[3] * part.shape[4] for part in parts], 3)
+    return tuple(
+        whole.unflatten(3, part.shape[3:]).movedim(0, joined).flatten(joined, joined + 1).contiguous()
+        for whole, part in zip(each, parts, strict=True)
+    )
 
 
 def gather(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -177,13 +183,16 @@ def scatter(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 class _Exchange(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup, heads: bool) -> Tensor:
+    def forward(ctx: Any, group: dist.ProcessGroup, heads: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.group, ctx.heads = group, heads
-        return exchange(tensor, group, heads)
+        ctx.set_materialize_grads(False)
+        return exchange(tensors, group, heads)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return exchange(grad, ctx.group, not ctx.heads), None, None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """What nothing was made of, such as gates of text alone, has no gradient, not one of 0."""
+        back = iter(exchange([grad for grad in grads if grad is not None], ctx.group, not ctx.heads))
+        return None, None, *(None if grad is None else next(back) for grad in grads)
 
 
 class _Gather(torch.autograd.Function):
@@ -227,8 +236,9 @@ def exchanged(parallel: SequenceParallel, call: Any, logits: Tensor | None) -> A
 
     logits: of gates [B, l, heads * 3], which then stand for the hidden states.
     """
-    query, key, value = (parallel.to_heads(tensor) for tensor in (call.query, call.key, call.value))
-    states = call.hidden_states if logits is None else parallel.to_heads(logits.unflatten(2, (-1, 3))).flatten(2)
+    by_head = () if logits is None else (logits.unflatten(2, (-1, 3)),)
+    query, key, value, *gates = parallel.to_heads(call.query, call.key, call.value, *by_head)
+    states = gates[0].flatten(2) if gates else call.hidden_states
     return type(call)(
         call.layer, query, parallel.all_parts(key), parallel.all_parts(value), states, call.scale,
         GivenGates(), parallel.own_heads(call.query.shape[2]),
