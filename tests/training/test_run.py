@@ -24,6 +24,7 @@ from videonsa.counts import count_weights
 from videonsa.identity import FIRST_FIELDS
 from videonsa.limit import Limit
 from videonsa.modeling import capture_attention, load_model
+from videonsa.small import SMALL
 from videonsa.tiny import build_tiny
 from videonsa.training.batch import answer_loss, encode
 from videonsa.training.checkpoint import finished
@@ -452,6 +453,8 @@ def check_laid_over(found, ways):
         assert batch["worst"] < 1e-4  # of the gradients
         assert batch["unlike"] == 0  # a weight is used in all processes or in none
         assert set(batch["calls"]) == (PARTS if ways[0] == 1 else HEADS)
+        if ways[0] > 1:  # in and out of a layer's attention, forward and backward
+            assert batch["calls"]["exchange"] == 4 * SMALL["tiny"].layers
         assert batch["leaks"] == []
 
 
