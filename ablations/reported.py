@@ -6,6 +6,7 @@ import sys
 import traceback
 
 from ablations.plan import Sweep
+from videonsa.commands import as_typed
 from videonsa.config import SettingsError
 
 
@@ -28,6 +29,7 @@ def report(sweep: Sweep, questions: bool) -> None:
     except Exception as error:
         if not isinstance(error, OSError | ValueError):
             traceback.print_exc()
-        print(f"W&B report: {type(error).__name__}: {error}; `analysis/run.py wandb` tries again", file=sys.stderr)
+        again = as_typed("python analysis/run.py wandb")
+        print(f"W&B report: {type(error).__name__}: {error}; `{again}` tries again", file=sys.stderr)
         return
     print("\n".join(f"  {line}" for line in [str(made.paths[0]), *made.lines]))

@@ -41,6 +41,7 @@ from slurm.machine import unused_gpus
 from slurm.profile import TEXTS as SLURM_TEXTS
 from slurm.profile import ClusterError, SlurmProfile, changed, load_slurm_profile, slurm_profile_names
 from slurm.queue import QueueAway
+from videonsa.commands import as_typed
 from videonsa.config import SettingsError, one_of
 from videonsa.disk import disk_error, writing
 from videonsa.limit import REACHED, Limit
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None, stages: Stages | None = None) -
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = Parser(prog="python ablations/run.py", description=__doc__)
+    parser = Parser(prog=as_typed("python ablations/run.py"), description=as_typed(__doc__ or ""))
     parser.add_argument("--grid", type=text, metavar="NAME", help="a grid of the profile, or the path of a YAML file")
     parser.add_argument("--list", action="store_true", help="the grids and what they ask")
     parser.add_argument("--dry-run", action="store_true", help="cells, what is shared and done, time; runs nothing")

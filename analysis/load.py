@@ -144,6 +144,11 @@ def folders(parent: Path) -> list[str]:
     return sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
 
 
+def below_out(path: Path) -> str:
+    """A record's place as others are told it, from its out folder on: cells/0123abcd/record.json."""
+    return "/".join(path.parts[-3:])
+
+
 def read_kind(path: Path, kind: str, problems: list[str]) -> dict[str, Any] | None:
     """A whole record of this kind, done or failed; None where there is none: `problems` then says what else it is."""
     if not path.exists():
@@ -151,13 +156,13 @@ def read_kind(path: Path, kind: str, problems: list[str]) -> dict[str, Any] | No
     try:
         record = read_record(path)
     except OSError as error:
-        problems.append(f"{path}: cannot be read ({type(error).__name__})")
+        problems.append(f"{below_out(path)}: cannot be read ({type(error).__name__})")
         return None
     if record is None:
-        problems.append(f"{path}: not a whole record, left out")
+        problems.append(f"{below_out(path)}: not a whole record, left out")
     elif record["kind"] != kind or record.get("schema") != SCHEMA or record["status"] not in ("done", "failed"):
         given = f"kind {record['kind']!r}, schema {record.get('schema')!r}, status {record['status']!r}"
-        problems.append(f"{path}: not a record of this kind ({given}), left out")
+        problems.append(f"{below_out(path)}: not a record of this kind ({given}), left out")
     else:
         return record
     return None
@@ -255,7 +260,9 @@ def probe_tables(
             content += content_rows(record, about)
             latency += latency_rows(record, about)
         except (KeyError, TypeError, AttributeError) as error:
-            problems.append(f"{path}: its layers are not as a probe writes them ({type(error).__name__}: {error})")
+            problems.append(
+                f"{below_out(path)}: its layers are not as a probe writes them ({type(error).__name__}: {error})"
+            )
     frames = (
         *((gates, GATE_COLUMNS), (sinks, SINK_COLUMNS), (points, POINT_COLUMNS), (recall, RECALL_COLUMNS)),
         *((content, CONTENT_COLUMNS), (latency, LATENCY_COLUMNS)),

@@ -33,6 +33,7 @@ from analysis.figures.looks import LOOKS, PAPER, look  # noqa: E402
 from analysis.items import catalog  # noqa: E402
 from analysis.page.index import write_index  # noqa: E402
 from analysis.summary import draw_all, summarize, sweep_data, write_tables  # noqa: E402
+from videonsa.commands import as_typed, in_checkout  # noqa: E402
 from videonsa.disk import DiskError  # noqa: E402
 from videonsa.options import Parser, folder, text  # noqa: E402
 from videonsa.values import one_line, unknown  # noqa: E402
@@ -54,7 +55,7 @@ OTHERS = {
 JOINABLE = ("table", "parts", "report", *DRAWINGS)  # what may have rows of foreign results
 ITEMS = "table1 to table37, fig1 to fig29"
 LEAST_WIDTH = 60  # columns of a table, however narrow the terminal says it is
-BENCHMARKS = ROOT / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks" if in_checkout() else Path("benchmarks")  # a wheel brings none
 MEASURED = (
     ("--benchmark", "h200.csv", "kernels"),
     ("--methods-benchmark", "methods.csv", "prefills"),
@@ -85,7 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = ", ".join([ITEMS, *OTHERS, *DRAWINGS])
-    parser = Parser(prog="analysis/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog=as_typed("python analysis/run.py"),
+        description=as_typed(__doc__ or ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("names", nargs="*", help=f"what to make: {names}")
     parser.add_argument("--all", action="store_true", help="everything that the records allow")
     parser.add_argument("--list", action="store_true", help="names of figures and tables, and the sweeps there are")
@@ -311,7 +316,7 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path, pictu
 
 def _why_not(name: str, sweeps: Sequence[str], out: Path) -> str:
     if not sweeps:
-        return f"no sweep in {out}; run `python ablations/run.py --grid budget` first"
+        return f"no sweep in {out}; run `{as_typed('python ablations/run.py --grid budget')}` first"
     if name == "published":
         return f"nothing in {', '.join(sweeps)} is asked as in the paper"
     if name == "parts":

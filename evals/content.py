@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from evals.shipped import hf_home
+from videonsa.commands import to_install
 from videonsa.config import SettingsError, SuiteSettings
 from videonsa.identity import effect
 from videonsa.places import place
@@ -88,7 +89,7 @@ def shipped_folder() -> Path:
     """Where lmms-eval's tasks lie."""
     spec = find_spec("lmms_eval")
     if spec is None or spec.origin is None:
-        raise SettingsError("lmms-eval is not installed: make setup")
+        raise SettingsError(f"lmms-eval is not installed: {to_install()}")
     return Path(spec.origin).parent / "tasks"
 
 

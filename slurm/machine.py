@@ -12,6 +12,8 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+from videonsa.commands import in_checkout, to_install
+
 PREFIXES = ("GPU-", "MIG-")  # of names that are no index
 NO_GPU = ("", "-1", "none", "void", "nodevfiles", "cpu")  # by which people say that none is wanted, in any letters
 DEVICES = Path("/dev")
@@ -56,7 +58,8 @@ def unused_gpus() -> str:
         return f"no GPU is used, as nvidia-smi fails: {trouble}"
     if not gpus or torch_knows_gpus():
         return ""
-    return f"GPU {', '.join(gpus)} not used, as this torch is built for CPUs alone: rm -r .venv; make setup"
+    then = f"rm -r .venv; {to_install()}" if in_checkout() else "install one that is built for CUDA"
+    return f"GPU {', '.join(gpus)} not used, as this torch is built for CPUs alone: {then}"
 
 
 def torch_knows_gpus() -> bool:

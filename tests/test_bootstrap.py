@@ -19,10 +19,12 @@ CODE = (
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A checkout with nothing but this module: its .venv is where the test puts one."""
+    """A checkout with nothing but what this module needs: its .venv is where the test puts one."""
     (tmp_path / "videonsa").mkdir()
-    (tmp_path / "videonsa" / "__init__.py").touch()
-    (tmp_path / "videonsa" / "bootstrap.py").write_text(Path(bootstrap.__file__).read_text())
+    for name in ("videonsa/__init__.py", "pyproject.toml"):
+        (tmp_path / name).touch()
+    for name in ("bootstrap.py", "commands.py"):
+        (tmp_path / "videonsa" / name).write_text((Path(bootstrap.__file__).parent / name).read_text())
     return tmp_path
 
 
@@ -39,8 +41,11 @@ def test_where_the_dependencies_are_it_returns() -> None:
 def test_without_an_environment_it_says_what_to_run(copy: Path) -> None:
     done = bare(copy)
     assert done.returncode == 2
-    assert "run `make setup`" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr == f"the dependencies are not installed: run `make setup` in {copy}\n"
+    (copy / "pyproject.toml").unlink()  # as a wheel is installed
+    done = bare(copy)
+    assert done.returncode == 2
+    assert done.stderr == "the dependencies are not installed: run `python -m pip install videonsa-bench`\n"
 
 
 def test_with_an_environment_it_starts_again_under_it(copy: Path) -> None:

@@ -22,7 +22,7 @@ OF_BENCH = (
 )
 OF_ANALYSIS = (
     *("videonsa.config", "videonsa.names", "videonsa.disk", "videonsa.record", "videonsa.bootstrap"),
-    *("videonsa.identity", "videonsa.options", "videonsa.values", "videonsa.text"),
+    *("videonsa.commands", "videonsa.identity", "videonsa.options", "videonsa.values", "videonsa.text"),
     "videonsa.methods.registry",
     "videonsa.arrays",
     "analysis",
@@ -53,7 +53,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.places": ("videonsa.values",),
     "videonsa.arrays": ("videonsa.disk",),
     "videonsa.record": ("videonsa.disk", "videonsa.git"),
-    "videonsa.bootstrap": ("videonsa.disk",),
+    "videonsa.bootstrap": ("videonsa.commands", "videonsa.disk"),
+    "videonsa.commands": (),
     "videonsa.torchvision_ops": (),
     "videonsa.wandb_rules": (),
     "videonsa.tracking": ("videonsa.disk", "videonsa.wandb_rules"),
@@ -120,10 +121,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("videonsa.methods", "videonsa.torchvision_ops", "videonsa.weights"),
         "videonsa.kernels",  # probes look inside
         *("videonsa.surroundings", "videonsa.places", "videonsa.lock", "videonsa.video"),
-        *("videonsa.bootstrap", "videonsa.options"),  # head_patterns.py is a command
+        *("videonsa.bootstrap", "videonsa.commands", "videonsa.options"),  # head_patterns.py is a command
     ),
     "ablations": PACKAGES,
-    "slurm": ("videonsa.values", "videonsa.places"),  # its profiles are read as all else is
+    "slurm": ("videonsa.commands", "videonsa.values", "videonsa.places"),  # its profiles are read as all else is
     "analysis": OF_ANALYSIS,
     "analysis.mirror": (*OF_ANALYSIS, "videonsa.tracking", "videonsa.wandb_rules"),
     "analysis.joined": (*OF_ANALYSIS, "evals.suites"),  # what lmms-eval's own metric says of a question
@@ -146,7 +147,7 @@ LIGHT = (
     *("videonsa.methods.entries", "videonsa.methods.settings", "videonsa.methods.registry"),
     "videonsa.methods.outside",
     *("videonsa.awq", "videonsa.tracking", "videonsa.surroundings", "videonsa.text", "videonsa.places"),
-    "videonsa.wandb_rules",
+    *("videonsa.wandb_rules", "videonsa.commands"),
     *("videonsa.synth", "videonsa.video", "videonsa.fingerprint", "videonsa.hub", "ablations", "slurm"),
     *("evals.suites", "evals.content", "evals.needs", "evals.answers", "evals.observers.registry"),
 )

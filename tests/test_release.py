@@ -62,4 +62,8 @@ def test_a_wheel_works_from_another_folder(tmp_path: Path) -> None:
     assert [Path(name).parent.parent for name in place.split()] == [site, site]
     assert "baselines" in said("-m", "ablations.run", "--list")
     assert "b=4 w=8" in said("-m", "ablations.run", "--grid", "budget", "--dry-run")
-    assert "table1" in said("-m", "analysis.run", "--list")
+    listed = said("-m", "analysis.run", "--list")
+    assert "table1" in listed
+    assert "/run.py" not in listed
+    _, *named = next(line for line in listed.splitlines() if "--grid branches " in line).split()
+    assert "branches" in said(*named, "--dry-run"), "the command that fills an item works as it is named"

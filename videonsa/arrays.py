@@ -14,7 +14,7 @@ ARRAYS = "arrays.npz"  # beside record.json
 
 
 class NoArrays(ValueError):
-    """The file is not what the record says. The message is one line with the path."""
+    """The file is not what the record says. The message is one line with its place below the out folder."""
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,15 +40,15 @@ def read_arrays(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of a record in this folder, by name; said: the record's `arrays`. Raises NoArrays."""
     import numpy as np
 
-    path = folder / ARRAYS
+    place = f"{folder.parent.name}/{folder.name}/{ARRAYS}"  # for tables and pages, which others read
     try:
-        content = path.read_bytes()
+        content = (folder / ARRAYS).read_bytes()
     except OSError as error:
-        raise NoArrays(f"{path}: cannot be read ({type(error).__name__})") from None
+        raise NoArrays(f"{place}: cannot be read ({type(error).__name__})") from None
     if hashlib.sha256(content).hexdigest() != said.get("sha256"):
-        raise NoArrays(f"{path}: not the file that the record was written with")
+        raise NoArrays(f"{place}: not the file that the record was written with")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (ValueError, OSError, KeyError) as error:
-        raise NoArrays(f"{path}: no arrays ({type(error).__name__})") from None
+        raise NoArrays(f"{place}: no arrays ({type(error).__name__})") from None

@@ -41,7 +41,10 @@ def ensure_environment():  # no annotations: a Python too old for them should st
         inside = Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
         if python.exists() and not inside:
             start_again(str(python))
-        sys.stderr.write(f"the dependencies are not installed: run `make setup` in {ROOT}\n")
+        from videonsa.commands import in_checkout, to_install
+
+        where = f" in {ROOT}" if in_checkout() else ""
+        sys.stderr.write(f"the dependencies are not installed: run `{to_install()}`{where}\n")
         sys.exit(2)
     settle()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from analysis.items.found import Found
 from analysis.items.make import FOLDER, Made
 from analysis.items.printed import NotPrinted, print_page
-from analysis.items.written import Page
+from analysis.items.written import Page, filled_by
 from analysis.page import file
 from videonsa.record import write_text
 from videonsa.text import line_of
@@ -66,7 +66,7 @@ def _section(one: Made) -> str:
     parts = [f"<h2>{_text(page.title)}</h2><p class='status'>{_text(page.status)}</p>", _picture(one), _table(page)]
     parts.append(_list(page.notes))
     if page.commands:
-        parts.append("<p>What is missing is filled by:</p><pre>" + escape("\n".join(page.commands)) + "</pre>")
+        parts.append(f"<p>{filled_by(page.commands)}</p><pre>" + escape("\n".join(page.commands)) + "</pre>")
     return f"<section id='{one.item.name}'>" + "\n".join(filter(None, parts)) + "</section>"
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from analysis.items.published import key
-from analysis.load import checked, folders, read_kind
+from analysis.load import below_out, checked, folders, read_kind
 from analysis.paper.questions import Question, differing, our_question
 from analysis.rows import CELL_COLUMNS, cell_row, part
 from videonsa.arrays import ARRAYS
@@ -96,6 +96,6 @@ def _arrays(folder: Path, record: Mapping[str, Any], problems: list[str]) -> dic
     """What the record says of arrays beside it; nothing where these are gone: the probe is to be made again."""
     said = part(record, "arrays")
     if said and not (folder / ARRAYS).is_file():
-        problems.append(f"{folder / ARRAYS}: not there, though the record names it")
+        problems.append(f"{below_out(folder / ARRAYS)}: not there, though the record names it")
         return {}
     return said

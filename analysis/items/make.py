@@ -13,7 +13,7 @@ from analysis.items import Item, catalog
 from analysis.items.drawn import draw
 from analysis.items.found import Found
 from analysis.items.measured import measured as measurements
-from analysis.items.places import DONE, Ours, Place, commands, status
+from analysis.items.places import DONE, Ours, Place, commands, stand_ins, status
 from analysis.items.probes import probes
 from analysis.items.scores import scores, settings
 from analysis.items.written import TRAINED, Page, page, to_csv, to_markdown
@@ -59,7 +59,8 @@ def listing(found: Found) -> list[str]:
         marked = f"; something is to be known of {odd} of its numbers (†)" if odd else ""
         lines.append(f"  {item.name:<8} {f'{item.shows}: ' if item.shows else ''}{status(item, here)}{marked}")
         lines += [f"           {command}" for command in commands(here)]
-    return lines
+    meant = stand_ins(lines)
+    return [*lines, f"In these commands {meant}"] if meant else lines
 
 
 def make(names: Sequence[str], found: Found) -> list[Made]:
@@ -121,7 +122,8 @@ def _draw(item: Item, here: Sequence[Place], found: Found) -> list[Path]:
     except ValueError as error:
         log.info("%s: %s", item.name, error)
         if str(error) not in found.problems and any(place.state == DONE for place in here):
-            found.problems.append(f"{item.name} is not drawn: {error}")
+            why = str(error).replace(f"{found.measured}/", "")
+            found.problems.append(f"{item.name} is not drawn: {why}")
     except OSError:  # of the disk, which keeps the older one
         raise
     except Exception:

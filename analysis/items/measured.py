@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.figures.measured import read_table
 from analysis.items import Item
 from analysis.items.found import Found
-from analysis.items.places import ALONE, DONE, MISSING, Ours, Place, typed
+from analysis.items.places import ALONE, DONE, MEASURED, MISSING, Ours, Place, shared
 from analysis.items.published import Number, numbers
 from analysis.paper.questions import plain
 
@@ -40,7 +40,8 @@ def measurements(item: Item, found: Found) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
     where, number = item.of["where"], item.of["number"]
-    table = read_table(path, [*item.of["rows"], *item.of["columns"], *where])
+    plain_number = [number] if number not in NUMBERS else []
+    table = read_table(path, [*item.of["rows"], *item.of["columns"], *where, *plain_number])
     for name, value in where.items():
         table = table[table[name] == value]
     of = NUMBERS.get(number, lambda rows: rows[number])
@@ -66,7 +67,7 @@ def _with_commands(item: Item, found: Found, places: Sequence[Place]) -> list[Pl
         same = [str(value) for row, value in rows.items() if lacking[row] == lacking[place.row]]
         values = " ".join(str(columns[name]) for name in lacking[place.row])
         said = item.command.format(row=rows[place.row], rows=" ".join(same), columns=values)
-        return f"{said} --out {typed(found.measured / item.of['file'])}"
+        return f"{said} --out {shared(found.measured, MEASURED)}/{item.of['file']}"
 
     return [replace(place, command=command(place)) if place.state == MISSING else place for place in places]
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.items import Item, catalog
+from videonsa.commands import as_typed
 
 DONE, FAILED, MISSING, ALONE = "done", "failed", "missing", "alone"  # ALONE: nothing of ours is asked for
 PROFILE = "paper"
 RUNS = Path("runs")  # the out folder of commands that name none
+OUT, MEASURED = "OUT", "MEASURED"
+STAND_INS = {OUT: "the folder of these records", MEASURED: "the folder of measurements"}
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,20 @@ def sweep_command(item: Item, out: Path, method: str = "", suite: str = "", labe
     only = catalog().only_in.get(method)
     grid = only if only in item.grids else item.grids[0]
     asked = (suite and f"suites={suite}", label and shlex.quote(f"probe.label={label}"), item.set)
-    chosen, where = "".join(f" --set {one}" for one in asked if one), ("" if out == RUNS else f" --out {typed(out)}")
-    return f"python ablations/run.py --grid {grid} --profile {PROFILE}{chosen}{where}"
+    chosen = "".join(f" --set {one}" for one in asked if one)
+    where = "" if out.resolve() == RUNS.resolve() else f" --out {shared(out, OUT)}"
+    return as_typed(f"python ablations/run.py --grid {grid} --profile {PROFILE}{chosen}{where}")
 
 
-def typed(path: Path) -> str:
-    """A path as it is typed here."""
-    here = path.resolve()
-    return shlex.quote(str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else path))
+def shared(folder: Path, stand_in: str) -> str:
+    """A folder as it stands in a command that others read: as it is typed here; its stand-in for an absolute path."""
+    here = folder.resolve()
+    if here.is_relative_to(Path.cwd()):
+        return shlex.quote(str(here.relative_to(Path.cwd())))
+    return stand_in if folder.is_absolute() else shlex.quote(str(folder))
+
+
+def stand_ins(commands: Sequence[str]) -> str:
+    """What the stand-ins in these commands mean: 'OUT: the folder of these records'; empty where they have none."""
+    here = [name for name in STAND_INS if any(f" {name}" in command for command in commands)]
+    return "; ".join(f"{name}: {STAND_INS[name]}" for name in here)

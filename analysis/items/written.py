@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.items import Item
-from analysis.items.places import ALONE, DONE, FAILED, MISSING, Ours, Place, commands, status
+from analysis.items.places import ALONE, DONE, FAILED, MISSING, Ours, Place, commands, stand_ins, status
 from analysis.items.scores import PLANE
 from analysis.paper import SOURCE
 from analysis.tables import markdown_row
@@ -71,8 +71,14 @@ def to_markdown(shown: Page) -> str:
         lines.append("")
     lines += [f"- {markdown(note)}" for note in shown.notes]
     if shown.commands:
-        lines += ["", "What is missing is filled by:", "", *(f"    {text}" for text in shown.commands)]
+        lines += ["", filled_by(shown.commands), "", *(f"    {text}" for text in shown.commands)]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def filled_by(commands: Sequence[str]) -> str:
+    """What stands above the commands that fill what is missing."""
+    meant = stand_ins(commands)
+    return f"What is missing is filled by{f' ({meant})' if meant else ''}:"
 
 
 def to_csv(item: Item, places: Iterable[Place]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from videonsa.commands import to_install
 from videonsa.wandb_rules import is_disabled
 
-NEEDS = "wandb-workspaces is not installed: .venv/bin/python -m pip install -c constraints.txt -e '.[report]'"
+NEEDS = "wandb-workspaces is not installed"
 OFF = "W&B is switched off by WANDB_MODE or WANDB_DISABLED; WANDB_MODE=offline keeps runs and report here"
 
 
@@ -19,4 +20,4 @@ def check_report() -> None:
     if is_disabled():
         raise ReportRefused(OFF)
     if find_spec("wandb_workspaces") is None:
-        raise ReportRefused(NEEDS)
+        raise ReportRefused(f"{NEEDS}: {to_install('report')}")

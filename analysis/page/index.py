@@ -14,25 +14,30 @@ from typing import Any
 from analysis.page import Section, document, text
 from analysis.page.tables import Cell, number, plain, table
 from analysis.titles import sweep_question
+from videonsa.commands import as_typed
 from videonsa.record import write_text
 
 NAME = "index.html"
 STATUS = re.compile(r'"status": "(done|failed)"')
 FIRST = 300  # letters of a record
 HEADINGS = ("sweep", "what it asks", "benchmarks", "variants", "done", "failed", "missing", "reference", "made")
-NONE = '<p class="what">There is no sweep here yet: <code>python ablations/run.py --grid smoke</code> makes one.</p>'
 
 
 def write_index(out: Path) -> Path:
     """Write the page of an out folder; returns its path. A damaged plan or table costs its own numbers alone."""
     rows = [("", _row(path.parent)) for path in sorted((out / "sweeps").glob("*/plan.json"))]
-    made = table("Every sweep, and how its reference does", HEADINGS, rows) if rows else NONE
+    made = table("Every sweep, and how its reference does", HEADINGS, rows) if rows else _none()
     appendix = "paper/appendix.html"
     link = f'<p><a href="{appendix}">The paper\'s tables and figures, ours beside the published numbers</a></p>'
     sections = [Section("sweeps", "Sweeps", made + (link if (out / appendix).is_file() else ""))]
     about = f"{len(rows)} of them in this folder of records"
     write_text(out / NAME, document("Sweeps", about, sections))
     return out / NAME
+
+
+def _none() -> str:
+    first = as_typed("python ablations/run.py --grid smoke")
+    return f'<p class="what">There is no sweep here yet: <code>{first}</code> makes one.</p>'
 
 
 def _row(sweep: Path) -> list[Cell]:

@@ -246,6 +246,7 @@ def test_any_python_will_do(tmp_path: Path):
             [bare, "ablations/run.py", "--list"], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert "budget" in done.stdout
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for name in ("ablations", "videonsa"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run(

@@ -16,6 +16,7 @@ from analysis.paper import load_reference
 from analysis.paper.questions import VIDEONSA
 from analysis.run import main
 from evals.suites import SUITES
+from tests.analysis import synthetic
 from tests.analysis.paper_records import finished, write
 from videonsa.arrays import ARRAYS
 from videonsa.config import NSASettings, to_dict
@@ -92,7 +93,7 @@ def test_a_cell_is_found_by_what_it_was_asked_and_a_failed_one_is_no_number(
     assert "| qwen2_5_vl_7b | ours | - | - | - |" in shown, "its label says dense; it is not"
     assert "| videonsa_static_gate | ours | 50.0 [21.5–78.5] | failed | - |" in shown, "four questions are not all"
     assert "partly: 1 of 9 cells, 1 failed" in shown
-    command = f"python ablations/run.py --grid gates --profile paper --out {tmp_path}"
+    command = "python ablations/run.py --grid gates --profile paper --out OUT"
     assert f"    {command}\n" in shown
     assert f"    {command} --retry-failed\n" in shown
     assert "half/record.json: not a whole record, left out" in problems
@@ -151,12 +152,43 @@ def test_an_item_of_an_empty_folder_shows_what_is_published_and_what_is_missing(
     shown = capsys.readouterr().out
     assert "| videonsa_static_gate | ours | - | - | - |" in shown
     assert "|  | published | 41.5 | 23.7 | 31.8 |" in shown
-    assert f"    python ablations/run.py --grid gates --profile paper --out {tmp_path}" in shown
+    assert "    python ablations/run.py --grid gates --profile paper --out OUT\n" in shown
+    assert "What is missing is filled by (OUT: the folder of these records):" in shown
     observers = "probe.observers=gates+gate_similarity+gate_vectors+gate_content"
-    assert f"    python ablations/run.py --grid transfer --profile paper --set {observers} --out {tmp_path}" in shown
+    assert f"    python ablations/run.py --grid transfer --profile paper --set {observers} --out OUT\n" in shown
     assert "its contents are not known to us" in shown
     assert set(pd.read_csv(tmp_path / "paper" / "table34.csv")["state"]) == {"missing"}
     assert not (tmp_path / "paper" / "fig4.pdf").exists()
+
+
+def test_what_is_written_names_no_folder_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out, measured = tmp_path / "runs", tmp_path / "measured"
+    synthetic.pair_sweep(out)
+    measured.mkdir()
+    (measured / "methods.csv").write_text("method,data,length,density,heads,head_dim,total_ms\n")
+    damaged = next((out / "cells").iterdir()) / "record.json"
+    damaged.write_text("{")
+    monkeypatch.setattr(shutil, "which", lambda browser: None)
+    asked = ["--out", str(out), "--measured", str(measured)]
+    assert main(["appendix", *asked]) == 0
+    assert main(["table", "index", *asked]) == 0
+    capsys.readouterr()
+    texts = {path: path.read_text() for path in out.rglob("*") if path.suffix in (".html", ".md", ".csv", ".txt")}
+    assert len(texts) > 80
+    assert [path for path, text in texts.items() if str(tmp_path) in text] == []
+    appendix = texts[out / "paper" / "appendix.html"]
+    problem = f"cells/{damaged.parent.name}/record.json: not a whole record, left out"
+    assert problem in appendix
+    assert problem in texts[out / "sweeps" / "tiny-pair" / "table.md"]
+    assert "(MEASURED: the folder of measurements):" in appendix
+    assert "--out MEASURED/methods.csv" in appendix
+    monkeypatch.chdir(tmp_path)
+    assert main(["--list", *asked]) == 0
+    listed = capsys.readouterr().out
+    assert "python ablations/run.py --grid branches --profile paper\n" in listed, "runs is the default"
+    assert "--out measured/methods.csv\n" in listed
 
 
 def test_a_figure_whose_arrays_are_gone_is_missing_with_the_command(
