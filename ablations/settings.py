@@ -11,7 +11,7 @@ from ablations.profile import TEXTS
 from slurm.profile import TEXTS as SLURM_TEXTS
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings
 from videonsa.methods import registry
-from videonsa.values import means_text, read_value, scalar, unknown
+from videonsa.values import means_text, none_fields, read_value, scalar, unknown
 
 _FIELDS = {
     "nsa": [f.name for f in dataclasses.fields(NSASettings)],
@@ -22,6 +22,12 @@ _FIELDS |= {name: registry.fields(name) for name in registry.names() if name not
 OF_VARIANTS = ("checkpoint", "method", "start")  # settings without a group: text, or null
 SETTINGS = (*OF_VARIANTS, *(f"{group}.{name}" for group, names in _FIELDS.items() for name in names))
 SETTINGS += tuple(f"train.nsa.{name}" for name in _FIELDS["nsa"])
+MAY_BE_NONE = {
+    *(*OF_VARIANTS, "suites", "seeds", "probe.suite", "probe.label"),
+    *(f"nsa.{name}" for name in none_fields(NSASettings)),
+    *(f"train.{name}" for name in none_fields(TrainSettings)),
+    *(f"suite.{name}" for name in none_fields(SuiteSettings)),
+}
 OF_PROBES = ("probe.suite", "probe.videos", "probe.observers", "probe.label")
 OF_GRIDS = ("asks", "suites", "seeds", *OF_PROBES)  # keys of a grid that --set changes, too
 
@@ -92,6 +98,8 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
             raise SettingsError(f"--set {key}: given twice")
         if key not in OF_GRIDS and not key.startswith("slurm."):
             check_setting(key, "--set")
+        if not text.strip() and key in MAY_BE_NONE:
+            raise SettingsError(f"--set {key}: no value is given; write null for none, or leave it out")
         value = read_value(text, f"--set {key}", means_text(key, texts), texts)
         if key in OF_VARIANTS:
             text_or_none(value, f"--set {key}")

@@ -91,7 +91,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=as_typed(__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", help=f"what to make: {names}")
+    parser.add_argument("names", nargs="*", type=str.lower, help=f"what to make: {names}")
     parser.add_argument("--all", action="store_true", help="everything that the records allow")
     parser.add_argument("--list", action="store_true", help="names of figures and tables, and the sweeps there are")
     parser.add_argument("--out", type=folder, default=Path("runs"), help="folder of the records (default: runs)")

@@ -140,5 +140,10 @@ def test_the_nearest_name_is_proposed_with_its_group(name: str, nearest: str):
     assert unknown(name, SETTINGS) == f"; did you mean {nearest}?"
 
 
+def test_a_name_in_capitals_is_the_nearest_to_itself():
+    assert unknown("TABLE1", ["table10", "table1", "table11"]) == "; did you mean table1?"
+    assert unknown("tomato", ["TOMATO-mini", "TOMATO"]) == "; did you mean TOMATO?"
+
+
 def test_where_no_name_is_near_none_is_proposed():
     assert unknown("zebra", ["nsa.window"]) == unknown("x", []) == ""

@@ -59,7 +59,7 @@ def read_value(text: str, where: str, is_text: bool = False, texts: Collection[s
     """One value from a command line: as in a file, but # and : mean nothing; lists, mappings and quotes are YAML's."""
     text = text.strip(" \t\r\n")
     if not text.strip():
-        raise SettingsError(f"{where}: no value is given; write null for none")
+        raise SettingsError(f"{where}: no value is given; give one, or leave it out")
     if text[0] in "[{'\"":
         return _Reader(where, texts, lines=False).read(text, "", is_text)
     return scalar(text, where, is_text)
@@ -178,6 +178,11 @@ def text_fields(cls: type) -> set[str]:
     return {name for name, kind in names.items() if kind.startswith(kinds)}
 
 
+def none_fields(cls: type) -> set[str]:
+    """The fields of a dataclass that may hold nothing."""
+    return {field.name for field in dataclasses.fields(cls) if "None" in str(field.type)}
+
+
 def means_text(name: str, texts: Collection[str]) -> bool:
     """Whether the setting of this dotted name holds text: by its last part, or by its group and last part.
 
@@ -198,6 +203,8 @@ def unknown(name: Any, known: Iterable[str]) -> str:
 
 
 def _likeness(name: str, known: str) -> float:
+    if name.lower() == known.lower():
+        return 2.0
     group, _, last = name.lower().rpartition(".")
     known_group, _, known_last = known.rpartition(".")
     same_group = difflib.SequenceMatcher(None, group, known_group).ratio() if group else 0.5
@@ -208,7 +215,7 @@ def _likeness(name: str, known: str) -> float:
         alike = 0.8
     else:
         alike = difflib.SequenceMatcher(None, last, known_last).ratio()
-    return alike + 0.1 * same_group + (0.05 if known.startswith(name) or name.startswith(known) else 0)
+    return alike + 0.1 * same_group + (0.05 if known.startswith(name.lower()) or name.lower().startswith(known) else 0)
 
 
 def one_line(text: str) -> str:

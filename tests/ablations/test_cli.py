@@ -75,7 +75,11 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2
         (["--grid", "budget", "--set", "seeds=x"], "seeds=.* is not valid"),
         (["--grid", "budget", "--set", "checkpoint=./nowhere"], "checkpoint './nowhere': there is no such folder"),
         (["--grid", "budget", "--set", "checkpoint=runs/not/there"], "'runs/not/there': there is no such folder"),
-        (["--grid", "budget", "--set", "checkpoint="], "--set checkpoint: no value is given; write null for none"),
+        (
+            ["--grid", "budget", "--set", "checkpoint="],
+            "--set checkpoint: no value is given; write null for none, or leave",
+        ),
+        (["--grid", "budget", "--set", "probe.observers="], "--set probe.observers: no value is given; give one, or"),
         (["--grid", "budget", "--set", "suite.limit= "], "--set suite.limit: no value is given"),
         (["--grid", "budget", "--set", "=1"], "give key=value"),
         (["--grid", "smoke", "--set", "nsa.window=4", "--set", "nsa.window=8"], "--set nsa.window: given twice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from ablations.cell import make_cells
 from ablations.grid import FOLDER, grid_names, load_grid, parse_changes
 from ablations.plan import sweep_name
-from ablations.profile import load_profile, profile_names
+from ablations.profile import Profile, load_profile, profile_names
+from ablations.settings import OF_GRIDS, SETTINGS
 from videonsa.config import DIFFERENCES, SettingsError, canonical_semantics, differences
 
 EVERY = [(profile, grid) for profile in ("tiny", "paper") for grid in grid_names(profile)]
@@ -19,6 +21,11 @@ def write(tmp_path: Path, text: str) -> str:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     return str(path)
+
+
+@cache
+def tiny() -> Profile:
+    return load_profile("tiny")
 
 
 def labels(tmp_path: Path, text: str) -> list[str]:
@@ -153,6 +160,19 @@ def test_a_grid_that_asks_at_test_time_is_trained_by_one_option():
     assert all(cell.training.made == cell.nsa and cell.nsa.semantics == "paper" for cell in budget)
     with pytest.raises(SettingsError, match="asks='tran' is not valid: choose one of test, train"):
         load_grid("budget", "paper", {"asks": "tran"})
+
+
+@pytest.mark.parametrize("key", [*SETTINGS, *OF_GRIDS])
+def test_what_is_advised_in_the_place_of_an_empty_value_works(tmp_path: Path, key: str):
+    with pytest.raises(SettingsError, match=f"--set {key}: no value is given; .*leave it out$") as told:
+        parse_changes([f"{key}= "])
+    if "write null" in str(told.value):
+        say = {
+            "train.steps": ["train.data=samples.jsonl", "train.video_folder=videos"],
+            "suite.frames": ["suite.fps=1"],
+        }  # what says it then
+        changes = parse_changes([f"{key}=null", *say.get(key, ())])
+        make_cells(load_grid(write(tmp_path, "axes: {nsa.gate_temperature: [1, 2]}"), "tiny", changes), tiny())
 
 
 def test_set_of_suites_and_seeds():

@@ -148,7 +148,7 @@ def test_a_page_is_printed(tmp_path: Path) -> None:
 def test_an_item_of_an_empty_folder_shows_what_is_published_and_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(["table34", "fig4", "fig5", "table4", "--out", str(tmp_path)]) == 1
+    assert main(["Table34", "FIG4", "fig5", "table4", "--out", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert "| videonsa_static_gate | ours | - | - | - |" in shown
     assert "|  | published | 41.5 | 23.7 | 31.8 |" in shown

@@ -68,7 +68,7 @@ def test_defaults(folder: Path, loaded: Checkpoint) -> None:
         ("fps=nan", "fps='nan' is not valid: a number above 0"),
         ("max_frames=1_000", "max_frames='1_000' is not valid"),
         ("gate_mode=fixed,gate_values=nan+1+1", "gate_values=.*'nan'.* is not valid: give numbers"),
-        ("window=", "model argument window: no value is given; write null for none"),
+        ("window=", "model argument window: no value is given; give one, or leave it out"),
         ("window=8,block_count=2,window=16", "model argument window is given twice"),
         ("windw=8", "unknown model argument 'windw'; .*; did you mean window\\?"),
     ],
