@@ -163,6 +163,12 @@ function costChart(grid, suite, cells, cost) {
   });
 }
 
+// Moves places, from the highest down, so far apart as words of a line need, and none below the lowest place there is.
+function apart(places, room, lowest) {
+  places.forEach((place, at) => { place.y = Math.max(place.y, (places[at - 1]?.y ?? 0) + room); });
+  places.reverse().forEach((place, at) => { place.y = Math.min(place.y, at ? places[at - 1].y - room : lowest); });
+}
+
 function layersChart(grid, { what, of, lines }) {
   const series = Object.entries(lines).filter(([, points]) => points.length), all = series.flatMap(([, points]) => points);
   if (!all.length) return;
@@ -171,10 +177,12 @@ function layersChart(grid, { what, of, lines }) {
     const across = axis(svg, true, 0, most, 40, right, [22, 196], "layer", 1);
     const up = axis(svg, false, Math.min(0, ...values), Math.max(...values) * 1.05 || 1, 196, 22, [40, right]);
     const ends = series.map(([name, points], at) => ({ name, at, y: up(points.at(-1)[1]) })).sort((one, other) => one.y - other.y);
-    ends.forEach((end, at) => {
-      end.y = Math.max(end.y, (ends[at - 1]?.y ?? 0) + 12);
-      draw(svg, "text", { x: right + 6, y: end.y + 4 }, end.name.length > 18 ? end.name.slice(0, 17) + "…" : end.name);
-    });
+    apart(ends, 12, 196);
+    const letters = Math.floor((width - right - 20) / 6);
+    for (const { name, at, y } of ends) {
+      draw(svg, "line", { x1: right + 6, x2: right + 16, y1: y, y2: y, class: `line of-${at % 6}` });
+      draw(svg, "text", { x: right + 20, y: y + 4 }, name.length > letters ? name.slice(0, letters - 1) + "…" : name);
+    }
     return series.flatMap(([name, points], at) => {
       const colour = `of-${at % 6}`, places = points.map(([layer, value]) => [across(layer), up(value)]);
       draw(svg, "polyline", { points: places.join(" "), class: `line ${colour}` });

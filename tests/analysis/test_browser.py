@@ -199,6 +199,27 @@ def test_charts_answer_the_pointer_and_the_arrow_keys(out: Path, show: Callable[
     assert "peak MiB: " in costs.first.locator("output").inner_text()
 
 
+OVERLAPS = """[...document.querySelectorAll(".chart svg")].flatMap(svg => {
+  const texts = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+  const meet = (one, other) =>
+    Math.min(one.right, other.right) - Math.max(one.left, other.left) > -8  // or so near that they read as one
+    && Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top) > 3;  // boxes are higher than letters
+  return texts.flatMap(([name, box], at) => texts.slice(at + 1)
+    .filter(([other, its]) => (isNaN(name) || isNaN(other)) && meet(box, its)).map(([other]) => [name, other]));
+})"""
+
+
+@pytest.mark.parametrize("width", [1200, 320])
+def test_no_words_of_a_chart_lie_on_others(out: Path, show: Callable[..., Any], width: int) -> None:
+    page = show(page_of(out, "tiny-budget"), width=width)
+    assert page.locator("[data-chart=layers] svg").count() >= 3
+    page.evaluate(  # as of a model without sinks: all lines end at the axis
+        "() => { data.layers.forEach(one => Object.values(one.lines).forEach(line => line.at(-1)[1] = 0)); "
+        "dispatchEvent(new Event('resize')); charts(); }"
+    )
+    assert page.evaluate(OVERLAPS) == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["tiny-many", "tiny-failed", "tiny-empty", "tiny-budget", ""])
 def test_everybody_can_use_them(out: Path, show: Callable[..., Any], name: str, scheme: str) -> None:
