@@ -5,32 +5,17 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, MultipleLocator
+from matplotlib.ticker import MultipleLocator
 
 from analysis.figures import style
+from analysis.figures.probes import draw_probes
 
-COLUMNS = 3
 FEW = 8  # layers up to which quartiles are bars side by side: bands of few layers cover each other
-MOST = 12  # panels; a sweep with more probes shows its first ones and says so
 
 
 def draw(gates: pd.DataFrame) -> Figure:
     """From Results.gates: one panel a probe. Raises ValueError when there is none."""
-    probes = list(dict.fromkeys(gates["probe"]))
-    if not probes:
-        raise ValueError("no probe with gates")
-    shown = probes[:MOST]
-    figure, panels, _ = style.layer_panels(len(shown), COLUMNS, "gate: mean, quartiles")
-    titles = style.probe_titles(gates)
-    for probe, axes in zip(shown, panels, strict=True):
-        here = gates[gates["probe"] == probe]
-        _panel(axes, here)
-        axes.set_title(titles[probe])
-    if len(probes) > MOST:
-        figure.text(0.01, 0.0, f"{MOST} of {len(probes)} probes shown", fontsize=5.5, color=style.GREY)
-    handles, names = panels[0].get_legend_handles_labels()
-    style.legend(figure, handles, names)
-    return figure
+    return draw_probes(gates, "with gates", "gate: mean, quartiles", _panel)
 
 
 def _panel(axes: Axes, here: pd.DataFrame) -> None:
@@ -56,4 +41,3 @@ def _panel(axes: Axes, here: pd.DataFrame) -> None:
     axes.set_ylim(0, max(1.0, 1.05 * float(here["q75"].max())))  # fixed gates may be above 1
     axes.yaxis.set_major_locator(MultipleLocator(0.5))
     axes.axhline(0.5, color=style.GREY, lw=0.5, ls=":", zorder=0)  # where a fresh gate starts
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.figures import style
-from analysis.figures.sinks import COLUMNS, ORDER
+from analysis.figures.probes import COLUMNS, ORDER
 
 DECADES = 5  # of colours, below the largest number
 FUTURE = "#e6e6e6"

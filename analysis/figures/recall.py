@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
+from analysis.figures.probes import left_out
 
 QUERIES = {"vision": "vision queries", "text": "text queries"}
 MOST = 3  # probes; a sweep with more shows its first ones and says so
@@ -33,12 +34,10 @@ def draw(recall: pd.DataFrame) -> Figure:
             here = recall[(recall["probe"] == probe) & (recall["part"] == part)]
             _panel(axes, here, variants)
             axes.set_title(f"{titles[probe]}: {name}")
-    if len(probes) > MOST:
-        figure.text(0.01, 0.005, f"{MOST} of {len(probes)} probes shown", fontsize=5.5, color=style.GREY, va="bottom")
     labels = style.names(variants, style.TEXT_WIDTH / 3 - 0.4)
     handles = [Line2D([], [], **_look(i)) for i in range(len(labels))]
     handles.append(Line2D([], [], color=style.GREY, ls=":", lw=0.9))
-    style.legend(figure, handles, [*labels, "best keys, as many"], 3)
+    style.legend(figure, handles, [*labels, "best keys, as many"], 3, **left_out(MOST, len(probes)))
     return figure
 
 

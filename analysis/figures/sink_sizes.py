@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures import style
-from analysis.figures.sinks import COLUMNS, ORDER
+from analysis.figures.probes import COLUMNS, ORDER
 
 
 def draw(sinks: pd.DataFrame) -> Figure:

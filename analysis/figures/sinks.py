@@ -17,47 +17,22 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.figures import style
+from analysis.figures.probes import COLUMNS, ORDER, by_branch, draw_probes
 
-COLUMNS = 3
-MOST = 12
 ALPHA = 0.1  # a sink's least mean attention probability
-ORDER = ("cmp", "slc", "swa", "gated", "dense")
 
 
 def draw(sinks: pd.DataFrame) -> Figure:
     """Sink ratio by layer, one panel a probe, from Results.sinks. Raises ValueError when there is none."""
-    sinks = sinks[sinks["ratio"].notna()]
-    probes = list(dict.fromkeys(sinks["probe"]))[:MOST]
-    if not probes:
-        raise ValueError("no probe with sinks")
-    figure, panels, _ = style.layer_panels(len(probes), COLUMNS, "sinks (% of keys)")
-    titles = style.probe_titles(sinks)
-    for probe, axes in zip(probes, panels, strict=True):
-        here = sinks[sinks["probe"] == probe]
-        _ratios(axes, here)
-        axes.set_title(titles[probe])
-    handles, names = panels[0].get_legend_handles_labels()
-    style.legend(figure, handles, names)
-    return figure
+    return draw_probes(sinks[sinks["ratio"].notna()], "with sinks", "sinks (% of keys)", _ratios)
 
 
 def _ratios(axes: Axes, here: pd.DataFrame) -> None:
-    branches = [branch for branch in ORDER if branch in set(here["branch"])]
-    for i, branch in enumerate(branches):
-        rows = here[here["branch"] == branch].sort_values("layer")
+    branches = list(by_branch(here))
+    for i, (rows, look) in enumerate(branches):
         nudge = 0.09 * (i - (len(branches) - 1) / 2)  # so that the many zeros stay visible beside each other
-        axes.plot(
-            rows["layer"] + nudge,
-            100 * rows["ratio"].astype(float),
-            color=style.BRANCH_COLOURS[branch],
-            marker=style.BRANCH_MARKERS[branch],
-            ms=3.2,
-            lw=0.9,
-            label=style.BRANCH_NAMES[branch],
-            clip_on=False,
-        )
+        axes.plot(rows["layer"] + nudge, 100 * rows["ratio"].astype(float), clip_on=False, **look)
     axes.set_ylim(0, max(0.1, 110 * float(here["ratio"].max())))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
 def draw_points(points: pd.DataFrame) -> Figure:

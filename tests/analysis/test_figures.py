@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures import DRAWINGS, cost, draw, pareto, prefills, style, ticks, tokens, training
+from analysis.figures import DRAWINGS, cost, draw, module, pareto, prefills, style, ticks, tokens, training
 from analysis.figures import budget as budget_figure
 from analysis.figures.content import sentence
 from analysis.figures.kernels import draw as draw_kernels
@@ -200,6 +200,19 @@ def test_the_legend_of_many_methods_with_long_names_lies_inside_the_figure() -> 
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(set(shown)) == len(names) + 1
     assert "tri_shape" in shown
+
+
+@pytest.mark.parametrize("name", ["gates", "sinks", "latency"])
+def test_of_many_probes_the_first_are_shown_and_it_is_said(name: str, data: dict) -> None:
+    one = data["observed" if name == "latency" else "tiny-budget"][name]
+    several = pd.concat(one.assign(probe=f"{number:012x}", label=f"variant {number}") for number in range(14))
+    with style.style():
+        figure = module(name).draw(several)
+        figure.draw_without_rendering()
+    assert [axes.get_title().partition("\n")[0] for axes in figure.axes] == [f"variant {n}" for n in range(12)]
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "12 of 14 probes shown"
+    assert legend.get_window_extent().y0 >= 0
 
 
 def test_equal_budget_curves_go_through_their_settings(rows: pd.DataFrame) -> None:
