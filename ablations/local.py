@@ -110,8 +110,8 @@ def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resource
                 begun = True
                 work = make_work(sweep, job, stages, attempt)
                 running[job.name] = (job, start(sweep, work, waiting, running, resources, gpus))
-                cells = f" ({len(job.cells)} cells)" if job.cells else ""
-                display.say(f"start   {job.kind}{cells}{named(gpus)}")
+                size = f" ({len(job.cells)} cells)" if job.cells else ""
+                display.say(f"start   {job.kind}{size}{named(gpus)}")
             display.update((name, process.folder) for name, (_, process) in running.items())
             time.sleep(POLL_SECONDS)
         let_save([process for job, process in running.values() if job.trains], limit)
