@@ -17,7 +17,7 @@ from tests.awq import CONFIG, awq_folder, save
 from tests.test_weights import as_qwen
 from videonsa.config import SettingsError, TrainSettings
 from videonsa.modeling import load_model
-from videonsa.training.run import start_model
+from videonsa.training.start import start_model
 from videonsa.weights import check_folder, check_trainable, saved_settings
 
 NEEDLE = suite_settings("synth_needle", limit=3, frames=8)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import av
 import pytest
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from videonsa.config import NSASettings, TrainSettings
+from videonsa.small import SMALL
 from videonsa.synth import make_sample, prompt_text
-from videonsa.tiny import build_processor, build_tiny
+from videonsa.tiny import build_processor, build_tiny, small_config
 
 TOOK = ("seconds", "step_s", "data_s", "tokens_per_s", "peak_gib")  # of a line of metrics
 NSA = NSASettings(block_size=4, block_count=2, window=6)
@@ -34,6 +36,18 @@ def tiny_folder(tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def save_stock(folder: Path, tied: bool) -> Qwen2_5_VLForConditionalGeneration:
+    """Stock weights as the hub has 3B, whose output layer is the embeddings, and 7B: bfloat16, in several files."""
+    processor = build_processor()
+    written = small_config(SMALL["tiny"], NSA, processor.tokenizer).to_dict()
+    parts = {key: written[key] for key in written if key.endswith(("text_config", "vision_config", "token_id"))}
+    parts["text_config"]["tie_word_embeddings"] = tied
+    stock = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**parts, tie_word_embeddings=tied)).bfloat16()
+    stock.save_pretrained(folder, max_shard_size="200KB")
+    processor.save_pretrained(folder)
+    return stock
 
 
 def quick(**changes) -> TrainSettings:

@@ -8,14 +8,12 @@ import json
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from tests.training.conftest import NSA, quick
+from tests.training.conftest import NSA, quick, save_stock
 from tests.training.together import Stopped, stop_at
 from videonsa.config import SettingsError
 from videonsa.modeling import load_model
-from videonsa.small import SMALL
-from videonsa.tiny import build_tiny, small_config
+from videonsa.tiny import build_tiny
 from videonsa.training.batch import encode
 from videonsa.training.learning import part_of
 from videonsa.training.loop import Trainer
@@ -72,14 +70,8 @@ def test_gates_start_where_they_are_told_to(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_stock_weights_in_several_files_get_fresh_gates(tmp_path, processor, tied):
-    """As the hub has 3B, whose output layer is the embeddings, and 7B; in bfloat16."""
-    written = small_config(SMALL["tiny"], NSA, processor.tokenizer).to_dict()
-    parts = {key: written[key] for key in written if key.endswith(("text_config", "vision_config", "token_id"))}
-    parts["text_config"]["tie_word_embeddings"] = tied
-    stock = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**parts, tie_word_embeddings=tied)).bfloat16()
-    stock.save_pretrained(tmp_path, max_shard_size="200KB")
-    processor.save_pretrained(tmp_path)
+def test_stock_weights_in_several_files_get_fresh_gates(tmp_path, tied):
+    stock = save_stock(tmp_path, tied)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     model, _, gates = start_model(quick(model=str(tmp_path)))
     assert (gates, model.dtype, model.config.nsa) == ("fresh", torch.float32, NSA)

@@ -441,6 +441,29 @@ def test_weights_are_float32_and_used_in_bf16(whole_run, moved):
     assert losses[0] != losses[1]
 
 
+@pytest.mark.parametrize("case", ["drawn", "tied", "untied"])
+def test_only_the_first_process_ever_holds_all_weights(case, two_processes):
+    found = torch.load(two_processes / "found.pt")["starts"][case]
+    assert found["unlike"] == [[], []]  # of what each process has of a model that was whole in it
+    few = found["whole"] / 100  # buffers
+    assert found["started"][0] >= found["whole"]
+    assert found["started"][1] < few
+    assert found["beside"][0] > found["whole"] / 4  # what is not yet dealt out
+    assert found["beside"][1] < few
+
+
+def test_dealt_weights_train_to_the_bit_as_weights_that_each_process_read(two_processes):
+    assert metrics(two_processes / "run sharded") == metrics(two_processes / "run from whole")
+    ours, theirs = (load_model(two_processes / run / "final").state_dict() for run in ("run sharded", "run from whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_all_processes_are_told_why_the_first_one_cannot_start(two_processes):
+    said = torch.load(two_processes / "found.pt")["starts"]["refused"]
+    assert said[0] == said[1]
+    assert said[0].endswith("there is no such folder")
+
+
 @pytest.mark.parametrize(("way", "ways"), [("heads", (2, 1)), ("parts", (1, 2))])
 def test_a_sample_over_two_processes_is_as_in_one(way, ways, two_processes):
     check_laid_over(torch.load(two_processes / "found.pt")[way], ways)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tests.training.conftest import NSA, quick
+from tests.training.dealt import starts, train_from_whole
 from tests.training.laid_over import compare, counted, in_parts
 from videonsa.config import TrainSettings
 from videonsa.small import SMALL
@@ -218,6 +219,8 @@ def main(place: Path) -> None:
         found["parts"] = compare(2, dense=False, names=("uneven", "image"))
     found["heads"] = compare(2, dense=False, names=("image",))
     train(quick(**full), place / "run sharded", on_progress=lambda done, total: None)
+    train_from_whole(quick(**full), place / "run from whole")
+    found["starts"] = starts(place, LORA)
     with contextlib.suppress(Stopped):
         train(quick(**full, offload=True), place / "stopped", on_progress=stop_at(3))
     end_of(place / "left", told_at(2), **full)

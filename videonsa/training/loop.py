@@ -21,12 +21,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from videonsa.config import TrainSettings
-from videonsa.modeling.exchange import PATIENCE
 from videonsa.placement import lanes, read_together
 from videonsa.surroundings import collecting_new_objects
 from videonsa.training.batch import MicroBatch, answer_loss, encoded, idle, packed, padded, place_tokens, staged
@@ -35,7 +34,7 @@ from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal, Teller, peak_memory
 from videonsa.training.learning import choose_weights, merged
 from videonsa.training.schedule import learning_rate, make_optimizer
-from videonsa.training.sharding import Joined, both_backends, sequence_groups, shard, whole_weights
+from videonsa.training.sharding import Joined, join, sequence_groups, shard, shares_weights, whole_weights
 from videonsa.training.skipped import FILE, Skipped, Skips, forget_after
 from videonsa.training.sources import Source
 from videonsa.training.watch import Leave, Left, Trouble, Waits, Watch
@@ -97,13 +96,9 @@ class Trainer:
 
     def __init__(self, settings: TrainSettings, model: nn.Module, processor: Any, source: Source) -> None:
         self.settings, self.processor, self.source = settings, processor, source
-        # Told of the CPU, accelerate joins several processes there too; else each would train alone. Precision is ours
-        # (see _precision): a process that had an Accelerator with another one is refused.
-        on_cpu = not torch.accelerator.is_available()
-        if settings.offload:
-            both_backends()
-        handlers = [UNUSED_WEIGHTS, InitProcessGroupKwargs(timeout=PATIENCE)]
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers)
+        on_cpu = join(settings).device.type == "cpu"
+        # Precision is ours (see _precision): a process that had an Accelerator with another one is refused.
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[UNUSED_WEIGHTS])
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.lanes, self.size = lanes(settings, self.world), read_together(settings)
         self.parallel = sequence_groups(model, settings)
@@ -117,7 +112,7 @@ class Trainer:
         self.teller, self.leave = Teller(), Leave()
         self.waits = Waits(settings.stall_seconds, source.name, self._stalled, "stall" in settings.stop_at)
         self.joined: Joined | None = None
-        if settings.sharding == "full" and self.world > 1:
+        if shares_weights(settings):
             shard(model, self.accelerator.device, settings.precision, settings.offload)
             self.joined = Joined(model, settings.learns_gates)
         else:

@@ -51,7 +51,7 @@ from videonsa.training.journal import Bar, Handed, Journal, Teller
 from videonsa.training.loop import Diverged, Trainer
 from videonsa.training.skipped import in_words
 from videonsa.training.sources import Source, SyntheticSource, VideoSource
-from videonsa.training.start import start_model, told
+from videonsa.training.start import start, told
 from videonsa.training.watch import Leave, Left, Stalled, Trouble, told_by_sigterm
 from videonsa.values import number, one_line
 
@@ -102,7 +102,7 @@ def train(
 
 
 def _train(settings: TrainSettings, folder: Path, teller: Teller | None, leave: Leave) -> None:
-    model, processor, gates = start_model(settings)
+    model, processor, gates = start(settings)
     speed_up_vision(model)
     trainer = Trainer(settings, model, processor, make_source(settings, processor))
     main = trainer.accelerator.is_main_process

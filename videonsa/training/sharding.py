@@ -5,36 +5,70 @@ processes each keeps an n-th. Weights come together for the time of a layer's pa
 and gradients go back in parts, in float32: the weights that the optimizer moves are float32, whatever is computed in.
 
 A layer of the decoder is a unit of this, the vision tower another, whatever the number of pieces that it works in, and
-the embeddings with the output layer a third.
+the embeddings with the output layer a third. Also at the start no process but the first, which reads or draws the
+weights, holds more than its part and a unit: they are dealt out unit by unit.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from videonsa.config import TrainSettings, attention_differences, require
 from videonsa.modeling.exchange import PATIENCE, SequenceParallel, ways
 
 
-def both_backends() -> None:
-    """Join the processes so that they exchange what lies on the CPU as well as on their GPUs; before anybody joins them
-    otherwise. On CPUs alone, and in one process, there is nothing to do."""
-    if torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+def join(settings: TrainSettings) -> PartialState:
+    """Join the processes, where they are not yet; every process calls it. With `offload` they exchange what lies on the
+    CPU as well as on their GPUs."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if settings.offload and several and torch.cuda.is_available() and not dist.is_initialized():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cuda:nccl,cpu:gloo", timeout=PATIENCE)
+    # Told of the CPU, accelerate joins several processes there too; else each would train alone.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+
+
+def shares_weights(settings: TrainSettings) -> bool:
+    """Whether a process keeps a part of every weight. Every process calls it."""
+    return settings.sharding == "full" and join(settings).num_processes > 1
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """A copy of the model without its weights (they are on torch's device "meta"), small enough to be sent."""
+    known = {id(weight): nn.Parameter(weight.to("meta"), weight.requires_grad) for weight in model.parameters()}
+    return copy.deepcopy(model, known)  # takes those for copied
+
+
+@torch.no_grad()
+def deal(unit: nn.Module, device: torch.device) -> None:
+    """Give each process, on the device, the weights of a unit as the first process has them; not those that are shared
+    out already. A weight that stands in two places stays one. Every process calls it."""
+    dealt: dict[nn.Parameter, nn.Parameter] = {}
+    for module in unit.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if isinstance(weight, DTensor):
+                continue
+            if weight not in dealt:
+                whole = torch.empty_like(weight, device=device) if weight.is_meta else weight.to(device)
+                dist.broadcast(whole, 0)
+                dealt[weight] = nn.Parameter(whole, weight.requires_grad)
+            setattr(module, name, dealt[weight])
 
 
 def shard(model: Any, device: torch.device, precision: str, offload: bool = False) -> None:
     """Leave of each weight this process's part, on the device; with `offload` in the CPU's memory, where AdamW then
-    moves it. Every process calls it with equal weights."""
+    moves it. Every process calls it; the weights are the first one's, the others' may be hollow."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     gathered = torch.bfloat16 if precision == "bf16" else None  # as they are
     options: dict[str, Any] = {
@@ -44,6 +78,7 @@ def shard(model: Any, device: torch.device, precision: str, offload: bool = Fals
     if offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     for unit in (model.model.visual, *model.model.language_model.layers, model):
+        deal(unit, device)
         fully_shard(unit, **options)
     if not offload:
         model.to(device)  # its buffers

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import Qwen2_5_VLProcessor
 
@@ -17,14 +19,38 @@ from videonsa.modeling import VideoNSAForConditionalGeneration, load_model
 from videonsa.modeling.attention import VideoNSAAttention
 from videonsa.small import SMALL
 from videonsa.tiny import build_small
+from videonsa.training.sharding import hollow, join, shares_weights
 from videonsa.weights import saved_settings
 
 log = logging.getLogger(__name__)
 
+Start = tuple[VideoNSAForConditionalGeneration, Qwen2_5_VLProcessor, str]
 FRESH, TRAINED, UNUSED = "fresh", "trained", "unused"  # gates, as a training finds them
 
 
-def start_model(settings: TrainSettings) -> tuple[VideoNSAForConditionalGeneration, Qwen2_5_VLProcessor, str]:
+def start(settings: TrainSettings) -> Start:
+    """What `start_model` makes, in each process of a training. Where they share the weights the first one's model has
+    them all, the others' has none until `shard` deals them out.
+
+    Raises SettingsError in all of them.
+    """
+    if not shares_weights(settings):
+        return start_model(settings)
+    made: Start | SettingsError | None = None
+    if join(settings).is_main_process:
+        try:
+            made = start_model(settings)
+        except SettingsError as error:
+            made = error
+    sent: list[Any] = [(hollow(made[0]), *made[1:]) if isinstance(made, tuple) else made]
+    broadcast_object_list(sent)
+    found = sent[0] if made is None else made
+    if isinstance(found, SettingsError):
+        raise found
+    return found
+
+
+def start_model(settings: TrainSettings) -> Start:
     """The model to train, in float32 with the settings' NSA, its processor, and what its gates are at the start.
 
     Gates are fresh of small models made here, of stock weights, which have none, and of weights that were made densely.
