@@ -111,9 +111,10 @@ def test_who_asks_for_all_hidden_states_gets_the_stock_towers(towers):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("autocast", [False, True], ids=["half", "autocast"])
 @pytest.mark.parametrize("name", GRIDS)
-def test_on_a_card(name):
-    """In half precision: windows in one call, fused parts, inner columns filled up."""
+def test_on_a_card(name, autocast):
+    """In half precision, or trained over float32 weights: windows in one call, fused parts, inner columns filled up."""
     torch.manual_seed(0)
     config = Qwen2_5_VLVisionConfig(
         depth=2, hidden_size=160, intermediate_size=428, num_heads=2, window_size=112, out_hidden_size=64,
@@ -121,12 +122,14 @@ def test_on_a_card(name):
     )  # fmt: skip
     config._attn_implementation = "sdpa"
     exact = Qwen2_5_VisionTransformerPretrainedModel(config).eval().cuda()
-    faster = copy.deepcopy(exact).bfloat16()
+    weights = torch.float32 if autocast else torch.bfloat16
+    faster = copy.deepcopy(exact).to(weights)
     speed_up_vision(faster)
     grids = GRIDS[name]
     pixels = pixels_of(grids, torch.bfloat16).cuda()
-    ours = outputs_and_gradients(faster, grids, pixels)
-    stock = outputs_and_gradients(copy.deepcopy(exact).bfloat16(), grids, pixels)
+    with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+        ours = outputs_and_gradients(faster, grids, pixels)
+        stock = outputs_and_gradients(copy.deepcopy(exact).to(weights), grids, pixels)
     true = outputs_and_gradients(exact, grids, pixels.float())
     for part, expected in true.items():  # no farther from float32 than the stock tower in bfloat16
         error, allowed = (relative_error(each[part].detach(), expected.detach()) for each in (ours, stock))
