@@ -19,7 +19,7 @@ from videonsa.modeling.exchange import SequenceParallel
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.small import SMALL
 from videonsa.tiny import FRAME, build_tiny
-from videonsa.training.batch import MicroBatch, answer_labels, answer_loss, encode, padded
+from videonsa.training.batch import MicroBatch, answer_labels, answer_loss, encode, own_pixels, padded
 from videonsa.training.sources import Conversation, SyntheticSource
 
 DENSE = dataclasses.replace(NSA, attention="dense")
@@ -84,11 +84,12 @@ def compare(kv_heads: int, dense: bool, names: Sequence[str] = ("uneven", "text"
     known = batches(processor)
     for name in names:
         batch = known[name]
-        wider = padded(MicroBatch(batch, 0), parallel.multiple, processor.tokenizer.pad_token_id).inputs
+        own = MicroBatch(own_pixels(batch, parallel), 0)
+        wider = padded(own, parallel.multiple, processor.tokenizer.pad_token_id).inputs
         alone, whole = _gradients(model, batch, None)
         with counted() as calls:
-            loss, own = _gradients(model, wider, parallel)
-        found[name] = {"loss": float((loss - alone).abs().max()), "calls": dict(calls), **_differ(own, whole)}
+            loss, gradients = _gradients(model, wider, parallel)
+        found[name] = {"loss": float((loss - alone).abs().max()), "calls": dict(calls), **_differ(gradients, whole)}
         found[name]["leaks"] = _leaks(model, wider)
     return found
 

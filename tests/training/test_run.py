@@ -469,6 +469,15 @@ def test_a_sample_over_two_processes_is_as_in_one(way, ways, two_processes):
     check_laid_over(torch.load(two_processes / "found.pt")[way], ways)
 
 
+@pytest.mark.parametrize("case", ["nsa over", "dense over"])
+def test_a_process_is_given_the_pixels_that_it_encodes(case, two_processes):
+    first, second = torch.load(two_processes / "found.pt")[case]["pixels"]
+    assert first
+    for (ours, held, whole), (theirs, also, _) in zip(first, second, strict=True):
+        assert ours + theirs == whole
+        assert (held, also) == (ours, theirs)
+
+
 def check_laid_over(found, ways):
     assert found.pop("ways") == ways
     for batch in found.values():

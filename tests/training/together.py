@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tests.training.conftest import NSA, quick
-from tests.training.dealt import starts, train_from_whole
+from tests.training.dealt import by_rank, starts, train_from_whole
 from tests.training.laid_over import compare, counted, in_parts
 from videonsa.config import TrainSettings
 from videonsa.small import SMALL
@@ -81,14 +81,24 @@ def gradients(folder: Path, **changes: Any) -> dict[str, Any]:
     def note(*_: Any) -> None:
         steps.append({name: whole(weight.grad) for name, weight in model.named_parameters()})
 
+    pixels: list[tuple[int, int, int]] = []  # of each forward: patches given, in memory, of the whole row
+
+    def see(_: Any, given: Any, inputs: dict[str, Any]) -> None:
+        if (shown := inputs.get("pixel_values_videos")) is not None:
+            kept = shown.untyped_storage().nbytes() // shown[0].nbytes
+            pixels.append((len(shown), kept, int(inputs["video_grid_thw"].prod(-1).sum())))
+
     trainer.optimizer.register_step_pre_hook(note)
+    handle = model.register_forward_pre_hook(see, with_kwargs=True)
     with counted() as calls:
         trainer.run(folder)
+    handle.remove()
     weights = {name: whole(weight.detach()) for name, weight in model.named_parameters()}
     found = {"steps": steps, "weights": weights, "gates": trainer.mean_gates(), "main": trainer.rank == 0}
     if trainer.world > 1:
         found["by rank"] = [None] * trainer.world
         dist.all_gather_object(found["by rank"], [step.get(GATE) for step in steps])
+        found["pixels"] = by_rank(pixels)
     return {**found, "calls": dict(calls), "skipped": (folder / FILE).read_text() if trainer.rank == 0 else ""}
 
 

@@ -43,7 +43,7 @@ from videonsa.modeling.modality import (
 from videonsa.modeling.packed import pack_layers
 from videonsa.modeling.passage import Decoding, Prefill, VideoNSADecoderLayer, dropped_of, forget_dropped
 from videonsa.modeling.positions import ModelPositions
-from videonsa.modeling.vision import PiecewiseTower, shares_of
+from videonsa.modeling.vision import PiecewiseTower, share_of, shares_of
 
 GATE_INIT_STD = 0.02  # initial gate weights of the release; biases are 0, so that each gate starts near 0.5
 
@@ -244,21 +244,17 @@ class VideoNSAModel(ModelPositions, Qwen2_5_VLModel):
         return encoded
 
     def _encode_share(self, encode: Callable, pixels: Tensor, grids: Tensor, kwargs: dict[str, Any]) -> Any:
-        """As `_encode`, where each process encodes some of the temporal patches; nobody watches a training.
-
-        One that has none of them encodes the first, in vain: the tower's weights are used in all processes or in none.
-        """
+        """As `_encode`, where each process is given the pixels of its share of the temporal patches (`share_of`), and
+        encodes these; nobody watches a training."""
         assert self.parallel is not None
         if isinstance(self.visual, PiecewiseTower):
             kwargs = {"keep_states": False, **kwargs, "fuse": self._fuses}
-        rank, merged = self.parallel.rank, self.visual.spatial_merge_size**2  # patches of a token
-        shares = shares_of(grids.tolist(), self.parallel.degree)
-        patches = [sum(map(math.prod, share)) for share in shares]
-        own = shares[rank] or [(1, *grids[0, 1:].tolist())]
-        first = sum(patches[:rank]) if shares[rank] else 0
-        encoded = encode(pixels[first : first + sum(map(math.prod, own))], grids.new_tensor(own), **kwargs)
-        features = torch.cat(list(encoded.pooler_output))[: patches[rank] // merged]
-        features = self.parallel.gather_shares(features, [count // merged for count in patches])
+        rank, degree, merged = self.parallel.rank, self.parallel.degree, self.visual.spatial_merge_size**2
+        own, patches = share_of(grids.tolist(), rank, degree)
+        assert len(pixels) == patches.stop - patches.start
+        tokens = [sum(map(math.prod, share)) // merged for share in shares_of(grids.tolist(), degree)]
+        encoded = encode(pixels, grids.new_tensor(own), **kwargs)
+        features = self.parallel.gather_shares(torch.cat(list(encoded.pooler_output))[: tokens[rank]], tokens)
         encoded.pooler_output = features.split((grids.prod(-1) // merged).tolist())
         encoded.last_hidden_state = None
         return encoded

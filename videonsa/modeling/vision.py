@@ -8,6 +8,7 @@ smaller ones at their edges.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,18 @@ def shares_of(grids: Sequence[Sequence[int]], count: int) -> list[list[Grid]]:
             shares[share].append((taken, height, width))
         first += time * height * width
     return shares
+
+
+def share_of(grids: Sequence[Sequence[int]], rank: int, count: int) -> tuple[list[Grid], slice]:
+    """The share that a process encodes, and which of all patches it is.
+
+    A process whose share is empty encodes the first temporal patch, in vain: the tower's weights are used in all
+    processes or in none.
+    """
+    shares = shares_of(grids, count)
+    own = shares[rank] or [(1, grids[0][1], grids[0][2])]
+    first = sum(math.prod(grid) for share in shares[:rank] for grid in share) if shares[rank] else 0
+    return own, slice(first, first + sum(map(math.prod, own)))
 
 
 @lru_cache(maxsize=16)  # the pieces of a video are alike, but for the last

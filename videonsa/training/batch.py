@@ -16,12 +16,14 @@ from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from videonsa.drawing import draw_each
+from videonsa.modeling.exchange import SequenceParallel
+from videonsa.modeling.modality import PIXELS
+from videonsa.modeling.vision import share_of
 from videonsa.synth import Scene
 from videonsa.training.sources import Conversation, Source, video_size
 from videonsa.video import Video
 
 PREFETCHED = 4  # micro-batches read ahead; one of 36,000 tokens takes 0.7 GB
-PIXELS = {"pixel_values", "pixel_values_videos"}
 IGNORED = -100  # label of a token that is no answer
 BY_TOKEN = ("input_ids", "attention_mask", "labels", "mm_token_type_ids", "position_ids")  # their last axis; else items
 
@@ -103,10 +105,24 @@ def encode_drawn(
     return inputs
 
 
+def own_pixels(inputs: Inputs, parallel: SequenceParallel | None) -> Inputs:
+    """The inputs of rows that lie over several processes, with those pixels alone that this one's tower encodes; a
+    copy, which does not keep the others' in memory."""
+    if parallel is None:
+        return inputs
+    own = dict(inputs)
+    for pixels, grids in PIXELS.values():
+        if pixels in inputs:
+            _, patches = share_of(inputs[grids].tolist(), parallel.rank, parallel.degree)
+            own[pixels] = inputs[pixels][patches].clone()
+    return own
+
+
 def staged(inputs: Inputs, precision: str) -> Inputs:
     """Inputs as a GPU fetches them at its own pace, from memory that stays in place, where they were not drawn there;
     pixels in the precision that the tower's first product rounds them to."""
-    half = {name: inputs[name].bfloat16() for name in PIXELS & set(inputs) if precision == "bf16"}
+    pixels = [name for name, _ in PIXELS.values() if name in inputs]
+    half = {name: inputs[name].bfloat16() for name in pixels if precision == "bf16"}
     made = {name: half.get(name, tensor) for name, tensor in inputs.items()}
     return {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in made.items()}
 

@@ -26,9 +26,21 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from videonsa.config import TrainSettings
+from videonsa.modeling.exchange import SequenceParallel
 from videonsa.placement import lanes, read_together
 from videonsa.surroundings import collecting_new_objects
-from videonsa.training.batch import MicroBatch, answer_loss, encoded, idle, packed, padded, place_tokens, staged
+from videonsa.training.batch import (
+    Inputs,
+    MicroBatch,
+    answer_loss,
+    encoded,
+    idle,
+    own_pixels,
+    packed,
+    padded,
+    place_tokens,
+    staged,
+)
 from videonsa.training.checkpoint import restore_checkpoint, save_checkpoint
 from videonsa.training.gates import gate_sums, mean_of
 from videonsa.training.journal import Journal, Teller, peak_memory
@@ -319,8 +331,8 @@ class Trainer:
 
     def _prefetch(self, numbers: Iterable[range]) -> Iterator[MicroBatch]:
         """Micro-batches on the device, in order; of each step as many in every process where weights are shared."""
-        settings, samples = self.settings, self._on_device(numbers)
-        for batch in packed(samples, settings.row_tokens or settings.max_tokens) if settings.packing else samples:
+        samples = self._on_device(numbers)
+        for batch in self._in_rows(samples) if self.settings.packing else samples:
             told = self._tell(batch)
             yield told
             while batch.last and not told.last:  # others have more
@@ -329,7 +341,7 @@ class Trainer:
 
     def _on_device(self, numbers: Iterable[range]) -> Iterator[MicroBatch]:
         pixels, device = self.settings.pixels_per_frame, self.accelerator.device
-        ready = partial(staged, precision=self.settings.precision) if device.type == "cuda" else dict
+        ready = partial(self._ready, None if self.settings.packing else self._inner.parallel)
         asked, coming = itertools.tee(numbers)  # some are read ahead
         batches = encoded(self.source, self.processor, pixels, coming, self.waits, device, ready)
         for each, inputs in zip(asked, batches, strict=True):
@@ -337,6 +349,17 @@ class Trainer:
             placed = place_tokens(inputs, self.positions) if self.settings.packing else inputs
             moved = {name: tensor.to(device, non_blocking=True) for name, tensor in placed.items()}
             yield MicroBatch(moved, tokens, last=self._ends_step(each))
+
+    def _ready(self, parallel: SequenceParallel | None, inputs: Inputs) -> Inputs:
+        """What the thread that encodes does last."""
+        own = own_pixels(inputs, parallel)
+        return staged(own, self.settings.precision) if self.accelerator.device.type == "cuda" else own
+
+    def _in_rows(self, samples: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        """Packed; only then it is known which pixels of a row are this process's."""
+        parallel = self._inner.parallel
+        for row in packed(samples, self.settings.row_tokens or self.settings.max_tokens):
+            yield replace(row, inputs=own_pixels(row.inputs, parallel))
 
     def _tell(self, batch: MicroBatch) -> MicroBatch:
         """The batch as this process takes it, when the others know of it."""
