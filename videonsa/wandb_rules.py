@@ -16,6 +16,7 @@ TRUE = ("1", "true", "yes", "on")  # values of WANDB_DISABLED, which earlier ver
 MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
 # Variables that name one run. Each of ours has a name of its own, so that they cannot hold for all of them.
 OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM", "WANDB_SWEEP_ID")
+KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 # What W&B takes: characters at most, and those that it refuses.
 LIMITS = {
     "name": (128, ""),
@@ -50,12 +51,18 @@ def plain(value: Any) -> Any:
 
 def tidied_wandb() -> tuple[Any, list[tuple[str, str]]]:
     """W&B's package, among variables and folders that it takes; and what is worth a line, as (what, what then)."""
+    wandb = imported_wandb()
+    give_cache()
+    return wandb, tidy_environment(wandb.Settings)
+
+
+def imported_wandb() -> Any:
+    """W&B's package, which keeps to this process."""
     if "wandb" not in sys.modules:
         os.environ.pop("WANDB_SERVICE", None)  # of the program that started this one, perhaps on another machine
     import wandb
 
-    give_cache()
-    return wandb, tidy_environment(wandb.Settings)
+    return wandb
 
 
 def give_cache() -> None:
@@ -129,6 +136,16 @@ def asked_mode() -> str:
 def goes_online() -> bool:
     """A run would be begun at a server, as far as variables say; `wandb offline` may still keep it."""
     return run_mode() is None and asked_mode() not in ("offline", "dryrun", "disabled")
+
+
+def has_key() -> bool:
+    """W&B can say who asks: by a key or a token of the environment, or by what `wandb login` keeps in .netrc."""
+    if any(os.environ.get(name, "").strip() for name in KEYS):
+        return True
+    try:
+        return bool(imported_wandb().sdk.internal.internal_api.Api().api_key)
+    except Exception:  # a variable or a key that W&B does not like the look of: that is said where it is used
+        return True
 
 
 def run_mode() -> str | None:

@@ -67,8 +67,7 @@ class Server:
         try:
             return self._api.gql(gql(query), variable_values=variables, num_retries=RETRIES) or {}
         except Exception as error:
-            cause = str(error) or type(error).__name__
-            raise ServerError(f"W&B at {self.url}: {type(error).__name__}: {' '.join(cause.split())[:200]}") from None
+            raise ServerError(f"W&B at {self.url} {_trouble(error)}") from None
 
     def known(self, runs: Iterable[str]) -> set[str]:
         """Which of these runs are in the project. Raises ServerError."""
@@ -105,3 +104,19 @@ class Server:
 
         place = "/".join(quote(name, safe="") for name in (str(self.entity), self.project))
         return f"{app_url(self.url)}/{place}/reports/{quote(title.replace(' ', '-'), safe='')}--{view.replace('=', '')}"
+
+
+def _trouble(error: Exception) -> str:
+    """What a question met, and what helps, in a few words."""
+    from requests import ConnectionError, HTTPError, Timeout
+    from requests.exceptions import SSLError
+
+    if isinstance(error, Timeout):
+        return f"gave no answer within {SECONDS} seconds"
+    if isinstance(error, ConnectionError) and not isinstance(error, SSLError):
+        return "cannot be reached from here; WANDB_MODE=offline asks no server"
+    code = error.response.status_code if isinstance(error, HTTPError) and error.response is not None else None
+    if code in (401, 403):
+        return f"does not take this key ({code}); WANDB_API_KEY holds yours"
+    cause = str(error) or type(error).__name__
+    return f"is in trouble: {type(error).__name__}: {' '.join(cause.split())[:200]}"

@@ -169,7 +169,7 @@ def test_a_server_that_refuses_the_key_costs_one_line_and_nothing_is_lost(
     online.status = 401
     assert report(out) == 1
     said = capsys.readouterr().err
-    assert said.startswith("W&B at http://127.0.0.1:")
+    assert said.startswith(f"W&B at {online.url} does not take this key (401); WANDB_API_KEY holds yours; all is in ")
     assert said.endswith(f"all is in {out}/wandb, and the same command sends it\n")
     assert said.count("\n") == 1
     assert len(parts(out)) == 4
@@ -221,10 +221,19 @@ def test_a_server_that_takes_no_report_has_the_runs(out: Path, online: Server, c
     assert len(online.runs) == 4
 
 
-@pytest.mark.parametrize(("lacks", "line"), [("library", "wandb-workspaces is not installed"), ("W&B", "switched off")])
+@pytest.mark.parametrize(
+    ("lacks", "line"),
+    [
+        ("library", "wandb-workspaces is not installed"),
+        ("W&B", "switched off"),
+        ("key", "W&B is to go online, and has no key: set WANDB_API_KEY, or WANDB_MODE=offline, which keeps"),
+    ],
+)
 def test_what_cannot_be_made_is_refused_in_a_line(lacks, line, out: Path, monkeypatch, capsys: pytest.CaptureFixture):
     if lacks == "library":
         monkeypatch.setattr(refusals, "find_spec", lambda name: None)
+    elif lacks == "key":
+        monkeypatch.setenv("WANDB_MODE", "online")
     else:
         monkeypatch.setenv("WANDB_MODE", "disabled")
     assert report(out) == 2
@@ -232,6 +241,19 @@ def test_what_cannot_be_made_is_refused_in_a_line(lacks, line, out: Path, monkey
     assert line in said
     assert said.count("\n") == 1
     assert not (out / "wandb").exists()
+
+
+def test_a_server_that_is_away_costs_a_short_line_and_a_key_may_lie_in_netrc(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1:9 login user password {'0' * 40}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert report(out) == 1
+    away = "W&B at http://127.0.0.1:9 cannot be reached from here; WANDB_MODE=offline asks no server"
+    assert capsys.readouterr().err == f"{away}; all is in {out}/wandb, and the same command sends it\n"
+    assert len(parts(out)) == 4
 
 
 def test_a_folder_without_sweeps_is_said(tmp_path: Path, capsys: pytest.CaptureFixture):
