@@ -46,7 +46,7 @@ OTHERS = {
     "report": "one HTML file: tables, figures, the questions that variants answer differently, failures, provenance",
     "index": "one HTML file over all sweeps of the folder",
     "published": "the paper's numbers beside ours, where a sweep asks the same",
-    "wandb": "a sweep's report at W&B with its runs, or what `wandb sync` takes: docs/analysis.md",
+    "wandb": "a sweep's report at W&B with its runs, or what `wandb sync` takes",
     "kernels": "latency and memory of the kernels against length (benchmarks/h200.csv)",
     "appendix": "every table and figure of the paper that we know, ours beside the published numbers, as HTML and PDF",
     "prefills": "milliseconds of each sparse prefill beside dense attention (benchmarks/methods.csv)",

@@ -136,6 +136,23 @@ def test_offline_runs_wait_on_disk_whatever_the_key(mode, server, monkeypatch, t
     assert capsys.readouterr() == ("", "")
 
 
+def test_why_a_run_did_not_go_online_is_short():
+    calls = 'POST https://api.wandb.ai/graphql giving up after 4 attempt(s): Post "https://api.wandb.ai/graphql"'
+    lost = RuntimeError(f"Error uploading run: {calls}: dial tcp: lookup api.wandb.ai on 10.0.0.1:53: no such host")
+    assert tracking._cause(lost) == "RuntimeError: Error uploading run: no such host"
+    refused = "Error uploading run: returned error 401: {}"
+    assert tracking._cause(RuntimeError(refused)) == f"RuntimeError: {refused}"
+
+
+def test_without_a_key_a_run_goes_on_offline_and_the_variable_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    track(tmp_path / "first")
+    said = capsys.readouterr().err
+    key = "UsageError: No API key configured. WANDB_API_KEY holds one, or `wandb login` keeps it"
+    assert said == f"W&B: run a: {key}; offline instead, for `wandb sync` in {tmp_path}/first/wandb\n"
+
+
 @pytest.mark.parametrize(
     "status", [401, *(pytest.param(status, marks=pytest.mark.long) for status in ("refused", 500, "hang"))]
 )

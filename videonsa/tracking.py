@@ -8,6 +8,7 @@ What W&B would refuse (a mode that it does not know, a project with a slash) is 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -168,7 +169,7 @@ class Tracker:
                 run = self._init("offline")
             except Exception:
                 raise error from None
-            self._say(f"{type(error).__name__}: {error}", f"offline instead, for `wandb sync` in {self.folder}/wandb")
+            self._say(_cause(error), f"offline instead, for `wandb sync` in {self.folder}/wandb")
             return run
 
     def _init(self, mode: str | None) -> Any:
@@ -210,3 +211,10 @@ class Tracker:
         if reason not in SERVICE.said:
             SERVICE.said.add(reason)
             print(f"W&B: {self.name:.60}: {' '.join(reason.split())[:300]}; {then}", file=sys.stderr, flush=True)
+
+
+def _cause(error: Exception) -> str:
+    """Why a run did not go online, without the calls that W&B tried, and with the variable that holds its key."""
+    said = re.sub(r": \w+ \S+ giving up after \d+ attempt\(s\): .*: ", ": ", str(error))
+    known = said.replace("Use `wandb login` to log in.", "WANDB_API_KEY holds one, or `wandb login` keeps it")
+    return f"{type(error).__name__}: {known}"
