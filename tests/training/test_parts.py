@@ -15,7 +15,7 @@ from tests.training.conftest import NSA, quick
 from videonsa.config import SettingsError, TrainSettings
 from videonsa.modeling.vision import speed_up_vision
 from videonsa.tiny import FRAME, build_tiny
-from videonsa.training.batch import IGNORED, MicroBatch, answer_loss, encode, packed, place_tokens
+from videonsa.training.batch import IGNORED, MicroBatch, answer_loss, encode, packed, place_rows, place_tokens
 from videonsa.training.schedule import learning_rate, make_optimizer
 from videonsa.training.skipped import SampleError
 from videonsa.training.sources import Conversation, SyntheticSource, VideoSource
@@ -217,3 +217,12 @@ def test_the_faster_vision_tower_is_the_same_tower(frames, sizes):
     for stock, faster in zip(*outputs, strict=True):
         assert relative_error(faster, stock) < TOLERANCE[torch.float32]
     assert type(tower.patch_embed).__name__ == "LinearPatchEmbed"
+
+
+def test_positions_that_are_found_before_a_step_are_those_that_the_model_finds_in_it(processor):
+    model, _ = build_tiny(NSA, seed=0)
+    source = SyntheticSource(quick())
+    talk = Conversation((("user", "how many"), ("assistant", "one two")))
+    batch = encode(processor, [source[0], talk, source[1]], FRAME**2)
+    placed = place_rows(batch, model.model.get_rope_index)
+    assert torch.equal(answer_loss(model, placed), answer_loss(model, batch))

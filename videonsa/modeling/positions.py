@@ -13,8 +13,11 @@ them cut a patch's seconds to whole ones. So nothing of theirs is called here, w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationMixin
@@ -105,16 +108,16 @@ class ModelPositions:
             raise ValueError("positions need input_ids or mm_token_type_ids, which say what is vision")
         return IMAGE * (input_ids == self.config.image_token_id) + VIDEO * (input_ids == self.config.video_token_id)
 
-    def _grids(self, images: Tensor | None, videos: Tensor | None, seconds: Any) -> dict[int, Iterator[Tensor]]:
+    def _grids(self, images: Tensor | None, videos: Tensor | None, seconds: Any) -> dict[int, Iterator[np.ndarray]]:
         """The positions of each image's and each video's tokens, counted from its start."""
         vision = self.config.vision_config
         image_grids = [] if images is None else images.tolist()
         video_grids = [] if videos is None else videos.tolist()
         steps = [step * vision.tokens_per_second for step in self._seconds(seconds, len(video_grids))]
         return {
-            IMAGE: (grid_positions(grid, 0.0, vision.spatial_merge_size) for grid in image_grids),
+            IMAGE: (grid_positions(tuple(grid), 0.0, vision.spatial_merge_size) for grid in image_grids),
             VIDEO: (
-                grid_positions(grid, step, vision.spatial_merge_size)
+                grid_positions(tuple(grid), step, vision.spatial_merge_size)
                 for grid, step in zip(video_grids, steps, strict=True)
             ),
         }
@@ -127,7 +130,8 @@ class ModelPositions:
             raise ValueError(
                 f"second_per_grid_ts holds the seconds of {len(seconds)} videos; video_grid_thw has {videos}"
             )
-        given = [float(each) for each in seconds[:videos]]
+        listed = seconds.tolist() if isinstance(seconds, Tensor) else seconds  # at once: they may be on a GPU
+        given = [float(each) for each in listed[:videos]]
         return [float(int(each)) for each in given] if self.config.whole_seconds else given
 
 
@@ -180,46 +184,51 @@ class GenerationPositions:
         return updated
 
 
-def grid_positions(grid: Sequence[int], step: float, merge: int) -> Tensor:
-    """Positions [3, tokens] in a grid of patches (time, height, width), from 0, `step` a temporal patch.
+@lru_cache(maxsize=8)  # samples of a batch, and steps of a training, show alike videos
+def grid_positions(grid: tuple[int, ...], step: float, merge: int) -> np.ndarray:
+    """Positions int64 [3, tokens] in a grid of patches (time, height, width), from 0, `step` a temporal patch.
 
     The product is rounded in float32, as Qwen2.5-VL's code does, before its fraction is cut off.
     """
     frames, height, width = grid[0], grid[1] // merge, grid[2] // merge
-    time = (torch.arange(frames, dtype=torch.float32) * step).long()
-    axes = torch.meshgrid(time, torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack(axes).flatten(1)
+    time = (np.arange(frames, dtype=np.float32) * np.float32(step)).astype(np.int64)
+    axes = np.meshgrid(time, np.arange(height), np.arange(width), indexing="ij")
+    return np.stack(axes).reshape(3, -1)
 
 
 def place(
-    kinds: Tensor, is_token: Tensor, grids: Mapping[int, Iterator[Tensor]], starts: Sequence[int]
+    kinds: Tensor, is_token: Tensor, grids: Mapping[int, Iterator[np.ndarray]], starts: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Positions [3, B, L] of samples that begin at `starts`, and [B, 1] where each goes on. The grids are used up."""
-    positions = torch.full((3, *kinds.shape), PADDING)
+    """Positions [3, B, L] of samples that begin at `starts`, and [B, 1] where each goes on. The grids are used up.
+
+    By numpy: a batch of 64 samples would be two thousand operations of torch, as many as the rest of a small model.
+    """
+    positions = np.full((3, *kinds.shape), PADDING)
     ends = []
-    for row, (kind, held, start) in enumerate(zip(kinds.cpu(), is_token.cpu(), starts, strict=True)):
+    rows = zip(kinds.cpu().numpy(), is_token.cpu().numpy(), starts, strict=True)
+    for row, (kind, held, start) in enumerate(rows):
         parts = []
         for part in runs(kind[held], grids):
             parts.append(part + start)
             start = int(parts[-1].max()) + 1
         if parts:
-            positions[:, row, held] = torch.cat(parts, dim=1)
+            positions[:, row, held] = np.concatenate(parts, axis=1)
         ends.append([start])
-    return positions.to(kinds.device), torch.tensor(ends, device=kinds.device)
+    return torch.from_numpy(positions).to(kinds.device), torch.tensor(ends, device=kinds.device)
 
 
-def runs(kinds: Tensor, grids: Mapping[int, Iterator[Tensor]]) -> Iterator[Tensor]:
+def runs(kinds: np.ndarray, grids: Mapping[int, Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
     """Positions [3, n] of each run of text and of each image or video in one sample's tokens [L], each from 0.
 
     Vision tokens for which no grid is left, such as generated ones, count as text.
     """
-    for kind, count in zip(
-        *(part.tolist() for part in torch.unique_consecutive(kinds, return_counts=True)), strict=True
-    ):
+    bounds = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
+    for first, last in pairwise(bounds if len(kinds) else ()):
+        kind, count = int(kinds[first]), last - first
         while count:  # images side by side make one run
             part = next(grids[kind], None) if kind != TEXT else None
             if part is None:
-                part = torch.arange(count).expand(3, -1)
+                part = np.broadcast_to(np.arange(count), (3, count))
             if part.shape[1] > count:
                 name = {IMAGE: "an image", VIDEO: "a video"}[kind]
                 raise ValueError(f"{name} has {count} tokens in the prompt; its grid makes {part.shape[1]}")

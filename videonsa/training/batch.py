@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
-from torch.nn.utils.rnn import pad_sequence
 
 from videonsa.drawing import draw_each
 from videonsa.modeling.exchange import SequenceParallel
@@ -25,6 +24,7 @@ from videonsa.video import Video
 
 PREFETCHED = 4  # micro-batches read ahead; one of 36,000 tokens takes 0.7 GB
 IGNORED = -100  # label of a token that is no answer
+FOR_HOST = {"labels", "image_grid_thw", "video_grid_thw", "second_per_grid_ts"}  # read where steps are launched
 BY_TOKEN = ("input_ids", "attention_mask", "labels", "mm_token_type_ids", "position_ids")  # their last axis; else items
 
 Inputs = dict[str, Tensor]  # of the model, and `labels`
@@ -87,18 +87,14 @@ def encode_drawn(
     texts = processor.apply_chat_template([messages(each) for each in conversations], tokenize=False)
     said = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     compact = {"input_ids": said["input_ids"], "labels": answer_labels(said["input_ids"], processor.tokenizer)}
-    counts = (grid.prod(dim=1) // processor.video_processor.merge_size**2).tolist()
-    lengths = said["attention_mask"].sum(dim=1).tolist()
+    counts = grid.prod(dim=1) // processor.video_processor.merge_size**2
+    lengths = said["attention_mask"].sum(dim=1) + counts - 1
+    inputs["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    places = (compact["input_ids"] == processor.video_token_id).int().argmax(dim=1)
     fill = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED}
     for name, rows in compact.items():
-        places = (compact["input_ids"] == processor.video_token_id).int().argmax(dim=1).tolist()
-        each = [
-            torch.cat([row[:place], row[place].expand(count), row[place + 1 : length]])
-            for row, place, count, length in zip(rows, places, counts, lengths, strict=True)
-        ]
-        inputs[name] = pad_sequence(each, batch_first=True, padding_value=fill[name])
-    long = torch.tensor([length + count - 1 for length, count in zip(lengths, counts, strict=True)])
-    inputs["attention_mask"] = (torch.arange(int(long.max())) < long[:, None]).long()
+        wide = stretched(rows, places, counts, inputs["attention_mask"].shape[1])
+        inputs[name] = wide.masked_fill(inputs["attention_mask"] == 0, fill[name])
     inputs["mm_token_type_ids"] = 2 * (inputs["input_ids"] == processor.video_token_id).long()
     patch = processor.video_processor.temporal_patch_size
     inputs["second_per_grid_ts"] = torch.tensor([patch * scene.seconds / scene.frames for scene in scenes])
@@ -118,13 +114,23 @@ def own_pixels(inputs: Inputs, parallel: SequenceParallel | None) -> Inputs:
     return own
 
 
+def stretched(rows: Tensor, places: Tensor, counts: Tensor, length: int) -> Tensor:
+    """Rows [B, l] as rows [B, length] in which what stands at a row's place [B] is there so many times, counts [B]."""
+    at = torch.arange(length).expand(len(rows), -1)
+    before, later = places[:, None], (counts - 1)[:, None]
+    source = torch.where(at <= before, at, torch.maximum(before, at - later))
+    return rows.gather(1, source.clamp(max=rows.shape[1] - 1))
+
+
 def staged(inputs: Inputs, precision: str) -> Inputs:
     """Inputs as a GPU fetches them at its own pace, from memory that stays in place, where they were not drawn there;
     pixels in the precision that the tower's first product rounds them to."""
     pixels = [name for name, _ in PIXELS.values() if name in inputs]
     half = {name: inputs[name].bfloat16() for name in pixels if precision == "bf16"}
     made = {name: half.get(name, tensor) for name, tensor in inputs.items()}
-    return {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in made.items()}
+    return {
+        name: tensor if tensor.is_cuda or name in FOR_HOST else tensor.pin_memory() for name, tensor in made.items()
+    }
 
 
 def encoded(
@@ -160,12 +166,28 @@ def encoded(
             threads.shutdown(wait=False, cancel_futures=True)
 
 
+def place_rows(batch: Inputs, positions: Positions) -> Inputs:
+    """A batch with position ids [3, B, L], time, height and width: the model would else find them amid a step."""
+    names = (
+        *("input_ids", "attention_mask", "mm_token_type_ids"),
+        *("image_grid_thw", "video_grid_thw", "second_per_grid_ts"),
+    )
+    axes, _ = positions(**{name: batch[name] for name in names if name in batch})
+    return {**batch, "position_ids": axes}
+
+
 def place_tokens(sample: Inputs, positions: Positions) -> Inputs:
     """A sample, alone in its batch, with position ids [4, 1, L]: each token's number, then time, height and width."""
-    names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
-    axes, _ = positions(**{name: sample[name] for name in names if name in sample})
+    axes = place_rows(sample, positions)["position_ids"]
     numbers = torch.arange(axes.shape[-1], device=axes.device)
     return {**sample, "position_ids": torch.cat([numbers.expand(1, 1, -1), axes])}
+
+
+def on_device(inputs: Inputs, device: torch.device) -> Inputs:
+    """The inputs there, but for what tells the host how to launch a step: to read it back would wait for the device."""
+    return {
+        name: tensor if name in FOR_HOST else tensor.to(device, non_blocking=True) for name, tensor in inputs.items()
+    }
 
 
 def packed(samples: Iterable[MicroBatch], most: int) -> Iterator[MicroBatch]:
@@ -198,7 +220,7 @@ def idle(tokens: int, pad_token: int, device: torch.device) -> MicroBatch:
     ids = torch.full((1, tokens), pad_token, device=device)
     places = torch.arange(tokens, device=device).expand(4, 1, -1)
     marks = {"attention_mask": torch.ones_like(ids), "mm_token_type_ids": torch.zeros_like(ids)}
-    labels = torch.full_like(ids, IGNORED)
+    labels = torch.full_like(ids, IGNORED, device="cpu")
     return MicroBatch({"input_ids": ids, **marks, "labels": labels, "position_ids": places}, tokens=0, last=True)
 
 
@@ -224,40 +246,53 @@ def answer_labels(input_ids: Tensor, tokenizer: Any) -> Tensor:
     """Labels [B, L]: each assistant turn from its first token to <|im_end|>, IGNORED elsewhere."""
     start, end = (tokenizer.convert_tokens_to_ids(name) for name in ("<|im_start|>", "<|im_end|>"))
     header = [start, *tokenizer("assistant\n", add_special_tokens=False).input_ids]
-    labels = torch.full_like(input_ids, IGNORED)
-    for row, target in zip(input_ids.tolist(), labels, strict=True):
+    labels = []
+    for row in input_ids.tolist():
+        target = [IGNORED] * len(row)
         for place, token in enumerate(row):
             if token == start and row[place : place + len(header)] == header:
                 first = place + len(header)
-                last = row.index(end, first)
-                target[first : last + 1] = torch.tensor(row[first : last + 1])
-    return labels
+                last = row.index(end, first) + 1
+                target[first:last] = row[first:last]
+        labels.append(target)
+    return torch.tensor(labels)
 
 
 def answer_loss(model: nn.Module, batch: Inputs) -> Tensor:
     """Mean negative log likelihood of each sample's answer tokens, [samples], in the order of their tokens.
 
     Logits are computed only where some row has an answer: 36,000 tokens times 152,000 words would be 22 GB. Of rows
-    that lie over several processes each computes its share of them.
+    that lie over several processes each computes its share of them. Where labels are on the CPU nothing here waits for
+    a device.
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    device = batch["input_ids"].device
     targets = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # nothing is predicted from a row's last token
-    places = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+    is_answer = targets != IGNORED
+    places = is_answer.any(dim=0).nonzero().squeeze(1)
     inner: Any = getattr(model, "module", model)
     parallel = inner.model.parallel
     own = targets[:, places if parallel is None else parallel.share(places)]
-    logits = model(**inputs, keep=places, use_cache=False).logits
+    logits = model(**inputs, keep=places.to(device, non_blocking=True), use_cache=False).logits
+    own = own.to(device, non_blocking=True)
     losses = cross_entropy(logits.float().flatten(0, 1), own.flatten(), ignore_index=IGNORED, reduction="none")
     losses = losses.view_as(own) if parallel is None else parallel.collect(losses.view_as(own))
-    is_answer = targets[:, places] != IGNORED
-    by_sample = losses[:, : len(places)][is_answer].split(count_answers(batch))
-    return torch.stack([each.sum() / max(1, len(each)) for each in by_sample])
+    answers = is_answer[:, places].flatten().nonzero().squeeze(1).to(device, non_blocking=True)
+    return _means(losses[:, : len(places)].flatten().index_select(0, answers), count_answers(batch))
+
+
+def _means(losses: Tensor, counts: list[int]) -> Tensor:
+    """The mean of each sample's losses, [samples]: all at once where samples have equally many."""
+    if len(set(counts)) == 1 and counts[0]:
+        return losses.view(-1, counts[0]).sum(dim=1) / counts[0]
+    return torch.stack([each.sum() / max(1, len(each)) for each in losses.split(counts)])
 
 
 def count_answers(batch: Inputs) -> list[int]:
     """Answer tokens of each sample. A row is a sample, unless position ids say which of its samples a token is of."""
     is_answer = batch["labels"] != IGNORED
-    if "position_ids" not in batch:
+    positions = batch.get("position_ids")
+    if positions is None or len(positions) == 3:
         return is_answer.sum(dim=1).tolist()
-    sample = (batch["position_ids"][0] == 0).cumsum(dim=1)
+    sample = (positions[0].to(is_answer.device) == 0).cumsum(dim=1)
     return sample[is_answer].bincount(minlength=int(sample.max()) + 1)[1:].tolist()

@@ -35,9 +35,11 @@ from videonsa.training.batch import (
     answer_loss,
     encoded,
     idle,
+    on_device,
     own_pixels,
     packed,
     padded,
+    place_rows,
     place_tokens,
     staged,
 )
@@ -346,13 +348,12 @@ class Trainer:
         batches = encoded(self.source, self.processor, pixels, coming, self.waits, device, ready)
         for each, inputs in zip(asked, batches, strict=True):
             tokens = int(inputs["attention_mask"].sum())
-            placed = place_tokens(inputs, self.positions) if self.settings.packing else inputs
-            moved = {name: tensor.to(device, non_blocking=True) for name, tensor in placed.items()}
-            yield MicroBatch(moved, tokens, last=self._ends_step(each))
+            yield MicroBatch(on_device(inputs, device), tokens, last=self._ends_step(each))
 
     def _ready(self, parallel: SequenceParallel | None, inputs: Inputs) -> Inputs:
         """What the thread that encodes does last."""
-        own = own_pixels(inputs, parallel)
+        placed = (place_tokens if self.settings.packing else place_rows)(inputs, self.positions)
+        own = own_pixels(placed, parallel)
         return staged(own, self.settings.precision) if self.accelerator.device.type == "cuda" else own
 
     def _in_rows(self, samples: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
