@@ -25,6 +25,7 @@ from videonsa.identity import identity, settings_inputs
 from videonsa.methods.asked import beside
 from videonsa.methods.entries import MethodSettings
 from videonsa.methods.registry import as_record, described
+from videonsa.names import SMALL_MODELS
 from videonsa.weights import ask, check_trainable, decoder_shape
 
 
@@ -282,7 +283,8 @@ def make_training(variant: Variant, grid: Grid, profile: Profile, seed: int, fac
         return Training(None, given, facts, gates_for(checkpoint, given.nsa, asked, train, profile.gate_samples))
     if start is not None:
         return _begun(train, next(each for each in grid.variants if each.label == start), grid, profile, facts, where)
-    if folder := folder_at(train.model):
+    folder = None if train.model in SMALL_MODELS else folder_at(train.model)
+    if folder is not None:
         check_trainable(folder)
     return Training(train, None, facts)
 

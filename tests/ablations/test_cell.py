@@ -36,6 +36,12 @@ def test_the_same_cell_of_two_grids_is_one(tmp_path: Path):
     assert {cell.id for cell in other} <= {cell.id for cell in one}
 
 
+def test_a_small_model_is_made_whatever_the_current_folder_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert {cell.training.settings.model for cell in cells("axes: {nsa.window: [8, 4]}", tmp_path)} == {"tiny"}
+
+
 def test_asks_train_trains_every_variant(tmp_path: Path):
     made = cells("asks: train\naxes: {nsa.block_count: [1, 2]}", tmp_path)
     assert len({cell.training.id for cell in made}) == 2
