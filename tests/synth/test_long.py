@@ -210,6 +210,17 @@ def test_counting_shows_as_many_flashes_for_every_answer():
     assert counts == {8}
 
 
+def test_as_many_squares_lie_around_the_white_whatever_the_answer_and_sometimes_the_subject_alone():
+    place = FAMILIES["long_layout"].kinds[0]
+    shown = [
+        {len(scene_of(compose(FAMILIES["long_layout"], place, answer, "test", 0, index, 16, 56)).boxes)}
+        for index in range(40)
+        for answer in range(4)
+    ]
+    assert all(len(set.union(*shown[first : first + 4])) == 1 for first in range(0, 160, 4))
+    assert set.union(*shown) == {2, 3, 4, 5}
+
+
 def test_short_and_long_are_not_trained_together():
     with pytest.raises(SettingsError, match=r"short ones .* or long ones alone"):
         check_asked(("needle", "long_order"), (16,))

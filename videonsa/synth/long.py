@@ -97,16 +97,21 @@ def most(draws: Draws, _: str, options: list[str], answer: int, frames: int) -> 
 
 
 def place(draws: Draws, subject: str, options: list[str], answer: int, frames: int) -> list[Box]:
-    """A white square with one of another colour on each of its sides: the subject is on the answer's."""
+    """A white square with the subject on the answer's side, and none to three of other colours on other sides.
+
+    With three each time it is learned late or not at all, as side and colour have to be found at once; the subject
+    alone shows what a side is.
+    """
     others = draws.permutation(name for name in COLORS if name != subject)
-    names = [subject if option == answer else others.pop() for option in range(4)]
+    away = draws.permutation(option for option in range(4) if option != answer)[: draws.integers(0, 4)]
+    names = {options[option]: others.pop() for option in away} | {options[answer]: subject}
     side, gap = draws.integers(8, 11), draws.integers(3, 6)
     reach = side + gap
     top, left = (draws.integers(reach, UNITS - reach - side + 1) for _ in range(2))
-    away = {"left": (0, -reach), "right": (0, reach), "top": (-reach, 0), "bottom": (reach, 0)}
+    moved = {"left": (0, -reach), "right": (0, reach), "top": (-reach, 0), "bottom": (reach, 0)}
     squares = [(top, left, side, *tint(draws, WHITE))]
-    for option, name in zip(options, names, strict=True):
-        down, right = away[option]
+    for option, name in names.items():
+        down, right = moved[option]
         squares.append((top + down, left + right, side, *tint(draws, COLORS[name])))
     return stay(draws, squares, frames)
 
