@@ -319,7 +319,7 @@ def test_w_and_b_never_fails_a_cell(sweep: Sweep, monkeypatch: pytest.MonkeyPatc
     assert sweep("--wandb-report") == 0
     said = capfd.readouterr()
     assert "W&B: b=1 · synth_needle: ZeroDivisionError" in said.err
-    assert "W&B report: ZeroDivisionError: division by zero; `analysis/run.py wandb` tries again" in said.err
+    assert "W&B report: ZeroDivisionError: division by zero; `python analysis/run.py wandb` tries again" in said.err
     assert "4 cells: 4 done" in said.out
 
 
