@@ -74,7 +74,7 @@ def test_the_budget_grid_preempted_and_requeued_finds_what_a_calm_run_does(
     with hurrying(first):
         assert user.wait() == 0, slurm.out.with_suffix(".log").read_text()
     (log,) = slurm.out.glob("trainings/*/log.txt")
-    starts = [line.partition("INFO ")[2] for line in log.read_text().splitlines()]
+    starts = [said for line in log.read_text().splitlines() if (said := line.partition("INFO ")[2]).startswith("steps")]
     assert starts[0] == "steps 1 to 24 on 1 x cpu"
     assert len(starts) == 2
     assert starts[1] != starts[0]  # it went on from a checkpoint

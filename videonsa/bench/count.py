@@ -155,13 +155,14 @@ def memory(model: Any, sample: Sample, settings: TrainSettings, gpus: int) -> di
     shards = gpus if settings.sharding == "full" else 1
     moved = weights.all - (weights.all_gates if kind == "dense" else 0)
     tokens, kept = sample.tokens / settings.sequence_parallel, 2 if shards > 1 and settings.precision == "bf16" else 4
+    half = 2 if settings.precision == "bf16" else 4  # what products come in; the decoder's sums keep the weights' type
     encoded = -(-sample.frames // settings.sequence_parallel) * sample.rows * sample.columns
     parts = {
         "state": (4 * weights.all + 12 * moved) / shards,
         "gathered": 0.0,
         "layers": kept * text.num_hidden_layers * text.hidden_size * tokens,
-        "tower": kept * vision.depth * vision.hidden_size * encoded,
-        "pixels": 4 * 3 * vision.temporal_patch_size * vision.patch_size**2 * encoded,
+        "tower": half * vision.depth * vision.hidden_size * encoded,
+        "pixels": half * 3 * vision.temporal_patch_size * vision.patch_size**2 * encoded,
         "embeddings": kept * text.hidden_size * sample.tokens,
         "working": max(
             2 * WORKING[kind] * text.intermediate_size * tokens,
