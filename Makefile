@@ -21,7 +21,7 @@ test: .venv/ready-dev
 
 # They need Chromium, too: sudo apt-get install chromium
 test-long: .venv/ready-dev
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser,bench]'
 	$(TEST) -m long
 
 # The site has the repository's own layout, so that links are the same here and there.

@@ -28,6 +28,7 @@ LABEL = "5 $_|</#?%: 注意 " + "x" * 300
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
+    forget_surroundings()
     online = Server()
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
@@ -35,9 +36,14 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("WANDB_BASE_URL", online.url)
     monkeypatch.setattr(tracking, "SERVICE", tracking.Service())
     yield online
-    if sys.modules.get("wandb") is not None:
-        sys.modules["wandb"].teardown()  # else the next test's runs ask this server, half a minute each
+    forget_surroundings()  # else the next test's runs ask this server, half a minute each
     online.close()
+
+
+def forget_surroundings() -> None:
+    """W&B reads its variables at a process's first run, and keeps them."""
+    if sys.modules.get("wandb") is not None:
+        sys.modules["wandb"].teardown()
 
 
 def test_a_cell_is_shown_with_its_numbers_whatever_its_names_are(server, tmp_path, capsys):

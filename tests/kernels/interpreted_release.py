@@ -12,7 +12,7 @@ import torch
 
 from tests.helpers import TOLERANCE, attention_inputs, relative_error
 from videonsa import fidelity
-from videonsa.kernels import release, release_choice, release_triton, tiling
+from videonsa.kernels import release, release_branches, release_choice, tiling
 from videonsa.kernels.bitonic import network_topk
 from videonsa.kernels.plan import Plan
 from videonsa.names import BRANCHES, DIFFERENCES
@@ -136,7 +136,7 @@ def test_choices_are_those_of_the_torch_path(count, chunked, monkeypatch):
     query[:, 300:310] = 0
     for differences in (ALL, ALL - {"importance_round_up"}, {"importance_round_up"}, {"importance_lse", "cmp_mask"}):
         sizes = release.Sizes(16, count, 4, 0.25, differences, torch.bfloat16)
-        ours, torchs = (module.block_choices(query, key, sizes)[0] for module in (release_triton, release))
+        ours, torchs = (module.block_choices(query, key, sizes)[0] for module in (release_branches, release))
         assert fidelity.same_blocks(ours, torchs).double().mean() > 0.99, differences  # an ulp may part or make a tie
 
 
