@@ -24,7 +24,7 @@ from videonsa.kernels.release import Sizes
 from videonsa.kernels.release_branches import Branches, packed, plan_of, sparse_branches
 from videonsa.kernels.release_gradients import gradients
 from videonsa.kernels.slots import Slots, doubled, plain
-from videonsa.kernels.text import text_attention
+from videonsa.kernels.text import Span, text_attention
 from videonsa.kernels.tiles import load_rows, store_rows
 from videonsa.names import BRANCHES
 
@@ -156,8 +156,8 @@ def _mixed(
     batch, length, heads, size = query.shape
     text = (~is_vision).nonzero()[:, 0]
     out = torch.empty_like(query)
-    for sample in range(batch if len(text) else 0):
-        out[sample, text] = text_attention(query[sample, text], key[sample], value[sample], text, sizes.scale)
+    if len(text):
+        out[:, text] = _text(query, key, value, text, sizes.scale)
     if len(text) == length:
         return out
     packing = sizes.has("vision_packing")
@@ -192,9 +192,7 @@ def _differentiable(
     text = (~is_vision).nonzero()[:, 0]
     out = torch.zeros(query.shape, dtype=torch.float32, device=query.device)
     if len(text):
-        samples = zip(query[:, text], key, value, strict=True)
-        attended = torch.stack([text_attention(q, k, v, text, sizes.scale) for q, k, v in samples])
-        out = out.index_copy(1, text, attended.float())
+        out = out.index_copy(1, text, _text(query, key, value, text, sizes.scale).float())
     if len(text) == query.shape[1]:
         return out.to(query.dtype)
     if sizes.has("gate_leak") and (len(text) > 0 or not sizes.has("dense_decode")):
@@ -247,6 +245,15 @@ class _Branches(torch.autograd.Function):
         lses = dict(zip(ctx.names, rest[len(ctx.names) :], strict=True))
         found = Branches(outputs, lses, index)
         return *gradients(query, key, value, gates, grad.contiguous(), found, *ctx.rest), None, None, None, None
+
+
+def _text(query: Tensor, key: Tensor, value: Tensor, text: Tensor, scale: float) -> Tensor:
+    """Dense attention of the text tokens [N], alike in all samples: [B, N, Hq, D]. All samples in one launch, as many
+    launches take longer than the work of short samples."""
+    batch, length, count = query.shape[0], query.shape[1], len(text)
+    spans = [Span(at * count, (at + 1) * count, at * length, (at + 1) * length) for at in range(batch)]
+    asking, keys, values = (tensor.flatten(0, 1) for tensor in (query[:, text], key, value))
+    return text_attention(asking, keys, values, text.repeat(batch), scale, spans=spans).unflatten(0, (batch, count))
 
 
 def _vision(tensor: Tensor, is_vision: Tensor, rows: Tensor, packing: bool) -> Tensor:
