@@ -202,23 +202,36 @@ def test_the_same_squares_serve_all_orders(kind):
     assert squares[0] == squares[1] == squares[2] == squares[3]
 
 
-def test_counting_shows_as_many_flashes_for_every_answer():
-    often = FAMILIES["long_count"].kinds[0]
-    counts = {
-        len(scene_of(compose(FAMILIES["long_count"], often, place, "test", 0, 5, 64, 56)).boxes) for place in range(4)
-    }
-    assert counts == {8}
-
-
-def test_as_many_squares_lie_around_the_white_whatever_the_answer_and_sometimes_the_subject_alone():
-    place = FAMILIES["long_layout"].kinds[0]
+@pytest.mark.parametrize(
+    ("family", "kind", "numbers"),
+    [
+        ("long_needle", 0, range(2, 18)),  # with the ring
+        ("long_needle", 1, range(2, 9, 2)),
+        ("long_count", 0, range(4, 9)),
+        ("long_layout", 0, range(2, 6)),  # squares, the white one among them
+    ],
+)
+def test_as_many_things_are_shown_for_every_answer_and_not_always_as_many(family, kind, numbers):
     shown = [
-        {len(scene_of(compose(FAMILIES["long_layout"], place, answer, "test", 0, index, 16, 56)).boxes)}
-        for index in range(40)
-        for answer in range(4)
+        {
+            len(
+                scene_of(compose(FAMILIES[family], FAMILIES[family].kinds[kind], place, "test", 0, index, 64, 56)).boxes
+            )
+            for place in range(4)
+        }
+        for index in range(60)
     ]
-    assert all(len(set.union(*shown[first : first + 4])) == 1 for first in range(0, 160, 4))
-    assert set.union(*shown) == {2, 3, 4, 5}
+    assert all(len(alike) == 1 for alike in shown)
+    assert set.union(*shown) == set(numbers)
+
+
+def test_beside_the_squares_that_are_counted_are_none_to_three_others():
+    others = set()
+    for index in range(60):
+        sample = make_sample("long_layout", split="test", seed=0, index=3 * index + 1, frames=16, size=56)
+        assert sample.kind == "many"
+        others.add(len(scene_of(sample).boxes) - NUMBERS.index(sample.answer) - 1)
+    assert others == {0, 1, 2, 3}
 
 
 def test_short_and_long_are_not_trained_together():

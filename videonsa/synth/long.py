@@ -36,8 +36,8 @@ def scene(plan: Plan) -> Callable[..., Scene]:
 
 
 def ring(draws: Draws, _: str, options: list[str], answer: int, frames: int) -> list[Box]:
-    """Flashes of the options' colours, each of them some times where there is room; one of them has a white ring."""
-    count = most_flashes(frames, MOST_FLASHES)
+    """One to sixteen flashes of the options' colours, as far as there is room; one of them has a white ring."""
+    count = draws.integers(1, most_flashes(frames, MOST_FLASHES) + 1)
     others = [place for place in range(4) if place != answer]
     shown = [answer, *draws.permutation(others)][:count]
     shown += [draws.integers(0, 4) for _ in range(count - len(shown))]
@@ -51,12 +51,13 @@ def ring(draws: Draws, _: str, options: list[str], answer: int, frames: int) -> 
 
 
 def beside(draws: Draws, subject: str, options: list[str], answer: int, frames: int) -> list[Box]:
-    """Flashes of two squares side by side, one of an option's colour and one of a colour that is none: the answer's is
-    shown with the subject, in one of them."""
+    """One to four flashes of two squares side by side, one of an option's colour and one of a colour that is none: the
+    answer's is shown with the subject, in one of them."""
     others = draws.permutation(name for name in COLORS if name not in (*options, subject))
     partners = [subject if option == answer else others.pop() for option in range(4)]
     order = [answer, *draws.permutation(place for place in range(4) if place != answer)]
-    flashes = [pair(draws, options[option], partners[option]) for option in order[: most_flashes(frames, 4)]]
+    count = draws.integers(1, most_flashes(frames, 4) + 1)
+    flashes = [pair(draws, options[option], partners[option]) for option in order[:count]]
     return at_times(draws, draws.permutation(flashes), frames)
 
 
@@ -79,11 +80,12 @@ def sequence(marker: bool) -> Plan:
 
 
 def often(draws: Draws, subject: str, options: list[str], answer: int, frames: int) -> list[Box]:
-    """One to four flashes of the subject among others: flashes are equally many for every answer."""
+    """One to four flashes of the subject among others: four to eight flashes, as many for every answer."""
     count = NUMBERS.index(options[answer]) + 1
     others = [name for name in COLORS if name != subject]
     shown = [subject] * count
-    shown += [others[draws.integers(0, len(others))] for _ in range(most_flashes(frames, COUNTED) - count)]
+    total = draws.integers(len(NUMBERS), most_flashes(frames, COUNTED) + 1)
+    shown += [others[draws.integers(0, len(others))] for _ in range(total - count)]
     return at_times(draws, draws.permutation([anywhere(draws, name)] for name in shown), frames)
 
 
@@ -117,11 +119,11 @@ def place(draws: Draws, subject: str, options: list[str], answer: int, frames: i
 
 
 def many(draws: Draws, subject: str, options: list[str], answer: int, frames: int) -> list[Box]:
-    """Six squares in the cells of a frame, one to four of them in the subject's colour."""
+    """One to four squares of the subject's colour in the cells of a frame, and none to three of others."""
     count = NUMBERS.index(options[answer]) + 1
     others = [name for name in COLORS if name != subject]
-    names = [subject] * count + [others[draws.integers(0, len(others))] for _ in range(6 - count)]
-    return stay(draws, in_cells(draws, names, [draws.integers(9, 14) for _ in names]), frames)
+    names = [subject] * count + [others[draws.integers(0, len(others))] for _ in range(draws.integers(0, 4))]
+    return stay(draws, in_cells(draws, names, [draws.integers(11, 16) for _ in names]), frames)
 
 
 def largest(draws: Draws, _: str, options: list[str], answer: int, frames: int) -> list[Box]:
