@@ -159,6 +159,7 @@ def test_a_job_that_runs_out_of_memory_says_how_much_it_used(slurm: SlurmSweep):
     assert fakes.calls(slurm.out)[calls:] == ["synth_order", "synth_order"]  # the others were not run again
 
 
+@pytest.mark.long
 def test_a_node_that_dies_and_returns(slurm: SlurmSweep, cluster: Path):
     slurm.faults(train_steps=16)
     slurm.run()
