@@ -165,6 +165,12 @@ class UniformTokensSettings(MethodSettings):
     keep: float = share(0.25)  # share of a prompt's vision tokens
 
 
+@method("text_alone", runs="videonsa.methods.text_alone:TextAlone", parts=DROPPING, kind="control")
+@dataclass(frozen=True)
+class TextAloneSettings(MethodSettings):
+    """A control: no vision token at all, what the question's words tell by themselves."""
+
+
 @method("fewer_frames", runs="videonsa.methods.fewer_frames:FewerFrames", kind="control")
 @dataclass(frozen=True)
 class FewerFramesSettings(MethodSettings):
@@ -210,6 +216,7 @@ ENTRIES: tuple[Entry, ...] = (
     VisionZipSettings.entry,
     RandomTokensSettings.entry,
     UniformTokensSettings.entry,
+    TextAloneSettings.entry,
     FewerFramesSettings.entry,
     FewerPixelsSettings.entry,
     OracleSettings.entry,
