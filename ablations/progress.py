@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, folder: Path):
         self.path, self.written = folder / "progress.json", 0.0
-        self.state: dict[str, Any] = {"pid": os.getpid()}
+        self.state: dict[str, Any] = {"pid": os.getpid(), "launch": launch()}
 
     def write(self, force: bool = False, **changes: Any) -> None:
         """Note changes; the file follows at most every PROGRESS_SECONDS, and never fails the job."""
@@ -49,6 +49,11 @@ class Progress:
             self.write(done=done, total=total)
 
         return on_progress
+
+
+def launch() -> int:
+    """Which start of this job it is: what Slurm requeues keeps its number, and its folder."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def read_progress(folder: Path) -> dict[str, Any]:

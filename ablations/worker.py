@@ -23,7 +23,7 @@ from ablations.gates import FILE, read_gates
 from ablations.inputs import PACKAGES, TRAIN_PACKAGES
 from ablations.mirror import mirror
 from ablations.plan import DONE, FAILED, Job, Sweep, answers_folder, by_suite, cell_folder, is_of, training_folder
-from ablations.progress import Progress, read_progress
+from ablations.progress import Progress, launch, read_progress
 from ablations.records import fail_record, record_of
 from ablations.stages import Stages
 from evals.observers import registry
@@ -161,6 +161,11 @@ def _word_of_another(folder: Path) -> dict[str, str] | None:
     return record["error"] if record is not None and record["status"] == FAILED else None
 
 
+def _has_begun(said: Mapping[str, Any]) -> bool:
+    """The job's first process has its claim; not what it said before it was requeued."""
+    return said.get("launch") == launch() and said.get("phase") not in (None, "wait")
+
+
 def train_along(work: Work) -> None:
     """The part of every process but the first in a training on several GPUs.
 
@@ -168,7 +173,7 @@ def train_along(work: Work) -> None:
     training's claim nothing begins: processes that wait for each other give up after some minutes, a claim does not.
     """
     training, folder = work.job.training, training_folder(work.out, work.job.training.id)
-    while read_progress(work.folder).get("phase") in (None, "wait"):
+    while not _has_begun(read_progress(work.folder)):
         time.sleep(0.2)
     record = read_record(folder / "record.json")
     if record is not None and record["status"] == DONE:

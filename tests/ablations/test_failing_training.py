@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +48,28 @@ def test_the_process_that_failed_first_has_the_word(tmp_path, monkeypatch):
     sweep: Any = SimpleNamespace(out=tmp_path, trainings=[work.job.training.id])
     (line,) = skipped_lines(sweep)
     assert "1 sample could not be shown (1 it ends after N of N s): " in line
+
+
+def note_only(settings: Any, folder: Path) -> None:
+    folder.with_name("begun").touch()
+
+
+def test_a_requeued_training_begins_beside_a_claim_of_this_launch_alone(tmp_path, monkeypatch):
+    """The job's folder holds what its first process said before it was requeued."""
+    begun = tmp_path / "trainings" / "begun"
+    begun.parent.mkdir()
+    Progress(tmp_path).begin("train", "training")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    work = replace(work_of(tmp_path), stages=Stages(train=f"{__name__}:note_only"))
+    said, seen = [lambda: None, lambda: Progress(tmp_path).begin("wait"), lambda: Progress(tmp_path).begin("train")], []
+
+    def wait(seconds: float) -> None:
+        seen.append(begun.exists())
+        said.pop(0)()
+
+    monkeypatch.setattr("ablations.worker.time.sleep", wait)
+    train_along(work)
+    assert (seen, begun.exists(), said) == ([False] * 3, True, [])
 
 
 def test_alone_a_training_that_fails_again_says_how_it_failed_this_time(tmp_path, monkeypatch):
