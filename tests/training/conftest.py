@@ -13,6 +13,7 @@ from videonsa.config import NSASettings, TrainSettings
 from videonsa.small import SMALL
 from videonsa.synth import make_sample, prompt_text
 from videonsa.tiny import build_processor, build_tiny, small_config
+from videonsa.training.run import train
 
 TOOK = ("seconds", "step_s", "data_s", "tokens_per_s", "peak_gib")  # of a line of metrics
 NSA = NSASettings(block_size=4, block_count=2, window=6)
@@ -97,4 +98,14 @@ def video_data(tmp_path_factory) -> Path:
     broken = folder / "2.mp4"
     broken.write_bytes(broken.read_bytes()[:200])
     (folder / "data.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory) -> Path:
+    """A run from start to end."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        train(quick(), folder, on_progress=lambda done, total: None)
     return folder
