@@ -77,14 +77,21 @@ def read_foreign(given: str) -> Foreign:
 
 
 def _split(given: str) -> tuple[Path, str]:
-    """The folder and its label, "" where none is given. A folder's own name may hold a =."""
-    folder, label = Path(given).expanduser(), ""
-    if not folder.is_dir() and "=" in given:
-        place, _, label = given.rpartition("=")
-        folder = Path(place).expanduser()
-    if not folder.is_dir():
-        raise NotForeign(f"--join {given}: no folder {folder}; give FOLDER or FOLDER=LABEL, {EXPECTED}")
-    return folder, label.strip()
+    """The folder and its label, "" where none is given. Both may hold a =: the longest folder that is there counts."""
+    ends = [len(given), *(at for at in range(len(given) - 1, -1, -1) if given[at] == "=")]
+    for end in ends:
+        if (folder := _folder(given[:end])) is not None:
+            return folder, given[end + 1 :].strip()
+    place = given[: ends[-1]]  # without a label, whatever it holds
+    raise NotForeign(f"--join {given}: no folder {place}; give FOLDER or FOLDER=LABEL, {EXPECTED}")
+
+
+def _folder(place: str) -> Path | None:
+    try:
+        path = Path(place).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError):  # a name longer than any, as with a label; ~ of nobody
+        return None
 
 
 def _by_task(files: list[Path]) -> dict[str, list[Path]]:

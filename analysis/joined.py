@@ -89,11 +89,12 @@ def _pair(suite: Suite, asked: pd.DataFrame, task: Task) -> Paired:
         )
         return Paired(pd.DataFrame(columns=QUESTION_COLUMNS), [what])
     rows = [_question(suite, sample, row) for sample, row in same]
-    scored = [row for row in rows if row["score"] is not None]
+    scored = [row for row in rows if row["score"] is not None and 0 <= row["score"] <= 1]
     parts = [f"{len(scored)} of our {len(asked)} questions paired"]
     parts += [f"{alone} of theirs we did not ask"] if alone else []
     parts += [f"{other} with another answer or kind left out"] if other else []
-    parts += [f"{len(rows) - len(scored)} without a score of {suite.metric}"] if len(scored) < len(rows) else []
+    lacking = len(rows) - len(scored)
+    parts += [f"{lacking} without a score of {suite.metric} from 0 to 1"] if lacking else []
     parts += [] if told else ["their samples do not tell the right answer: paired by number and kind alone"]
     return Paired(pd.DataFrame(scored, columns=QUESTION_COLUMNS), ["; ".join(parts)])
 

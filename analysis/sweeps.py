@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from analysis.foreign import Foreign, NotForeign, read_foreign
 from analysis.joined import join
 from analysis.load import Results, find_reference, load, read_plan
 
+LONGEST = 200  # bytes of a folder's name; file systems take 255
 JOINED = "joined"  # in the out folder, beside "sweeps": what has rows of foreign results
 
 
@@ -52,5 +54,9 @@ def _joined(plan: dict[str, Any], results: Results, several: Sequence[Foreign]) 
 
 def _name(sweep: str, several: Sequence[Foreign]) -> str:
     """'tiny-budget+7B': the sweep's own files stay as they are."""
-    labels = (foreign.label.removeprefix("foreign: ") for foreign in several)
-    return "+".join([sweep, *(re.sub(r"[^\w.=-]+", "-", label)[:60] for label in labels)])
+    labels = [foreign.label.removeprefix("foreign: ") for foreign in several]
+    name = "+".join([sweep, *(re.sub(r"[^\w.=-]+", "-", label)[:60] for label in labels)])
+    if len(name.encode()) <= LONGEST and all(len(label) <= 60 for label in labels):
+        return name
+    told = hashlib.sha256("\n".join(labels).encode()).hexdigest()[:8]  # of labels that begin alike each its own
+    return name.encode()[: LONGEST - 9].decode(errors="ignore") + "-" + told

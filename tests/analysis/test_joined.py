@@ -77,7 +77,7 @@ def test_what_does_not_pair_is_left_out_and_said(results: Results, tmp_path: Pat
     assert (row.label, row.answered, row.accuracy) == ("foreign: mine", 98, 1.0)
     assert [note.partition("synth_needle: ")[2] for note in both.problems[1:4]] == [
         "98 of our 200 questions paired; 1 of theirs we did not ask; 1 with another answer or kind left out; "
-        "1 without a score of exact_match",
+        "1 without a score of exact_match from 0 to 1",
         "damaged lines, left out: 3",
         "questions that stand there twice with different answers, left out: 1",
     ]
@@ -103,7 +103,9 @@ def test_what_cannot_be_a_row_is_refused(results: Results, tmp_path: Path) -> No
         assert "\n" not in str(told.value)
         return str(told.value)
 
-    assert "no folder" in refused(tmp_path / "none")
+    assert f"no folder {tmp_path / 'none'};" in refused(tmp_path / "none")
+    assert f"no folder {tmp_path / 'none'};" in refused(f"{tmp_path / 'none'}=b=4 w=8")
+    assert "no folder ~nobody-of-this-name" in refused("~nobody-of-this-name")
     assert "expected <date>_samples_<task>.jsonl" in refused(tmp_path)
     (tmp_path / "only").mkdir()
     write_results(tmp_path / "only")
@@ -114,9 +116,24 @@ def test_what_cannot_be_a_row_is_refused(results: Results, tmp_path: Path) -> No
     assert "a has samples of mmmu_val; expected one of the sweep's benchmarks: synth_needle" in refused(one)
     shuffled = write(tmp_path / "other", [line(n, target="red" if n % 2 else "blue") for n in range(20)])
     assert "10 of 20 have another answer or kind, so their numbers mean other questions" in refused(shuffled)
+    percent = write(tmp_path / "percent", [line(n, score=100.0) for n in range(20)])
+    assert "0 of our 200 questions paired; 20 without a score of exact_match from 0 to 1" in refused(percent)
     taken = join(results, read_foreign(f"{tmp_path / 'two' / 'b'}=x"), REFERENCE)
     with pytest.raises(NotForeign, match="'foreign: x' is taken; give another one: --join FOLDER=LABEL"):
         join(taken, read_foreign(f"{tmp_path / 'two' / 'b'}=x"), REFERENCE)
+
+
+def test_labels_may_hold_any_letters_and_be_long(tmp_path: Path) -> None:
+    budget_sweep(tmp_path)
+    theirs = write(tmp_path / "a=b", [line(n) for n in range(40)])
+    long = "x" * 300
+    for label in ("b=4 w=8", f"{long}1", f"{long}2", "\u65b9" * 100):
+        assert main(["table", "--out", str(tmp_path), "--join", f"{theirs}={label}"]) == 0
+    tables = [path.read_text() for path in (tmp_path / "joined").glob("*/table.csv")]
+    assert len(tables) == 4
+    assert sum("foreign: b=4 w=8," in table for table in tables) == 1
+    several = [part for number in range(5) for part in ("--join", f"{theirs}={long}{number}")]
+    assert main(["table", "--out", str(tmp_path), *several]) == 0
 
 
 def test_the_command_leaves_the_sweeps_own_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
