@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pandas as pd
 
@@ -27,7 +27,9 @@ from analysis.rows import (
     POINT_COLUMNS,
     QUESTION_COLUMNS,
     RECALL_COLUMNS,
+    SCORES,
     SINK_COLUMNS,
+    SUMMARY,
     cell_row,
     content_rows,
     each,
@@ -39,6 +41,8 @@ from analysis.rows import (
     recall_rows,
 )
 from videonsa.record import SCHEMA, read_record
+
+NUMBERS = (*(name for name in SCORES if name not in ("metric", "accuracy")), *SUMMARY.values())  # of cells, or None
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,20 @@ def read_plan(sweep: Path) -> dict[str, Any]:
     path = sweep / "plan.json"
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NotAPlan(f"{path}: no plan of a sweep ({type(error).__name__})") from None
     cells = plan.get("cells") if isinstance(plan, dict) else None
-    if not isinstance(cells, list) or not all(isinstance(cell, dict) and "id" in cell for cell in cells):
+    if not isinstance(cells, list) or not all(map(_is_cell, cells)):
         raise NotAPlan(f"{path}: no plan of a sweep (it has no list of cells with ids)")
     return {**plan, "sweep": plan.get("sweep") or sweep.name}
+
+
+def _is_cell(cell: object) -> bool:
+    """Whether it is a cell as plans have them: its names are text, where it has them."""
+    if not isinstance(cell, dict) or not isinstance(cell.get("id"), str):
+        return False
+    names = ("label", "suite", "training", "probe", "method")
+    return all(isinstance(cell.get(name), str | None) for name in names)
 
 
 def axes_of(plan: Mapping[str, Any]) -> set[str]:
@@ -158,6 +170,8 @@ def read_kind(path: Path, kind: str, problems: list[str]) -> dict[str, Any] | No
     except OSError as error:
         problems.append(f"{below_out(path)}: cannot be read ({type(error).__name__})")
         return None
+    except RecursionError:
+        record = None
     if record is None:
         problems.append(f"{below_out(path)}: not a whole record, left out")
     elif record["kind"] != kind or record.get("schema") != SCHEMA or record["status"] not in ("done", "failed"):
@@ -168,13 +182,25 @@ def read_kind(path: Path, kind: str, problems: list[str]) -> dict[str, Any] | No
     return None
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def checked(row: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """The row; one that is done without a number from 0 to 1 is shown as failed."""
+    """The row without numbers that are none; one that is done without an accuracy from 0 to 1 is shown as failed."""
+    other = [name for name in NUMBERS if not (row.get(name) is None or is_number(row[name]))]
+    parts = row.get("parts")
+    if parts is not None and not (isinstance(parts, dict) and all(isinstance(one, dict) for one in parts.values())):
+        other.append("parts")
+    if other:
+        problems.append(f"cell {row['id']}: its record's {', '.join(other)} cannot be read, left out")
+        row = {**row, **dict.fromkeys(other)}
     accuracy = row["accuracy"]
-    if row["status"] != "done" or (isinstance(accuracy, int | float) and 0 <= accuracy <= 1):
+    if row["status"] != "done" or (is_number(accuracy) and 0 <= accuracy <= 1):
         return row
     problems.append(f"cell {row['id']}: its record says done but has no accuracy; shown as failed")
-    return {**row, "status": "failed", "error_type": "NoAccuracy", "error": "the record has no accuracy"}
+    failed = {"status": "failed", "error_type": "NoAccuracy", "error": "the record has no accuracy"}
+    return {**row, **failed, "accuracy": None}
 
 
 def _tell_seeds_apart(cells: pd.DataFrame) -> pd.DataFrame:

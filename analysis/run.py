@@ -151,16 +151,17 @@ def _make(options: argparse.Namespace) -> int:
         names = _figures(names, options, measurements)
     if options.join:
         return 0 if _joined(names, options) else 1
+    whole = read = True
     if options.all and options.style == PAPER:
         sweeps = _chosen_sweeps(options.out, options.sweep)
-        for sweep in sweeps:
-            _show(summarize(options.out, options.out / "sweeps" / sweep))
-        names = [name for name, path in measurements.items() if path.is_file()]
-        if not sweeps and not names:
+        there = [name for name, path in measurements.items() if path.is_file()]
+        if not sweeps and not there:
             raise Refused(
                 f"no sweep in {options.out} and no measurements in {' or '.join(map(str, measurements.values()))}"
             )
-    whole = read = True
+        for sweep in sweeps:
+            read &= _summarized(options.out, sweep)
+        names = [*there, "index", *(["wandb"] if "wandb" in names else [])]
     for name in [name for name in names if name in measurements]:
         names.remove(name)
         read &= _draw_measured(name, measurements[name], options.out / "figures")
@@ -175,6 +176,18 @@ def _make(options: argparse.Namespace) -> int:
     if names := [name for name in names if name not in items and name not in ("appendix", "index", "wandb")]:
         whole &= _from_sweeps(names, options)
     return (0 if whole else 1) if read else 2
+
+
+def _summarized(out: Path, sweep: str) -> bool:
+    """Make all of a sweep's own; False, and a line that says why, where its plan is damaged: the others are made."""
+    from analysis.load import NotAPlan
+
+    try:
+        _show(summarize(out, out / "sweeps" / sweep))
+    except NotAPlan as error:
+        print(one_line(f"error: {error}"), file=sys.stderr)
+        return False
+    return True
 
 
 def _check(names: Sequence[str]) -> None:

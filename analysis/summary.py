@@ -62,7 +62,7 @@ def fingerprint(out: Path, sweep: Path) -> str:
     try:
         text = from_plan.read_bytes()
         cells = [cell for cell in json.loads(text)["cells"] if isinstance(cell, dict)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
     digest = hashlib.sha256(text + (code_version("analysis") + page_version()).encode())
     names = {f"cells/{cell.get('id')}" for cell in cells} | {f"probes/{cell.get('probe')}" for cell in cells}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from analysis.foreign import Foreign, NotForeign, read_foreign
 from analysis.joined import join
-from analysis.load import Results, find_reference, load, read_plan
+from analysis.load import NotAPlan, Results, find_reference, load, read_plan
 
 LONGEST = 200  # bytes of a folder's name; file systems take 255
 JOINED = "joined"  # in the out folder, beside "sweeps": what has rows of foreign results
@@ -27,12 +27,18 @@ class Sweep(NamedTuple):
 def read_sweeps(out: Path, names: Sequence[str], joins: Sequence[str] = ()) -> Iterator[Sweep]:
     """Each sweep of these names; with foreign results (FOLDER=LABEL) those that share a benchmark with all of them.
 
-    Raises NotAPlan; NotForeign where a folder cannot be read, or pairs with no sweep.
+    A damaged plan costs no other sweep: NotAPlan comes after the last. Raises NotForeign where a folder cannot be read,
+    or pairs with no sweep.
     """
     several = [read_foreign(given) for given in joins]
     apart: list[str] = []
+    damaged: list[str] = []
     for name in names:
-        plan = read_plan(out / "sweeps" / name)
+        try:
+            plan = read_plan(out / "sweeps" / name)
+        except NotAPlan as error:
+            damaged.append(str(error))
+            continue
         results, folder = load(out, plan), out / "sweeps" / name
         if several:
             try:
@@ -43,6 +49,8 @@ def read_sweeps(out: Path, names: Sequence[str], joins: Sequence[str] = ()) -> I
         yield Sweep(plan, results, folder)
     if apart and len(apart) == len(names):
         raise NotForeign(apart[0])
+    if damaged:
+        raise NotAPlan("; ".join(damaged))
 
 
 def _joined(plan: dict[str, Any], results: Results, several: Sequence[Foreign]) -> Results:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -15,11 +16,11 @@ from analysis.page import Section, document, text
 from analysis.page.tables import Cell, number, plain, table
 from analysis.titles import sweep_question
 from videonsa.commands import as_typed
-from videonsa.record import write_text
+from videonsa.record import SCHEMA, write_text
 
 NAME = "index.html"
-STATUS = re.compile(r'"status": "(done|failed)"')
-FIRST = 300  # letters of a record
+STATUS = re.compile(rf'\{{\s*"schema": {SCHEMA},\s*"kind": "evaluation",\s*"status": "(done|failed)"')
+FIRST, LAST = 300, 8  # bytes of a record
 HEADINGS = ("sweep", "what it asks", "benchmarks", "variants", "done", "failed", "missing", "reference", "made")
 
 
@@ -58,19 +59,21 @@ def _row(sweep: Path) -> list[Cell]:
 
 
 def _status(record: Path) -> str:
-    """Of a record, which says it before anything long."""
+    """Of a record, which says it before anything long; of half a record, or one of another version, as tables do."""
     try:
-        with open(record, encoding="utf-8", errors="replace") as file:
-            found = STATUS.search(file.read(FIRST))
+        with open(record, "rb") as file:
+            found = STATUS.match(file.read(FIRST).decode(errors="replace"))
+            file.seek(-min(LAST, record.stat().st_size), os.SEEK_END)
+            whole = file.read().rstrip().endswith(b"}")
     except OSError:
         return "missing"
-    return found[1] if found else "missing"
+    return found[1] if found and whole else "missing"
 
 
 def _plan(sweep: Path) -> dict[str, Any]:
     try:
         plan = json.loads((sweep / "plan.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         plan = None
     return plan if isinstance(plan, dict) else {"question": "its plan.json cannot be read"}
 

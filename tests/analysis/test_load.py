@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis.load import NotAPlan, Results, axes_of, find_reference, load, read_plan
 from analysis.page.sweep import write_report
+from analysis.run import main
 from analysis.tables import compare, notes, to_markdown
 from tests.analysis import synthetic
 
@@ -109,6 +111,26 @@ def test_damaged_and_foreign_files_are_named_and_skipped(tmp_path: Path, content
         (problem,) = results.problems
         assert complaint in problem
         assert damaged in problem
+
+
+def test_what_is_no_number_is_left_out_and_named(tmp_path: Path) -> None:
+    sweep = synthetic.branch_sweep(tmp_path)
+    plan = read_plan(sweep)
+    paths = [tmp_path / "cells" / cell["id"] / "record.json" for cell in plan["cells"][:3]]
+    records = [json.loads(path.read_text()) for path in paths]
+    records[0]["scores"] |= {"chance": "a quarter", "parts": {"first": 3}}
+    records[0]["summary"] = {**records[0].get("summary", {}), "prefill_ms_p50": "fast"}
+    records[1]["scores"]["accuracy"] = True
+    records[2]["scores"]["accuracy"] = 1.5
+    for path, record in zip(paths, records, strict=True):
+        path.write_text(json.dumps(record))
+    assert main(["table", "--out", str(tmp_path)]) == 0
+    assert main(["parts", "--out", str(tmp_path)]) == 1, "there are no others"
+    results = load(tmp_path, plan)
+    assert "chance, prefill_ms, parts cannot be read, left out" in results.problems[0]
+    assert list(results.cells["status"][:4]) == ["done", "failed", "failed", "done"]
+    table = pd.read_csv(sweep / "table.csv")
+    assert table[table["status"] == "failed"]["accuracy"].isna().all()
 
 
 def test_a_record_without_its_questions_has_its_number_and_no_interval(tmp_path: Path) -> None:

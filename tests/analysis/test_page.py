@@ -209,6 +209,11 @@ def test_the_index_counts_what_there_is(tmp_path: Path, capsys: pytest.CaptureFi
     assert "plan.json cannot be read" in text
     assert '<td class="n" data-sort="21">21</td>' in text, "cells done"
     assert "cmp+slc+swa: synth_needle" in text
+    for number, path in enumerate(sorted((tmp_path / "cells").glob("*/record.json"))[:2]):
+        record = path.read_text()
+        path.write_text(record.replace('"schema": 1', '"schema": 99') if number else record[: len(record) // 2])
+    text = write_index(tmp_path).read_text()
+    assert '<td class="n" data-sort="19">19</td>' in text, "half a record is none, nor is one of another version"
 
 
 def test_no_media_is_of_the_report_alone(capsys: pytest.CaptureFixture) -> None:

@@ -118,6 +118,34 @@ def test_a_damaged_plan_is_one_line(tmp_path: Path, sweep: Path, capsys: pytest.
     assert "plan.json" in line
 
 
+@pytest.mark.parametrize("plan", ["{", '{"cells": [{"id": 5}]}', '{"cells": [{"id": "a", "method": []}]}', "[" * 10**5])
+def test_a_damaged_plan_costs_no_other_sweep(
+    tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture, plan: str
+) -> None:
+    (tmp_path / "sweeps" / "a-damaged").mkdir()
+    (tmp_path / "sweeps" / "a-damaged" / "plan.json").write_text(plan)
+    assert main(["table", "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a-damaged/plan.json: no plan of a sweep" in line
+    assert (sweep / "table.md").is_file()
+
+
+def test_all_makes_the_index_and_passes_a_damaged_plan_over(
+    tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.items.make.make", lambda names, found: [])
+    monkeypatch.setattr("analysis.items.appendix.write_appendix", lambda made, found: [])
+    summarize(tmp_path, sweep)
+    (tmp_path / "index.html").unlink()
+    (tmp_path / "sweeps" / "a-damaged").mkdir()
+    (tmp_path / "sweeps" / "a-damaged" / "plan.json").write_text("{")
+    assert main(["--all", "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert str(sweep / "table.txt") in told.out
+    assert "a-damaged/plan.json" in told.err
+    assert "plan.json cannot be read" in (tmp_path / "index.html").read_text()
+
+
 def test_the_table_is_shown_and_written(
     tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
