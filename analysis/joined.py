@@ -102,7 +102,8 @@ def _pair(suite: Suite, asked: pd.DataFrame, task: Task) -> Paired:
 def _tells_answers(common: list[tuple[Sample, Any]]) -> bool:
     """Whether targets say what is right: TOMATO's are the name of a function, the same for each."""
     targets, answers = {str(sample["target"]) for sample, _ in common}, {str(row.answer) for _, row in common}
-    return not (len(targets) == 1 and len(answers) > 1)
+    (target, *others) = sorted(targets) or [""]
+    return bool(others) or len(answers) < 2 or any(_same_answer(target, answer) for answer in answers)
 
 
 def _agree(suite: Suite, sample: Sample, ours: Any, told: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,15 @@ def test_what_cannot_be_a_row_is_refused(results: Results, tmp_path: Path) -> No
     taken = join(results, read_foreign(f"{tmp_path / 'two' / 'b'}=x"), REFERENCE)
     with pytest.raises(NotForeign, match="'foreign: x' is taken; give another one: --join FOLDER=LABEL"):
         join(taken, read_foreign(f"{tmp_path / 'two' / 'b'}=x"), REFERENCE)
+
+
+def test_one_target_for_all_is_an_answer_where_it_is_one_of_ours(results: Results, tmp_path: Path) -> None:
+    answers = ["red" if int(number) % 2 else "blue" for number in results.questions["doc_id"]]
+    ours = dataclasses.replace(results, questions=results.questions.assign(answer=answers))
+    with pytest.raises(NotForeign, match="10 of 20 have another answer or kind"):
+        joined(ours, write(tmp_path / "red", [line(n) for n in range(20)]))
+    _, both = joined(ours, write(tmp_path / "function", [line(n, target="gpt_eval") for n in range(20)]))
+    assert "their samples do not tell the right answer" in both.problems[1]
 
 
 def test_labels_may_hold_any_letters_and_be_long(tmp_path: Path) -> None:
