@@ -76,6 +76,8 @@ def read_plan(sweep: Path) -> dict[str, Any]:
     cells = plan.get("cells") if isinstance(plan, dict) else None
     if not isinstance(cells, list) or not all(map(_is_cell, cells)):
         raise NotAPlan(f"{path}: no plan of a sweep (it has no list of cells with ids)")
+    if not isinstance(plan.get("reference"), str | None):
+        raise NotAPlan(f"{path}: no plan of a sweep (its reference is no variant's label)")
     return {**plan, "sweep": plan.get("sweep") or sweep.name}
 
 

@@ -54,6 +54,7 @@ OTHERS = {
 }
 JOINABLE = ("table", "parts", "report", *DRAWINGS)  # what may have rows of foreign results
 ITEMS = "table1 to table37, fig1 to fig29"
+RUNS = Path("runs")
 LEAST_WIDTH = 60  # columns of a table, however narrow the terminal says it is
 BENCHMARKS = ROOT / "benchmarks" if in_checkout() else Path("benchmarks")  # a wheel brings none
 MEASURED = (
@@ -94,7 +95,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", type=str.lower, help=f"what to make: {names}")
     parser.add_argument("--all", action="store_true", help="everything that the records allow")
     parser.add_argument("--list", action="store_true", help="names of figures and tables, and the sweeps there are")
-    parser.add_argument("--out", type=folder, default=Path("runs"), help="folder of the records (default: runs)")
+    parser.add_argument("--out", type=folder, help=f"folder of the records (default: {RUNS})")
     parser.add_argument("--sweep", type=text, action="append", default=[], help="only this sweep (may be repeated)")
     what = "a row more, of samples that lmms-eval wrote with --log_samples: FOLDER or FOLDER=LABEL (may be repeated)"
     parser.add_argument("--join", type=text, action="append", default=[], help=what)
@@ -106,15 +107,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     what = "what figures are for: a paper, or slides (16:9, larger letters and lines, in folders named slides)"
     parser.add_argument("--style", choices=LOOKS, default=PAPER, help=what)
     what = "folder of measurements for the paper's items (default: benchmarks)"
-    parser.add_argument("--measured", type=folder, default=BENCHMARKS, help=what)
+    parser.add_argument("--measured", type=folder, help=what)
     for name, file, figure in MEASURED:
         what = f"measurements for the figure `{figure}`"
         parser.add_argument(name, type=folder, default=BENCHMARKS / file, help=what)
     options = parser.parse_args(arguments)
     if options.no_media and "report" not in options.names:
         parser.error("--no-media makes another copy of the report: say `report --no-media`")
+    if options.no_questions and "wandb" not in options.names:
+        parser.error("--no-questions makes the W&B report without them: say `wandb --no-questions`")
+    if options.list and (options.names or options.all):
+        parser.error("--list tells all names, and makes nothing: say it without any")
+    whole = [*catalog().items, "index", "appendix", *(figure for _, _, figure in MEASURED)]
+    if options.sweep and options.names and not options.all and set(options.names) <= set(whole):
+        parser.error(f"--sweep is for what is made sweep by sweep; of all records is {', '.join(options.names)}")
     if not (options.names or options.all or options.list):
         parser.error(f"say what to make: {names}; or --all, or --list")
+    for option, default in (("out", RUNS), ("measured", BENCHMARKS)):
+        given = getattr(options, option)
+        if given is not None and not given.is_dir():
+            parser.error(f"--{option} {given}: there is no such folder")
+        setattr(options, option, given or default)
     return options
 
 

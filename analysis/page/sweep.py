@@ -41,7 +41,8 @@ def write_report(
 ) -> Path:
     """Write report.html into the sweep folder, with the figures that lie in its figures/; returns its path.
 
-    Without pictures it is report-no-media.html, which shows nothing of the benchmarks' videos.
+    Without pictures it is report-no-media.html, the copy to share: it shows nothing of the benchmarks' videos and
+    links to no file beside it.
     """
     name, _, question = sweep_title(plan).partition(": ")
     sections = [
@@ -49,16 +50,17 @@ def write_report(
         Section("charts", "Charts", CHARTS if (rows["status"] == "done").any() else ""),
         Section("questions", "Questions", file("questions.html") if len(results.questions) else ""),
         Section("parts", "Sub-scores", _parts(results)),
-        Section("figures", "Figures", _figures(sweep / "figures")),
+        Section("figures", "Figures", _figures(sweep / "figures", pictures)),
         Section("published", "Beside the published numbers", _published(rows)),
         Section("failures", "Failures", _failures(rows)),
-        Section("origin", "Where the numbers come from", _origin(rows)),
+        Section("origin", "Where the numbers come from", _origin(rows, pictures)),
     ]
-    frame = document(name, question, sections, "", UP)
+    up = UP if pictures else ""
+    frame = document(name, question, sections, "", up)
     room = LIMIT - len(frame.encode("utf-8", "backslashreplace"))  # as write_text has it
     data = page_data(results, rows, Media(sweep.parent.parent), room, pictures)
     path = sweep / (NAME if pictures else WITHOUT_MEDIA)
-    write_text(path, document(name, question, sections, to_json(data), UP))
+    write_text(path, document(name, question, sections, to_json(data), up))
     return path
 
 
@@ -119,7 +121,7 @@ def _part(row: Any) -> Cell:
     return Cell(f"{100 * row.score:.1f}{sure}", row.score)
 
 
-def _figures(folder: Path) -> str:
+def _figures(folder: Path, linked: bool) -> str:
     shown = []
     for name, drawing in DRAWINGS.items():
         path = folder / f"{name}.svg"
@@ -127,8 +129,9 @@ def _figures(folder: Path) -> str:
             path, kind = (path, "svg+xml") if path.stat().st_size < LARGE else (path.with_suffix(".png"), "png")
             image = base64.b64encode(path.read_bytes()).decode()
             links = ", ".join(f'<a href="figures/{name}.{end}">{end}</a>' for end in ("pdf", "svg", "png"))
+            files = f" ({links})" if linked else ""
             picture = f'<img alt="{text(drawing.what)}" src="data:image/{kind};base64,{image}">'
-            shown.append(f"<figure>{picture}<figcaption>{name}: {text(drawing.what)} ({links})</figcaption></figure>")
+            shown.append(f"<figure>{picture}<figcaption>{name}: {text(drawing.what)}{files}</figcaption></figure>")
     return "\n".join(shown)
 
 
@@ -171,7 +174,7 @@ def _facts(row: Any) -> list[str]:
     return [f"{name}: {value}" for name, value in facts.items() if value]
 
 
-def _origin(rows: pd.DataFrame) -> str:
+def _origin(rows: pd.DataFrame, linked: bool) -> str:
     done = rows[rows["status"] == "done"]
     facts = {
         "commits": sorted(done["commit"].dropna().unique()),
@@ -180,20 +183,20 @@ def _origin(rows: pd.DataFrame) -> str:
         "trainings": sorted(done["training"].dropna().unique()),
     }
     lines = [f"{name}: {', '.join(map(str, values))}" for name, values in facts.items() if values]
-    cells = [(row.status, [plain(row.label), plain(row.suite), *_place(row)]) for row in each(rows)]
+    cells = [(row.status, [plain(row.label), plain(row.suite), *_place(row, linked)]) for row in each(rows)]
     headings = ["variant", "suite", "record", "state", "commit", "made", "on"]
     made = table("Every cell and its record, below the out folder", headings, cells)
     return _list(lines) + f"<details><summary>every cell</summary>{made}</details>"
 
 
-def _place(row: Any) -> list[Cell]:
+def _place(row: Any, linked: bool) -> list[Cell]:
     origin = row.provenance if isinstance(row.provenance, dict) else {}
-    record = f'<a href="../../cells/{text(row.id)}/record.json">{text(row.id)}</a>'
+    record = Cell(f'<a href="../../cells/{text(row.id)}/record.json">{text(row.id)}</a>') if linked else plain(row.id)
     if row.status == "missing" or isinstance(row.source, str):  # that was not made here has no record
         return [plain(row.id), plain(row.status), *[Cell("-")] * 3]
     commit = f"{str(row.commit or '-')[:10]}{' and changes' if origin.get('dirty') else ''}"
     where = origin.get("gpu") or origin.get("machine") or "-"
-    return [Cell(record), plain(row.status), plain(commit), plain(_minute(origin)), plain(where)]
+    return [record, plain(row.status), plain(commit), plain(_minute(origin)), plain(where)]
 
 
 def _minute(origin: Mapping[str, Any]) -> str:

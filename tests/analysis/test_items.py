@@ -103,6 +103,7 @@ def test_an_empty_folder_lists_every_item_with_the_command_that_fills_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "none").mkdir()
     assert main(["--list", "--measured", "none"]) == 0
     lines = capsys.readouterr().out.splitlines()
     at = {line.split()[0]: place for place, line in enumerate(lines) if line.startswith("  ") and line.strip()}

@@ -156,6 +156,8 @@ def test_pictures_are_of_questions_that_variants_answer_differently(
     assert shared.name == "report-no-media.html"
     assert embedded(shared)["sheets"] == {}
     assert "answers/synth" not in shared.read_text()
+    assert "href=" in shared.read_text()
+    assert not re.search('href="[^#]', shared.read_text()), "it links to files that do not go along"
     for picture in (tmp_path / PLACE).parent.glob("*.jpg"):
         picture.unlink()
     assert embedded(write_report(plan, results, kept, sweep))["sheets"] == {}, "a resumed sweep may lack them"
@@ -216,10 +218,25 @@ def test_the_index_counts_what_there_is(tmp_path: Path, capsys: pytest.CaptureFi
     assert '<td class="n" data-sort="19">19</td>' in text, "half a record is none, nor is one of another version"
 
 
-def test_no_media_is_of_the_report_alone(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["table", "--no-media"], "say `report --no-media`"),
+        (["report", "--no-questions"], "say `wandb --no-questions`"),
+        (["--list", "table1"], "--list tells all names, and makes nothing: say it without any"),
+        (["table1", "index", "--sweep", "tiny-smoke"], "of all records is table1, index"),
+        (["table", "--out", "nowhere"], "--out nowhere: there is no such folder"),
+        (["table36", "--measured", "nowhere"], "--measured nowhere: there is no such folder"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        main(["table", "--no-media"])
-    assert "say `report --no-media`" in capsys.readouterr().err
+        main(words)
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_sheets_are_small_and_say_what_they_show(tmp_path: Path) -> None:
