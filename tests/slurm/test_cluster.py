@@ -207,6 +207,7 @@ def test_a_node_that_does_not_see_the_folder_is_named(slurm: SlurmSweep, blind_n
     assert [record["error"]["type"] for record in errors] == ["NotShared"]
 
 
+@pytest.mark.long
 def test_status_without_the_controller_answers_from_the_records(slurm: SlurmSweep, cluster: Path):
     assert slurm.run("--wait").returncode == 0
     subprocess.run([SCRIPT, "stop", "slurmctld", "slurmdbd"], check=True, capture_output=True)
