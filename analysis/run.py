@@ -112,15 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         what = f"measurements for the figure `{figure}`"
         parser.add_argument(name, type=folder, default=BENCHMARKS / file, help=what)
     options = parser.parse_args(arguments)
-    if options.no_media and "report" not in options.names:
-        parser.error("--no-media makes another copy of the report: say `report --no-media`")
-    if options.no_questions and "wandb" not in options.names:
-        parser.error("--no-questions makes the W&B report without them: say `wandb --no-questions`")
-    if options.list and (options.names or options.all):
-        parser.error("--list tells all names, and makes nothing: say it without any")
-    whole = [*catalog().items, "index", "appendix", *(figure for _, _, figure in MEASURED)]
-    if options.sweep and options.names and not options.all and set(options.names) <= set(whole):
-        parser.error(f"--sweep is for what is made sweep by sweep; of all records is {', '.join(options.names)}")
+    _refuse_idle(parser, options)
     if not (options.names or options.all or options.list):
         parser.error(f"say what to make: {names}; or --all, or --list")
     for option, default in (("out", RUNS), ("measured", BENCHMARKS)):
@@ -129,6 +121,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{option} {given}: there is no such folder")
         setattr(options, option, given or default)
     return options
+
+
+def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a line about an option that would do nothing beside these names."""
+    if options.no_media and "report" not in options.names:
+        parser.error("--no-media makes another copy of the report: say `report --no-media`")
+    if options.no_questions and "wandb" not in options.names:
+        parser.error("--no-questions makes the W&B report without them: say `wandb --no-questions`")
+    if options.list and (options.names or options.all):
+        parser.error("--list tells all names, and makes nothing: say it without any")
+    if options.sweep and options.names and not options.all:
+        whole = {*catalog().items, "index", "appendix", *(figure for _, _, figure in MEASURED)}
+        if whole.issuperset(options.names):
+            parser.error(f"--sweep is for what is made sweep by sweep; of all records is {', '.join(options.names)}")
 
 
 def _list(options: argparse.Namespace) -> str:

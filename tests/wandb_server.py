@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import sys
 import threading
 from http.server import ThreadingHTTPServer
 from typing import Any
@@ -155,3 +156,9 @@ class Handler(JsonHandler):
         self.answer(json.loads(self.kept.files[self.path.rpartition("/")[2]]))
 
     do_PUT = do_POST
+
+
+def forget_surroundings() -> None:
+    """W&B reads its variables at a process's first run, and keeps them, and the server: they are read again."""
+    if sys.modules.get("wandb") is not None:
+        sys.modules["wandb"].teardown()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from analysis.mirror.cell import mirror
-from tests.wandb_server import Server
+from tests.wandb_server import Server, forget_surroundings
 from videonsa import tracking
 
 RECORD = {
@@ -38,12 +37,6 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     yield online
     forget_surroundings()  # else the next test's runs ask this server, half a minute each
     online.close()
-
-
-def forget_surroundings() -> None:
-    """W&B reads its variables at a process's first run, and keeps them."""
-    if sys.modules.get("wandb") is not None:
-        sys.modules["wandb"].teardown()
 
 
 def test_a_cell_is_shown_with_its_numbers_whatever_its_names_are(server, tmp_path, capsys):

@@ -17,7 +17,7 @@ from analysis.mirror.report import FILE
 from analysis.run import main, summarize
 from tests.analysis import synthetic
 from tests.wandb_offline import read_run, read_table
-from tests.wandb_server import Server
+from tests.wandb_server import Server, forget_surroundings
 from videonsa import tracking
 
 RUN = "sweep-tiny-pair"
@@ -43,8 +43,7 @@ def out(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(server, "SECONDS", 1)
     shutil.copytree(drawn, tmp_path / "runs")
     yield tmp_path / "runs"
-    if sys.modules.get("wandb") is not None:
-        sys.modules["wandb"].teardown()  # it would ask this test's server
+    forget_surroundings()  # it would ask this test's server
 
 
 @pytest.fixture
