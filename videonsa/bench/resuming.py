@@ -5,13 +5,12 @@
 Random weights and videos as in videonsa/bench/training.py, the Trainer's own checkpoints; of fewer layers than the
 model's by default, as a checkpoint of all is 49 GB. loss and again: two trainings of the same work; resumed: one that
 was stopped after half of the steps and goes on in other processes, on --resume-on GPUs. The last line says how far the
-losses are apart at most, and with --deterministic what equal bits cost.
+losses are apart at most; what --deterministic costs is measured by videonsa.bench.training, which has the option too.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from videonsa.options import positive
 NAME = "videonsa.bench.resuming"
 COLUMNS = (
     *("gpu", "gpus", "resumed_on", "model", "layers", "attention", "tokens", "deterministic", "step", "loss", "again"),
-    *("resumed", "step_s", "torch", "triton", "transformers", "commit"),
+    *("resumed", "torch", "triton", "transformers", "commit"),
 )
 SECONDS = 600.0  # that a training has
 
@@ -80,13 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shared = {
         "gpus": options.gpus, "resumed_on": resume_on, "model": options.model, "layers": options.layers,
         "attention": options.attention, "tokens": options.tokens, "deterministic": options.deterministic,
-        "step_s": round(statistics.median(whole["step_s"]), 4),
     }  # fmt: skip
     for step, losses in enumerate(zip(whole["losses"], again["losses"], resumed, strict=True), 1):
         print(f"step {step}: {', '.join(map(str, losses))}", flush=True)
         table.add({**shared, "step": step, **dict(zip(("loss", "again", "resumed"), losses, strict=True))})
     apart = [most_apart(whole["losses"], others) for others in (again["losses"], resumed)]
-    print(f"at most apart: {apart[0]:.3g} again, {apart[1]:.3g} resumed; {shared['step_s']} s a step")
+    print(f"at most apart: {apart[0]:.3g} again, {apart[1]:.3g} resumed")
     return 0
 
 
