@@ -11,7 +11,7 @@ from typing import Any
 
 from ablations.cell import Cell, Probe, Training
 from ablations.evidence import shown
-from ablations.plan import DONE, State, Sweep
+from ablations.plan import DONE, GONE, State, Sweep
 from ablations.reasons import changes
 from ablations.records import FOLDERS, KINDS, is_asked
 from videonsa.identity import VERSION
@@ -92,7 +92,7 @@ def open_ends(sweep: Sweep, state: State, cells: Iterable[Cell]) -> Iterator[Tra
     """What is asked of the cells and is not done: trainings, the cells, probes."""
     cells = list(cells)
     for key in dict.fromkeys(cell.training.id for cell in cells):
-        if state.trainings[key] != DONE:
+        if state.trainings[key] not in (DONE, GONE):
             yield sweep.trainings[key]
         if key in sweep.probes and state.probes[key] != DONE:
             yield sweep.probes[key]

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
-from ablations.cell import Training
 from ablations.devices import GPUs, gpus_for, named
 from ablations.display import Display
 from ablations.estimate import job_seconds
 from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words, training_failure
-from ablations.plan import DONE, Job, Sweep, cell_folder, shared, training_folder
+from ablations.plan import Job, Sweep, cell_folder, shared, training_folder
 from ablations.progress import read_progress
 from ablations.records import fail_record, set_aside
 from ablations.stages import Stages
+from ablations.trained import is_trained
 from ablations.worker import Parent, Work, job_folder, make_work
 from slurm.executor import Running, run_here, start_local
 from slurm.machine import local_cores, local_gpus
@@ -172,15 +172,7 @@ def start(
 
 def can_start(sweep: Sweep, job: Job) -> bool:
     """The weights that the job works with are there."""
-    return job.after is None or job.needs is None or is_trained(sweep, job.needs)
-
-
-def is_trained(sweep: Sweep, training: Training) -> bool:
-    """The training's weights are there."""
-    if training.exists:
-        return True
-    record = read_record(training_folder(sweep.out, training.id) / "record.json")
-    return record is not None and record["status"] == DONE
+    return job.after is None or job.needs is None or is_trained(sweep.out, job.needs)
 
 
 def close_job(sweep: Sweep, job: Job, process: Running, beside: Iterable[Job], workers: int) -> list[Job]:
@@ -208,7 +200,7 @@ def close_job(sweep: Sweep, job: Job, process: Running, beside: Iterable[Job], w
             _close_cells(sweep, replace(job, cells=tuple(left)), error, read_progress(process.folder)), workers
         )
     if job.kind == "train":
-        if not is_trained(sweep, job.training):
+        if not is_trained(sweep.out, job.training):
             fail_record(sweep.out, job.training, error)
             record = read_record(training_folder(sweep.out, job.training.id) / "record.json")
             if record is not None and record["error"] != error:  # one of its processes has said more

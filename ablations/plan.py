@@ -17,6 +17,7 @@ from typing import Any
 from ablations.cell import Cell, Probe, Training, make_cells, make_probe
 from ablations.facts import Facts, facts_of_plan
 from ablations.failures import INTERRUPTIONS
+from ablations.gates import FILE as MEAN_GATES
 from ablations.grid import Grid, find_grid, grid_names
 from ablations.profile import Profile
 from ablations.reference import find_reference
@@ -27,6 +28,7 @@ from videonsa.methods.registry import described
 from videonsa.record import SCHEMA, read_record, without_paths, write_text
 
 DONE, FAILED, INTERRUPTED, WAITING = "done", "failed", "interrupted", "waiting"
+GONE = "done, weights gone"  # of a training: what was asked of them stands, and for more it is trained again
 AMENDED = "amended.json"  # of a sweep's folder: ablations/amend.py
 WORTH_A_JOB = 64  # answers: fewer are given sooner than another process has loaded its model
 TOGETHER = (
@@ -164,7 +166,8 @@ def read_state(sweep: Sweep) -> State:
     for key, training in sweep.trainings.items():
         record = None if training.exists else read_record(training_folder(sweep.out, key) / "record.json")
         good = record is not None and record.get("identities", {}).get("training") == key
-        state.trainings[key] = DONE if training.exists else _status(record if good else None)
+        status = DONE if training.exists else _status(record if good else None)
+        state.trainings[key] = GONE if status == DONE and not has_weights(sweep.out, training) else status
         _note(state, key, record)
     for key, probe in sweep.probes.items():
         record = read_record(sweep.out / "probes" / probe.id / "record.json")
@@ -177,6 +180,12 @@ def read_state(sweep: Sweep) -> State:
         state.cells[cell.id] = _status(record if record is None or is_of(record, cell) else None)
         _note(state, cell.id, record)
     return state
+
+
+def has_weights(out: Path, training: Training) -> bool:
+    """What the training makes is there: records are kept where weights are too large to be."""
+    made = "final" if training.gates is None else MEAN_GATES
+    return training.exists or (training_folder(out, training.id) / made).exists()
 
 
 def is_of(record: Mapping[str, Any], cell: Cell) -> bool:

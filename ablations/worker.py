@@ -18,7 +18,7 @@ from typing import Any
 
 from ablations.cell import Cell, Training
 from ablations.facts import check_here
-from ablations.failures import DISK_ERROR, JobFailed, TrainingFailed, training_failure
+from ablations.failures import DISK_ERROR, JobFailed, training_failure
 from ablations.gates import FILE, read_gates
 from ablations.inputs import PACKAGES, TRAIN_PACKAGES
 from ablations.mirror import mirror
@@ -26,6 +26,7 @@ from ablations.plan import DONE, FAILED, Job, Sweep, answers_folder, by_suite, c
 from ablations.progress import Progress, launch, read_progress
 from ablations.records import fail_record, record_of
 from ablations.stages import Stages
+from ablations.trained import is_trained, made_before, of_weights, trained_folder, training_summary
 from evals.observers import registry
 from slurm.executor import delayed, distributed_environment, leave, leave_when_told, told_to_leave
 from videonsa.arrays import ARRAYS, write_arrays
@@ -111,8 +112,8 @@ def run_training(work: Work, progress: Progress) -> list[str]:
     training, folder = work.job.training, training_folder(work.out, work.job.training.id)
     progress.begin("wait", "training")
     with claimed(folder) as claim:
-        record = read_record(folder / "record.json")
-        if record is not None and record["status"] == DONE:
+        before = read_record(folder / "record.json")
+        if is_trained(work.out, training):
             return []
         report = progress.begin("train", "training" if training.gates is None else "mean gates", check=claim.check)
         record = record_of(training)
@@ -121,11 +122,15 @@ def run_training(work: Work, progress: Progress) -> list[str]:
             summary = _train(work, folder, report, lambda text: progress.write(said=text))
             summary["seconds"] = round(max(time.time() - started, summary.get("seconds", 0.0)), 3)
             record |= {"status": DONE, "summary": summary}
+            if others := made_before(before, summary.get("weights")):
+                record |= {"made_before": others}
+                progress.write(said=f"other weights than before: {summary['weights']}, not {others[-1]}")
         except Exception as error:
             record |= {"error": _word_of_another(folder) or _failure(error, folder)}
         claim.check()
         record |= {"skipped": skipped.summary(folder)} if training.gates is None else {}
-        write_record(folder / "record.json", record | {"provenance": _provenance(work) | _placement(work)})
+        if record["status"] == DONE or before is None or before["status"] != DONE:  # what was done is not lost
+            write_record(folder / "record.json", record | {"provenance": _provenance(work) | _placement(work)})
     if record["status"] == DONE:
         return []
     reason = record["error"]
@@ -142,7 +147,7 @@ def _train(work: Work, folder: Path, report: Callable[..., None], say: Callable[
     if training.gates is None:
         words = {"on_words": say} if "on_words" in signature(stage).parameters else {}  # a stage of before has none
         stage(settings_here(training, work.out), folder, on_progress=report, **words)
-        return _training_summary(folder)
+        return training_summary(folder)
     given, asked = training.facts.location(str(training.checkpoint)), training.gates
     found = stage(given, to_dict(asked.nsa), settings_here(training, work.out), asked.samples, on_progress=report)
     write_text(folder / FILE, json.dumps(found) + "\n")
@@ -175,8 +180,7 @@ def train_along(work: Work) -> None:
     training, folder = work.job.training, training_folder(work.out, work.job.training.id)
     while not _has_begun(read_progress(work.folder)):
         time.sleep(0.2)
-    record = read_record(folder / "record.json")
-    if record is not None and record["status"] == DONE:
+    if is_trained(work.out, training):
         return
     try:
         train = work.stages.get("train")
@@ -282,7 +286,7 @@ def close_cell(work: Work, cell: Cell, find: Find, loaded: Any, wait: bool) -> l
                 record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
                 if (result.get("scores") or {}).get("accuracy") is None:
                     raise RuntimeError("no question could be scored")
-                record |= {"status": DONE, "error": None}
+                record |= {"status": DONE, "error": None} | of_weights(work.out, cell.training, record)
             except Exception as error:
                 record |= {"status": FAILED, "error": _failure(error, folder)}
             claim.check()
@@ -404,33 +408,6 @@ def _checkpoint(out: Path, of: Cell | Job) -> str | Path:
         return str(given)
     folder = trained_folder(out, training)
     return given or folder
-
-
-def trained_folder(out: Path, training: Training) -> Path:
-    """The weights that a training has made. Raises TrainingFailed where it has not."""
-    folder = training_folder(out, training.id)
-    record = read_record(folder / "record.json")
-    if record is None or record["status"] != DONE:
-        reason = (record or {}).get("error", {}).get("message", "it has no record")
-        raise TrainingFailed(f"training {training.id} is not done: {reason}")
-    return folder / "final"
-
-
-def _training_summary(folder: Path) -> dict[str, Any]:
-    """Steps, last loss and tokens of a training, from its metrics, and what it started from."""
-    last: dict[str, Any] = {}
-    for line in _json_lines(folder / "metrics.jsonl"):
-        last |= line
-    wanted = {"step": "steps", "loss": "final_loss", "tokens": "tokens", "seconds": "seconds"}  # of all its parts
-    start = {key: value for found in _json_lines(folder / "start.json") for key, value in found.items()}
-    return {name: last[key] for key, name in wanted.items() if key in last} | start
-
-
-def _json_lines(file: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, json.JSONDecodeError):
-        return []
 
 
 def _die_with(parent: Parent) -> None:

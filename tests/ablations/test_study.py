@@ -39,6 +39,7 @@ def test_every_family_is_trained_on_and_asked_and_files_are_answered_as_scenes(t
         assert len({row["prompt_hash"] for row in record["questions"]}) > 1
     (training,) = records(tmp_path, "trainings").values()
     assert training["summary"]["parameters"] > 19e6
+    assert {record["weights"]["digest"] for record in found.values()} == {training["summary"]["weights"]}
     for kind in ("dense", "nsa"):
         one, other = (
             [(row["doc_id"], row["prompt_hash"], row["answer"], row["prediction"]) for row in found[key]["questions"]]

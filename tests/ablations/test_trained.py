@@ -1,0 +1,84 @@
+"""Weights that are gone: what was asked of them stands, and for more questions the training is made again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.trained import made_before, weights_digest
+from tests.ablations import fakes
+from tests.ablations.conftest import records, set_faults
+
+Sweep = Callable[..., int]
+
+
+def lose_weights(out: Path) -> None:
+    (final,) = out.glob("trainings/*/final")
+    shutil.rmtree(final)
+
+
+def test_without_weights_answers_stand_and_nothing_runs(sweep: Sweep, out: Path, capsys: pytest.CaptureFixture[str]):
+    assert sweep() == 0
+    lose_weights(out)
+    before = {path: path.read_bytes() for path in out.rglob("record.json")}
+    assert sweep("--dry-run") == 0
+    assert "(done, weights gone)" in capsys.readouterr().out
+    assert sweep() == 0
+    assert len(fakes.calls(out)) == 6
+    assert {path: path.read_bytes() for path in out.rglob("record.json")} == before
+
+
+@pytest.mark.parametrize("cluster", ["debug", "local"])
+def test_for_more_questions_they_are_made_again(sweep: Sweep, out: Path, grid_file: Path, cluster: str):
+    assert sweep() == 0
+    before = records(out)
+    lose_weights(out)
+    grid_file.write_text("axes: {nsa.block_count: [1, 3]}\nsuites: [synth_needle]")
+    assert sweep(cluster=cluster) == 0
+    assert sorted(fakes.calls(out)[6:]) == ["synth_needle", "train"]
+    found = records(out)
+    assert found["b=3 synth_needle"]["status"] == "done"
+    assert {key: found[key] for key in before} == before
+
+
+def test_where_that_fails_what_was_done_stands(sweep: Sweep, out: Path, grid_file: Path):
+    assert sweep() == 0
+    before = records(out, "trainings")
+    lose_weights(out)
+    set_faults(out, train="raise")
+    grid_file.write_text("axes: {nsa.block_count: [1, 3]}\nsuites: [synth_needle]")
+    assert sweep() == 1
+    assert records(out, "trainings") == before
+    found = records(out)
+    assert found["b=3 synth_needle"]["error"]["type"] == "TrainingFailed"
+    assert found["b=1 synth_needle"]["status"] == "done"
+    set_faults(out)
+    assert sweep("--retry-failed") == 0
+    assert records(out)["b=3 synth_needle"]["status"] == "done"
+
+
+def test_a_digest_is_of_all_bits(tmp_path: Path):
+    assert weights_digest(tmp_path) is None
+    file = tmp_path / "model.safetensors"
+    content = bytearray(10_000_000)
+    file.write_bytes(content)
+    digest = weights_digest(tmp_path)
+    content[4_000_000] = 1
+    file.write_bytes(content)
+    assert digest is not None and weights_digest(tmp_path) not in (None, digest)
+
+
+def test_other_weights_than_before_are_remembered():
+    def record(digest: str | None, **more: Any) -> dict[str, Any]:
+        return {"status": "done", "summary": {"weights": digest} if digest else {}, **more}
+
+    assert made_before(None, "a") == []
+    assert made_before(record(None), "a") == []  # of before weights had digests
+    assert made_before(record("a"), "a") == []
+    assert made_before(record("a"), "b") == ["a"]
+    assert made_before(record("b", made_before=["a"]), "c") == ["a", "b"]
+    assert made_before({"status": "failed", "summary": {}}, "a") == []
