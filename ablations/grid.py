@@ -12,6 +12,8 @@
     suites: [synth_needle]  # instead of the profile's; or a mapping with settings of each
     seeds: [0, 1]           # instead of the profile's
     reference: b=4          # the variant that the others are compared with; else the one asked as its model was made
+    within: frames          # an axis: variants are compared where they agree on it, each with the one that is like the
+                            # reference in all else; figures tell its points apart
     checkpoints: {me/model: {semantics: release}}   # what given weights were made with, over the profile's
     probe: {suite: synth_order, videos: 4, observers: [gates], label: b=4}   # what is looked at inside, over the
                             # profile's; label: in which variant, else the reference
@@ -47,7 +49,7 @@ from videonsa.values import unknown
 FOLDER = Path(__file__).parent / "grids"
 KEYS = (
     *("question", "asks", "base", "axes", "combine", "exclude", "labels", "suites", "seeds"),
-    *("reference", "checkpoints", "probe"),
+    *("reference", "within", "checkpoints", "probe"),
 )
 EXAMPLE = ", as in {nsa.window: ...}"
 SHORT = {
@@ -70,6 +72,8 @@ class Variant:
 
     label: str
     settings: Mapping[str, Any]  # dotted name -> value, the grid's base included
+    group: str | None = None  # the label of its point on the grid's `within` axis
+    name: str | None = None  # and of its points on the others
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Grid:
     axes: tuple[str, ...] = field(default=())  # settings that vary
     base: Mapping[str, Any] = field(default_factory=dict)  # settings of every variant, where it has no others
     reference: str | None = None  # label of the variant that the others are compared with; None: ablations/reference.py
+    within: str | None = None  # the axis on which variants agree that are compared
     checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what given weights were made with
     probe: Mapping[str, Any] = field(default_factory=dict)  # fields of Profile, over the profile's own
 
@@ -118,7 +123,8 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     asks = changes.pop("asks", content.get("asks", "test"))
     one_of(f"{where}: asks", asks, ("test", "train"))
     one_of(f"{where}: combine", content.get("combine", "product"), ("product", "zip"))
-    axes = [_axis(key, values, where) for key, values in mapping_at(content, "axes", where, EXAMPLE).items()]
+    named = mapping_at(content, "axes", where, EXAMPLE)
+    axes = [_axis(key, values, where) for key, values in named.items()]
     _check_axes(axes, where)
     asked_probe = {key.partition(".")[2]: changes.pop(key) for key in OF_PROBES if key in changes}
     suites, seeds = changes.pop("suites", content.get("suites")), changes.pop("seeds", content.get("seeds"))
@@ -133,10 +139,14 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
     points = _combine(axes, content.get("combine", "product"), where)
     excluded = [flatten(rule, f"{where}: exclude", is_rule=True) for rule in _rules(content.get("exclude"), where)]
     kept = [point for point in points if not any(_matches(base | _merge(point), rule) for rule in excluded)]
-    variants = _variants(kept, base, labels, where)
+    within = content.get("within")
+    variants = _variants(kept, base, labels, where, _place_of(within, list(named), where))
     check_groups((variant.settings for variant in variants), where)
     _check_starts(variants, where)
     names, reference = [variant.label for variant in variants], content.get("reference")
+    reference = reference if reference is None else one_of_labels(reference, names, f"{where}: reference")
+    if within is not None:
+        _check_groups_have(variants, reference, within, where)
     return Grid(
         name=path.stem,
         question=re.sub(r"[ \t\n]+", " ", text_or_none(content.get("question"), f"{where}: question") or "").strip(),
@@ -146,7 +156,8 @@ def load_grid(name: str, profile: str, changes: Mapping[str, Any] | None = None)
         seeds=None if seeds is None else whole_numbers(seeds, f"{where}: seeds"),
         axes=varied,
         base=base,
-        reference=reference if reference is None else one_of_labels(reference, names, f"{where}: reference"),
+        reference=reference,
+        within=within,
         checkpoints=check_checkpoints(content.get("checkpoints"), where),
         probe=read_probe(content, where, names) | read_probe({"probe": asked_probe}, "--set", names),
     )
@@ -232,14 +243,21 @@ def _matches(settings: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
 
 
 def _variants(
-    points: list[tuple[dict[str, Any], ...]], base: Mapping[str, Any], labels: Mapping[str, str], where: str
+    points: list[tuple[dict[str, Any], ...]],
+    base: Mapping[str, Any],
+    labels: Mapping[str, str],
+    where: str,
+    within: int | None,
 ) -> tuple[Variant, ...]:
+    """The variants of these points; `within`: which of the axes groups them."""
     if not points:
         raise SettingsError(f"{where}: no variant is left: exclude removes them all")
-    variants = [
-        Variant(" ".join(_row_label(row, labels) for row in point) or "base", dict(base) | _merge(point))
-        for point in points
-    ]
+    variants = []
+    for point in points:
+        said = [_row_label(row, labels) for row in point]
+        group = None if within is None else said[within]
+        name = None if within is None else " ".join(said[:within] + said[within + 1 :]) or "base"
+        variants.append(Variant(" ".join(said) or "base", dict(base) | _merge(point), group, name))
     seen: set[str] = set()
     for variant in variants:
         _label(variant.label, where)
@@ -247,6 +265,26 @@ def _variants(
             raise SettingsError(f"{where}: two variants are called {variant.label!r}; give rows a label")
         seen.add(_seen_as(variant.label))
     return tuple(variants)
+
+
+def _place_of(within: Any, axes: list[str], where: str) -> int | None:
+    """Which of the axes `within` names."""
+    if within is not None and within not in axes:
+        raise SettingsError(f"{where}: within: {within!r} is no axis; axes: {', '.join(axes)}")
+    return None if within is None else axes.index(within)
+
+
+def _check_groups_have(variants: tuple[Variant, ...], reference: str | None, within: str, where: str) -> None:
+    """Refuse groups whose variants would be compared with nothing."""
+    if reference is None:
+        raise SettingsError(f"{where}: within: {within} needs a reference: the label of a variant")
+    name = next(variant.name for variant in variants if variant.label == reference)
+    having = {variant.group for variant in variants if variant.name == name}
+    lacking = [str(group) for group in dict.fromkeys(variant.group for variant in variants) if group not in having]
+    if lacking:
+        raise SettingsError(f"{where}: within: {within}: no variant is like {reference!r} at {', '.join(lacking)}")
+    if len({variant.group for variant in variants}) == len(variants):
+        raise SettingsError(f"{where}: within: {within}: at each of its points is one variant: nothing is compared")
 
 
 def _check_starts(variants: tuple[Variant, ...], where: str) -> None:

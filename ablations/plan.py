@@ -316,6 +316,8 @@ def by_training(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
 def write_plan(sweep: Sweep) -> None:
     """plan.json: what this sweep is, for people and for analysis."""
     probes = {key: probe.id for key, probe in sweep.probes.items()}
+    grouped = [variant for variant in sweep.grid.variants if variant.group is not None]
+    groups = {variant.label: {"group": variant.group, "name": variant.name} for variant in grouped}
     content = {
         "schema": SCHEMA,
         "kind": "plan",
@@ -325,6 +327,7 @@ def write_plan(sweep: Sweep) -> None:
         **({"changes": list(sweep.changes)} if sweep.changes else {}),
         "asks": sweep.grid.asks,
         "reference": sweep.reference,
+        **({"within": sweep.grid.within} if sweep.grid.within else {}),
         "axes": list(sweep.grid.axes),
         "trainings": {key: training.record_settings for key, training in sweep.trainings.items()},
         "cells": [
@@ -337,6 +340,7 @@ def write_plan(sweep: Sweep) -> None:
                 "probe": probes.get(cell.training.id) if cell.is_probed else None,
                 "method": None if cell.method is None else described(cell.method),
                 "variant": {key.rpartition(".")[2]: value for key, value in cell.varied.items()},
+                **groups.get(cell.label, {}),
             }
             for cell in sweep.cells
         ],

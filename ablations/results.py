@@ -146,7 +146,8 @@ def reference_lines(sweep: Sweep) -> list[str]:
     """What the others are compared with, and a line for each given weights of which nothing says how they were made."""
     none = "none: no difference is tested until the grid names one (reference: LABEL)"
     unknown = {training.checkpoint for training in sweep.trainings.values() if training.given and training.made is None}
-    return [f"Reference: {sweep.reference or none}"] + [
+    groups = f", and its like at each {sweep.grid.within}" if sweep.grid.within else ""
+    return [f"Reference: {sweep.reference or none}{groups}"] + [
         f"Weights {name}: nothing says what they were made with; the paper's settings are asked (checkpoints: says it)"
         for name in sorted(map(str, unknown))
     ]

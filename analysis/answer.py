@@ -22,12 +22,19 @@ def answer_lines(rows: pd.DataFrame) -> list[str]:
     if not len(done):
         return ["No cell has a number yet."]
     tests = int(rows.drop_duplicates("id")["p_holm"].notna().sum())
-    lines = [f"{_best(str(suite), group)}{_compared(group)}" for suite, group in done.groupby("suite", sort=False)]
+    groups = done.groupby(["suite", "group"], sort=False, dropna=False)
+    lines = [f"{_best(_asked(group), group)}{_compared(group)}" for _, group in groups]
     how = f"Beyond chance: p < {SIGNIFICANT} in a paired test after Holm's correction over {tests} comparisons."
     lines += [how] if tests else []
     lost, seeds = len(rows) - len(done), done["seed"].nunique()
     lines += [f"{lost} of {len(rows)} cells have no number."] if lost else []
     return [*lines, "All of it is one seed." if seeds <= 1 else f"There are {seeds} seeds; each stands for itself."]
+
+
+def _asked(cells: pd.DataFrame) -> str:
+    """The benchmark of these cells, and their group if they have one."""
+    suite, group = cells["suite"].iloc[0], cells["group"].iloc[0]
+    return suite if pd.isna(group) else f"{suite}, {group}"
 
 
 def _best(suite: str, group: pd.DataFrame) -> str:

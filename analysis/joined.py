@@ -136,6 +136,7 @@ def _row(foreign: Foreign, suite: str, task: Task, questions: pd.DataFrame, alik
     numbers = {name: number_of_part(cell, questions, name) for name in known}
     return {
         **{"id": f"{foreign.label} {suite}", "label": foreign.label, "variant": foreign.label, "suite": suite},
+        **{"group": alike.group, "name": foreign.label},
         **{"status": "done", "seed": alike.seed, "as_trained": False, "task": alike.task, "chance": alike.chance},
         **{"metric": kind.metric, "accuracy": number_of(cell, questions).mean, "shares": shares},
         **{"questions": len(questions), "errors": 0, "correct": None, "lmms_eval": _figure(kind, task)},

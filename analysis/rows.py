@@ -33,7 +33,7 @@ ATTENTION = ("block_size", "block_count", "window", "gate_mode", "gate_temperatu
 PAPER = to_dict(NSASettings())  # what older records' checkpoints count as made with
 OF_PAGES = ("media", "provenance")  # where a record's prompts and pictures lie; a mapping. Not for tables
 CELL_COLUMNS = [
-    *("id", "label", "variant", "suite", "status", "seed", "training", "probe"),
+    *("id", "label", "variant", "group", "name", "suite", "status", "seed", "training", "probe"),
     *SCORES,
     *AGGREGATE,
     *SUMMARY.values(),
@@ -70,6 +70,11 @@ def each(frame: pd.DataFrame) -> Iterator[Any]:
     return iter(frame.itertuples())
 
 
+def groups_of(rows: pd.DataFrame) -> list[Any]:
+    """The groups within which cells are compared, in order; [None] where there are none."""
+    return list(dict.fromkeys(rows["group"].dropna())) or [None]
+
+
 def part(mapping: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     """The mapping at this name; an empty one when there is none."""
     value = (mapping or {}).get(name)
@@ -94,6 +99,7 @@ def cell_row(
         row |= _other_method(str(other))
     label = planned.get("label") or (record or {}).get("label") or name
     row |= {"id": name, "label": label, "variant": label}
+    row |= {"group": planned.get("group"), "name": planned.get("name") or label}  # compared within a group, if any
     row |= {
         "suite": planned.get("suite") or suite.get("name") or "?",
         "status": record["status"] if record else "missing",

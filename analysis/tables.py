@@ -18,7 +18,7 @@ from rich.text import Text
 
 from analysis.load import Results
 from analysis.numbers import difference_of, number_of
-from analysis.rows import AGGREGATE, OF_PAGES, each
+from analysis.rows import AGGREGATE, OF_PAGES, each, groups_of
 from analysis.stats import NO_ESTIMATE, NO_PAIRS, SIGNIFICANT, holm
 from analysis.titles import sweep_title
 from videonsa.text import line_of, markdown, told_apart
@@ -52,22 +52,36 @@ LABEL_WIDTH = 48  # columns of a label in it
 def compare(results: Results, reference: str | None) -> pd.DataFrame:
     """The cells with columns added: those of COMPARED and p_holm; `videos` is NaN where the record names none.
 
-    A difference is the cell minus the reference variant on the same suite and seed, over the questions both answered.
+    A difference is the cell minus the reference variant on the same suite and seed, over the questions both answered;
+    in a sweep of groups, minus the variant that is like the reference in the cell's own group.
     Holm's correction is over every test of the frame; labels of equal settings are one cell, and one test. A failed or
     missing cell has NaN everywhere.
     """
-    cells = results.cells.copy()
+    cells = _by_group(results.cells)
     asked = results.questions.drop_duplicates(["cell", "doc_id"], keep="last")
     scores = {str(cell): group for cell, group in asked.groupby("cell")}
-    cells["is_reference"] = cells["variant"] == reference
-    base = {(row.suite, row.seed): row.id for row in each(cells) if row.is_reference}
-    rows = [_statistics(row, scores, base.get((row.suite, row.seed))) for row in each(cells)]
+    cells["reference"] = _references(cells, reference)
+    cells["is_reference"] = cells["variant"] == cells["reference"]
+    base = {(row.suite, row.seed, row.reference): row.id for row in each(cells) if row.is_reference}
+    rows = [_statistics(row, scores, base.get((row.suite, row.seed, row.reference))) for row in each(cells)]
     cells[COMPARED] = pd.DataFrame(rows, index=cells.index, columns=COMPARED)
     again = cells["id"].duplicated() | cells["id"].isin(list(base.values()))
     cells["p_holm"] = holm(cells["p"].astype(float).mask(again).to_numpy()) if len(cells) else []
     cells["p_holm"] = cells.groupby("id")["p_holm"].transform("first")
-    cells["reference"] = reference
     return cells
+
+
+def _by_group(cells: pd.DataFrame) -> pd.DataFrame:
+    """A copy whose groups, where there are any, stand together, in the order in which they come first."""
+    order = {group: place for place, group in enumerate(groups_of(cells))}
+    return cells.sort_values("group", key=lambda groups: groups.map(order), kind="stable", ignore_index=True)
+
+
+def _references(cells: pd.DataFrame, reference: str | None) -> pd.Series:
+    """The variant that each cell is compared with: the reference, or what is like it in the cell's group."""
+    alike = cells["name"].isin(cells.loc[cells["variant"] == reference, "name"]) & cells["group"].notna()
+    of_groups = cells[alike].drop_duplicates("group").set_index("group")["variant"]
+    return cells["group"].map(of_groups).astype(object).where(cells["group"].notna(), reference)
 
 
 def _statistics(row: Any, scores: Mapping[str, pd.DataFrame], base: str | None) -> dict[str, Any]:
@@ -190,11 +204,13 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
     tests = int(rows.drop_duplicates("id")["p_holm"].notna().sum())
     if tests:
         lines.append(
-            f"then the difference to {_reference(rows)} on the same questions; "
+            f"then the difference to {_reference(rows, plan)} on the same questions; "
             f"* p < {SIGNIFICANT} in a paired test, Holm-corrected over {tests} comparisons"
         )
-    elif _reference(rows):
-        lines.append(f"no comparison: {_reference(rows)} and another variant have no finished questions in common")
+    elif _reference(rows, plan):
+        lines.append(
+            f"no comparison: {_reference(rows, plan)} and another variant have no finished questions in common"
+        )
     lines += _by_video(rows) + _other_questions(rows) + _over_seeds(rows) + _chance(rows)
     lines.append(
         "attention: keys that a vision query reads by selection and window (by compression alone: block means), "
@@ -214,8 +230,13 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
     return lines + ([f"{missing} of {len(rows)} cells have no record yet"] if missing else [])
 
 
-def _reference(rows: pd.DataFrame) -> str | None:
-    return rows["reference"].iloc[0] if len(rows) else None
+def _reference(rows: pd.DataFrame, plan: Mapping[str, Any]) -> str | None:
+    """What cells are compared with, in words."""
+    references = rows["reference"].dropna()
+    if references.nunique() <= 1:
+        return references.iloc[0] if len(references) else None
+    name, axis = rows.loc[rows["is_reference"], "name"].iloc[0], str(plan.get("within")).rpartition(".")[2]
+    return f"{name} at the same {axis} ({', '.join(map(str, rows['group'].unique()))})"
 
 
 def _by_video(rows: pd.DataFrame) -> list[str]:

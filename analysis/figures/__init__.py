@@ -32,6 +32,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     "accuracy": Drawing("accuracy of every variant with its interval", "accuracy:draw", "rows"),
     "budget": Drawing("window x block count, equal-budget curves", "budget:draw", "rows", ("block_count", "window")),
     "branches": Drawing("accuracy of each subset of branches", "accuracy:draw_branches", "rows", ("branches",)),
+    "lengths": Drawing("accuracy against the length of the context", "lengths:draw", "rows", ("frames",)),
     "tokens": Drawing("frames x tokens a frame", "tokens:draw", "rows", ("frames", "fps", "tokens_per_frame")),
     "cost": Drawing("accuracy against share of dense attention and prefill time", "cost:draw", "rows"),
     "pareto": Drawing("accuracy against pairs computed and prefill time by method", "pareto:draw", "rows", ("method",)),

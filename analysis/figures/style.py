@@ -262,11 +262,16 @@ def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> N
         axes.text(0, 1.0, "; ".join(outside), fontsize=5.5, color="#444444", transform=axes.transAxes, va="bottom")
 
 
-def suite_title(name: str) -> str:
-    """'synth_needle' -> 'needle (synthetic)', 'mlvu_test' -> 'MLVU'."""
+def suite_title(name: str, wide: float = math.inf) -> str:
+    """'synth_long_needle' -> 'long needle (synthetic)', on two lines where a panel is not `wide` enough, in inches;
+    'mlvu_test' -> 'MLVU'."""
     if name in BENCHMARKS:
         return BENCHMARKS[name]
-    return f"{name.removeprefix('synth_')} (synthetic)" if name.startswith("synth_") else drawable(name)
+    if not name.startswith("synth_"):
+        return drawable(name)
+    words = name.removeprefix("synth_").replace("_", " ")
+    title = f"{words} (synthetic)"
+    return title if widest([title], STYLE["axes.titlesize"]) < wide else f"{words}\n(synthetic)"
 
 
 def layer_panels(count: int, most_columns: int, ylabel: str) -> tuple[Figure, list[Axes], int]:

@@ -69,6 +69,25 @@ axes:
     assert labels(tmp_path, text) == ["local nsa", "local dense", "b=4 w=2 nsa", "b=4 w=2 dense"]
 
 
+def test_within_tells_what_is_compared_with_what(tmp_path: Path):
+    axes = "axes: {nsa.window: [4, 8], context: [{suite.frames: 8, label: short}, {suite.frames: 32, label: long}]}"
+    grid = load_grid(write(tmp_path, f"{axes}\nreference: w=4 short\nwithin: context"), "tiny")
+    assert [(variant.label, variant.group, variant.name) for variant in grid.variants] == [
+        ("w=4 short", "short", "w=4"),
+        ("w=4 long", "long", "w=4"),
+        ("w=8 short", "short", "w=8"),
+        ("w=8 long", "long", "w=8"),
+    ]
+    out = "exclude: [{nsa.window: 4, suite.frames: 32}]"
+    for text, message in (
+        (f"{axes}\nreference: w=4 short\nwithin: frames", "within: 'frames' is no axis; axes: nsa.window, context"),
+        (f"{axes}\nwithin: context", "within: context needs a reference"),
+        (f"{axes}\n{out}\nreference: w=4 short\nwithin: context", "no variant is like 'w=4 short' at long"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            load_grid(write(tmp_path, text), "tiny")
+
+
 def test_exclude_takes_values_or_lists(tmp_path: Path):
     text = "axes: {nsa.block_count: [1, 2], nsa.window: [4, 8]}\nexclude: [{nsa.block_count: 2, nsa.window: [8, 16]}]"
     assert labels(tmp_path, text) == ["b=1 w=4", "b=1 w=8", "b=2 w=4"]

@@ -65,6 +65,22 @@ def test_the_plan_says_what_the_sweep_is(sweep: Sweep, out: Path):
     assert list(records(out)) == ["b=1 synth_needle"]
 
 
+def test_the_plan_says_which_cells_are_compared(sweep: Sweep, out: Path, grid_file: Path, capsys):
+    grid_file.write_text(grid_file.read_text() + "reference: b=2\nwithin: nsa.block_count\n")
+    assert sweep("--dry-run") == 2
+    assert "within: nsa.block_count: at each of its points is one variant" in capsys.readouterr().err
+    frames = "axes: {nsa.block_count: [1, 2], suite.frames: [8, 16]}\nsuites: [synth_needle]\n"
+    grid_file.write_text(frames + "reference: b=2 frames=8\nwithin: suite.frames\n")
+    assert sweep() == 0
+    plan = json.loads((out / "sweeps" / "tiny-pair" / "plan.json").read_text())
+    assert plan["within"] == "suite.frames"
+    assert [(cell["name"], cell["group"]) for cell in plan["cells"]] == [
+        *[("b=1", "frames=8"), ("b=1", "frames=16"), ("b=2", "frames=8"), ("b=2", "frames=16")]
+    ]
+    assert sweep("--dry-run") == 0
+    assert "Reference: b=2 frames=8, and its like at each suite.frames" in capsys.readouterr().out
+
+
 def test_a_second_run_runs_nothing(sweep: Sweep, out: Path, capsys: pytest.CaptureFixture[str]):
     assert sweep() == 0
     before = {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}

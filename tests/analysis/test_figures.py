@@ -29,7 +29,7 @@ from videonsa.disk import DiskError
 from videonsa.methods import registry
 
 SWEEPS = {"budget": "tiny-budget", "branches": "tiny-branches", "tokens": "tiny-tokens", "losses": "tiny-branches"}
-SWEEPS |= dict.fromkeys(("maps", "latency", "sink_places"), "observed")
+SWEEPS |= dict.fromkeys(("maps", "latency", "sink_places"), "observed") | {"lengths": "lengths"}
 PICTURES = ("maps",)  # 256 x 256 numbers a panel are a picture
 SIGNATURES = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
 
@@ -37,9 +37,14 @@ SIGNATURES = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
 @pytest.fixture(scope="session")
 def data(out: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     made = {}
-    for sweep in set(SWEEPS.values()) - {"observed"}:
+    for sweep in set(SWEEPS.values()) - {"observed", "lengths"}:
         plan = read_plan(out / "sweeps" / sweep)
         made[sweep] = sweep_data(plan, load(out, plan))
+    rows = made["tiny-tokens"]["rows"]  # as a sweep within its frames
+    names = "tokens=" + rows["tokens_per_frame"].astype(str)
+    made["lengths"] = {
+        "rows": rows.assign(group="frames=" + rows["frames"].astype(str), name=names, tokens_per_frame=64)
+    }
     return made | {"observed": observed_data(tmp_path_factory.mktemp("observed"))}
 
 
