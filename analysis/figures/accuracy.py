@@ -99,10 +99,7 @@ def _legend(figure: Figure, rows: pd.DataFrame, groups: Sequence[str]) -> None:
             "no sure difference": _mark(style.BLUE, mfc="white"),
         }
     if several:
-        entries |= {
-            group: Line2D([], [], ls="", color=style.GREY, marker=style.MARKERS[number], ms=4.2)
-            for number, group in enumerate(groups)
-        }
+        entries |= style.shapes(groups)
     if entries:
         style.legend(figure, list(entries.values()), list(entries), columnspacing=1.2)
 

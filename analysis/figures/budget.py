@@ -2,7 +2,8 @@
 
 Above, every setting at its window and block count, coloured by accuracy, with the curves on which the budget is equal.
 Below, the same accuracies with their intervals against the share of the budget that is local. Suites have their own
-levels, but the same number of points per colour and per inch, so that steps compare across panels.
+levels, but the same number of points per colour and per inch, so that steps compare across panels. A sweep of groups (a
+grid's `within`: context lengths) has such a pair for each suite in each group.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from analysis.figures import style
 from analysis.rows import each
 
-COLUMNS = 3  # suites side by side
+COLUMNS, WITHIN = 3, 4  # suites side by side; in a sweep of groups
 SHAPES = ("o", "s", "^", "D", "v", "P")  # budgets, the ringed one's first
+BETWEEN = 0.3  # inches between two titles
 NEAR = 0.02  # budgets this close count as equal: the paper's own rows, whole blocks, are 1.4 % apart
 OTHER = "X"  # settings whose budget no other setting has
 DASHES = (0, (4, 2))
@@ -47,30 +49,33 @@ def draw(rows: pd.DataFrame) -> Figure:
     if done["block_size"].nunique() > 1:
         raise ValueError("no budget curve with several block sizes")
     shapes = _shapes(done)
-    cells = cells.assign(group=cells["budget"].map(lambda budget: _group(budget, shapes)))
-    suites = list(dict.fromkeys(done["suite"]))
-    figure, pairs = _panels(len(suites))
+    cells = cells.assign(curve=cells["budget"].map(lambda budget: _curve(budget, shapes)))
+    places = list(dict.fromkeys(zip(done["group"].fillna(""), done["suite"], strict=True)))
+    columns = COLUMNS if done["group"].isna().all() else WITHIN
+    figure, pairs = _panels(len(places), columns)
     span = _span(done)
-    for suite, (upper, lower) in zip(suites, pairs, strict=True):
-        here = cells[cells["suite"] == suite]
+    for (group, suite), (upper, lower) in zip(places, pairs, strict=True):
+        here = cells[(cells["suite"] == suite) & (cells["group"].fillna("") == group)]
         finished = here[here["status"] == "done"]
         middle = 50 * float(finished["accuracy"].max() + finished["accuracy"].min())
         middle = min(max(middle, span / 2), 100 - span / 2)  # equal spans, and none beyond 0 or 100 %
         norm = Normalize(middle - span / 2, middle + span / 2)
         _plane(upper, cells, here, shapes, norm)
         _shares(lower, finished, shapes, norm)
-        style.reference_lines(lower, rows[rows["suite"] == suite])
-        upper.set_title(style.suite_title(suite))
+        style.reference_lines(lower, rows[(rows["suite"] == suite) & (rows["group"].fillna("") == group)])
+        more = f", {group}" * bool(group)
+        title = style.suite_title(suite, style.TEXT_WIDTH / columns - style.widest([more]) - BETWEEN)
+        upper.set_title(title + more)
         style.colour_bar(figure, norm, upper, "accuracy (%)", location="bottom", aspect=22, pad=0.02)
     _legend(figure, shapes, cells, ring_name)
     return figure
 
 
-def _panels(count: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """A figure with a pair of panels, one above the other, for each suite."""
-    columns = style.side_by_side(count, COLUMNS, 1.8, 4.2)
+def _panels(count: int, most: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with a pair of panels, one above the other, for each suite in each group."""
+    columns = style.side_by_side(count, most, style.TEXT_WIDTH / most, 4.2)
     bands = -(-count // columns)
-    width = style.text_width(columns, COLUMNS) if columns > 2 else 2.1 * columns + 0.4
+    width = style.text_width(columns, most) if columns > 2 else 2.1 * columns + 0.4
     figure = style.new_figure(width, 4.2 * bands + 0.3)
     grid = figure.subplots(2 * bands, columns, squeeze=False)
     pairs = [(grid[2 * band][column], grid[2 * band + 1][column]) for band in range(bands) for column in range(columns)]
@@ -94,7 +99,7 @@ def _ringed(cells: pd.DataFrame) -> tuple[pd.Series, str]:
 
 def _span(done: pd.DataFrame) -> float:
     """Points of accuracy that a panel's colours cover: the widest suite's range, at least 4."""
-    per_suite = done.groupby("suite")["accuracy"]
+    per_suite = done.groupby(["suite", done["group"].fillna("")])["accuracy"]
     return max(4.0, 100 * float((per_suite.max() - per_suite.min()).max()))
 
 
@@ -111,7 +116,7 @@ def _shapes(done: pd.DataFrame) -> dict[float, str]:
     return dict(zip([*own, *sorted(shared)], SHAPES, strict=False))
 
 
-def _group(budget: float, shapes: Mapping[float, str]) -> float | None:
+def _curve(budget: float, shapes: Mapping[float, str]) -> float | None:
     """The curve's budget that this one is nearly equal to."""
     return next((known for known in shapes if abs(budget / known - 1) < NEAR), None)
 
@@ -133,7 +138,7 @@ def _plane(
     for row in each(here):
         if row.status == "done":
             face = colormaps[style.SCORES](norm(100 * row.accuracy))
-            _mark(axes, row.window, row.block_count, shapes.get(row.group, OTHER), face, row.ringed)
+            _mark(axes, row.window, row.block_count, shapes.get(row.curve, OTHER), face, row.ringed)
         elif row.status == "failed":
             axes.plot([row.window], [row.block_count], "x", color=style.GREY, ms=5, mew=1.1)
 
@@ -159,19 +164,19 @@ def _equal_budget(axes: Axes, budget: float, block_size: float) -> None:
 
 def _shares(axes: Axes, done: pd.DataFrame, shapes: Mapping[float, str], norm: Normalize) -> None:
     """Accuracy with its interval against the local share; settings of one budget are joined."""
-    done = done.assign(alone=done["group"].isna()).sort_values(["local_share", "alone", "block_count"])
+    done = done.assign(alone=done["curve"].isna()).sort_values(["local_share", "alone", "block_count"])
     same = done.groupby("local_share")["local_share"]
     nudges = 1.14 ** (same.cumcount() - (same.transform("size") - 1) / 2)  # intervals at one share stand side by side
     done = done.assign(place=done["local_share"] * nudges)
     for budget in shapes:
-        equal = done[done["group"] == budget]
+        equal = done[done["curve"] == budget]
         axes.plot(equal["place"], 100 * equal["accuracy"].astype(float), color=style.GREY, lw=0.7, ls=DASHES)
     for row in each(done):
         accuracy, low, high = 100 * row.accuracy, 100 * row.low, 100 * row.high
         if not np.isnan(low):
             axes.plot([row.place] * 2, [low, high], color="#555555", lw=0.8, zorder=2)
         face = colormaps[style.SCORES](norm(accuracy))
-        _mark(axes, row.place, accuracy, shapes.get(row.group, OTHER), face, row.ringed)
+        _mark(axes, row.place, accuracy, shapes.get(row.curve, OTHER), face, row.ringed)
     half = 100 * float((done["high"] - done["low"]).max()) / 2
     reach = (norm.vmax - norm.vmin) / 2 + (0 if np.isnan(half) else half) + 3  # type: ignore[operator]
     middle = (norm.vmax + norm.vmin) / 2  # type: ignore[operator]
@@ -192,9 +197,9 @@ def _legend(figure: Figure, shapes: Mapping[float, str], cells: pd.DataFrame, ri
         ring = Line2D([], [], ls="", marker="o", ms=8, mfc="none", mec=style.VERMILION, mew=1.2)
         entries.append((ring_name, ring))
     for budget, shape in shapes.items():
-        near = cells.loc[cells["group"] == budget, "budget"].nunique() > 1
+        near = cells.loc[cells["curve"] == budget, "budget"].nunique() > 1
         entries.append((f"K {'≈' if near else '='} {style.plain(budget)}", _grey(shape)))
-    if cells["group"].isna().any():
+    if cells["curve"].isna().any():
         entries.append(("other K", _grey(OTHER)))
     entries.append(("equal budget K = b·s + w", Line2D([], [], color=style.GREY, lw=0.7, ls=DASHES)))
     if (cells["status"] == "failed").any():

@@ -1,11 +1,14 @@
 """What accuracy costs: accuracy against the share of dense attention, and against prefill time, one column a suite.
 
-No front is drawn through the best points: where intervals overlap, which point is best is a matter of luck.
+No front is drawn through the best points: where intervals overlap, which point is best is a matter of luck. In a sweep
+of groups (a grid's `within`) shapes tell these apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.figures import style
-from analysis.rows import each
+from analysis.rows import each, groups_of
 
 COLUMNS = 4  # suites side by side
 COSTS = {"attention_fraction": ("attention (% of dense)", 100.0), "prefill_ms": ("prefill (ms)", 1.0)}
@@ -28,7 +31,8 @@ def draw(rows: pd.DataFrame) -> Figure:
     if not costs:
         raise ValueError("no cost that differs between finished cells")
     width = min(style.TEXT_WIDTH, 1.85 * min(COLUMNS, done["suite"].nunique()))
-    figure = panels(done, costs, _panel, COLUMNS, max(style.COLUMN_WIDTH, width), 1.7, 0.3)
+    panel = partial(_panel, groups=groups_of(done))
+    figure = panels(done, costs, panel, COLUMNS, max(style.COLUMN_WIDTH, width), 1.7, 0.3)
     _legend(figure, done)
     return figure
 
@@ -60,17 +64,17 @@ def panels(
             axes.set_visible(True)
             panel(axes, done[done["suite"] == suite], cost)
             if j == 0:
-                axes.set_title(style.suite_title(suite))
+                axes.set_title(style.suite_title(suite, width / columns))
             if i % columns == 0:
                 axes.set_ylabel("accuracy (%)")
     return figure
 
 
-def _panel(axes: Axes, here: pd.DataFrame, cost: str) -> None:
+def _panel(axes: Axes, here: pd.DataFrame, cost: str, groups: Sequence[Any]) -> None:
     name, factor = COSTS[cost]
     known = here[here[cost].notna()]
     for row in each(known.sort_values("is_reference")):  # the reference last, on top
-        colour, marker = _look(row)
+        colour, marker = _look(row, groups)
         x, y = factor * getattr(row, cost), 100 * row.accuracy
         if not np.isnan(row.low):
             axes.plot([x, x], [100 * row.low, 100 * row.high], color=colour, lw=0.8, alpha=0.5, zorder=2)
@@ -100,20 +104,24 @@ def log_scale(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _look(row: object) -> tuple[str, str]:
-    if row.is_reference:  # type: ignore[attr-defined]
-        return style.VERMILION, "o"
-    return (style.BLACK, "D") if row.attention == "dense" else (style.BLUE, "o")  # type: ignore[attr-defined]
+def _look(row: Any, groups: Sequence[Any]) -> tuple[str, str]:
+    colour = style.VERMILION if row.is_reference else style.BLACK if row.attention == "dense" else style.BLUE
+    if len(groups) > 1:
+        return colour, style.MARKERS[groups.index(row.group) % len(style.MARKERS)]
+    return colour, "D" if colour == style.BLACK else "o"
 
 
 def _legend(figure: Figure, done: pd.DataFrame) -> None:
-    entries = {}
+    entries, groups = {}, groups_of(done)
     if done["is_reference"].any():
-        entries[style.names(done["reference"], style.LEGEND_WIDTH)[0]] = Line2D(
-            [], [], color=style.VERMILION, marker="o", ms=4.2, lw=0.8
-        )
+        named = done.loc[done["is_reference"], "name"] if len(groups) > 1 else done["reference"]
+        reference = style.names(named, style.LEGEND_WIDTH)[0]
+        entries[reference] = Line2D([], [], color=style.VERMILION, marker="o", ms=4.2, lw=0.8)
     if (~done["is_reference"] & (done["attention"] != "dense")).any():
         entries["other variants"] = Line2D([], [], color=style.BLUE, marker="o", ms=4.2, lw=0.8)
     if (~done["is_reference"] & (done["attention"] == "dense")).any():
-        entries["dense"] = Line2D([], [], color=style.BLACK, marker="D", ms=4.2, lw=0.8)
+        marker = "D" if len(groups) < 2 else "o"
+        entries["dense"] = Line2D([], [], color=style.BLACK, marker=marker, ms=4.2, lw=0.8)
+    if len(groups) > 1:
+        entries |= style.shapes(groups)
     style.legend(figure, list(entries.values()), list(entries))

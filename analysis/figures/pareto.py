@@ -2,7 +2,7 @@
 
 One column a suite. The front goes through the points that no other beats at a lower or equal cost, by the estimates. A
 point is pale where another at no higher cost has an interval above its own: that one is beaten beyond chance; of the
-others the front does not say which is best.
+others the front does not say which is best. In a sweep of groups (a grid's `within`) each has a front, by its name.
 """
 
 from __future__ import annotations
@@ -94,20 +94,29 @@ def _panel(axes: Axes, here: pd.DataFrame, cost: str, looks: dict[str, tuple[str
     known = here[here[cost].notna()]
     if not len(known):
         return
-    costs, accuracy = known[cost].to_numpy(float), 100 * known["accuracy"].to_numpy(float)
-    low, high = (100 * known[name].to_numpy(float) for name in ("low", "high"))
-    pale = beaten(costs, low, high)
-    best = front(costs, accuracy)
-    axes.plot(costs[best], accuracy[best], color=style.GREY, lw=0.8, drawstyle="steps-post", zorder=1)
-    for i, row in enumerate(each(known)):
-        colour, marker = looks[row.method]
-        alpha = PALE if pale[i] else 1.0
-        if not np.isnan(low[i]):
-            axes.plot([costs[i]] * 2, [low[i], high[i]], color=colour, lw=0.7, alpha=0.5 * alpha, zorder=2)
-        axes.plot([costs[i]], [accuracy[i]], marker, ms=4.2, mfc=colour, mec="white", mew=0.4, alpha=alpha, zorder=3)
+    for group, own in known.groupby("group", sort=False, dropna=False):
+        _front(axes, own, cost, looks, "" if pd.isna(group) else str(group))
+    costs = known[cost].astype(float)
     if costs.max() > WIDE * costs.min() > 0:
         log_scale(axes)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel(COSTS[cost])
     axes.margins(x=0.08)
+
+
+def _front(axes: Axes, known: pd.DataFrame, cost: str, looks: dict[str, tuple[str, str]], name: str) -> None:
+    """The points of one group, and the front through them."""
+    costs, accuracy = known[cost].to_numpy(float), 100 * known["accuracy"].to_numpy(float)
+    low, high = (100 * known[name].to_numpy(float) for name in ("low", "high"))
+    pale = beaten(costs, low, high)
+    best = front(costs, accuracy)
+    axes.plot(costs[best], accuracy[best], color=style.GREY, lw=0.8, drawstyle="steps-post", zorder=1)
+    start = costs[best[0]], accuracy[best[0]]
+    axes.annotate(name, start, xytext=(2, 2), textcoords="offset points", fontsize=5.5, color="#444444")
+    for i, row in enumerate(each(known)):
+        colour, marker = looks[row.method]
+        alpha = PALE if pale[i] else 1.0
+        if not np.isnan(low[i]):
+            axes.plot([costs[i]] * 2, [low[i], high[i]], color=colour, lw=0.7, alpha=0.5 * alpha, zorder=2)
+        axes.plot([costs[i]], [accuracy[i]], marker, ms=4.2, mfc=colour, mec="white", mew=0.4, alpha=alpha, zorder=3)

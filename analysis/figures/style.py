@@ -28,6 +28,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from analysis.figures.lettering import FONTS, NAME_WIDTH, TICK, drawable, names, widest
@@ -180,6 +181,12 @@ def legend(figure: Any, handles: Sequence[Any], labels: Sequence[str], most: int
     while ncols > 1 and _together(widths, ncols) > figure.bbox.width / figure.dpi:
         ncols -= 1
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, **options)
+
+
+def shapes(groups: Sequence[Any]) -> dict[str, Line2D]:
+    """Entries of a legend for the groups that marks tell apart by their shape."""
+    marks = (Line2D([], [], ls="", color=GREY, ms=4.2, marker=marker) for marker in MARKERS)
+    return {str(group): mark for group, mark in zip(groups, marks, strict=False)}
 
 
 def _together(widths: Sequence[float], columns: int) -> float:

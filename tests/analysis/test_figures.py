@@ -195,7 +195,7 @@ def test_the_legend_of_many_methods_with_long_names_lies_inside_the_figure() -> 
     values = np.linspace(0.1, 0.9, len(names))
     table = pd.DataFrame({"method": names, "density": values, "prefill_ms": 10 * values, "accuracy": values[::-1]})
     table = table.assign(low=values[::-1] - 0.05, high=values[::-1] + 0.05, block_means=0.0, attention_fraction=values)
-    table = table.assign(status="done", suite="synth_order")
+    table = table.assign(status="done", suite="synth_order", group=None)
     with style.style():
         figure = pareto.draw(table)
         figure.draw_without_rendering()
