@@ -17,7 +17,18 @@ from ablations.facts import DTYPES, minor
 from ablations.reasons import flat
 from evals.content import OURS
 from videonsa.config import NSASettings, SettingsError, SuiteSettings, TrainSettings, from_dict
-from videonsa.identity import ROOT, before, effect, files_at, files_here, part_version, plain, settings_inputs
+from videonsa.identity import (
+    ROOT,
+    VERSION,
+    before,
+    effect,
+    files_at,
+    files_here,
+    part_of_version_2,
+    part_version,
+    plain,
+    settings_inputs,
+)
 from videonsa.methods.registry import from_record
 
 Record = Mapping[str, Any]
@@ -35,15 +46,27 @@ def shown(
 
     `trainings`: records of trainings by id; they show what the weights of a cell depend on.
     """
-    inputs = dict(flat((record.get("identity") or {}).get("inputs") or {}))
+    inputs = _recorded(record)
     missing = {}
     for name, value in flat(wanted):
-        if inputs.get(name) is None:
+        if name not in inputs or (inputs[name] is None and value is not None):
             try:
                 inputs[name] = _find(name, value, record, trainings)
             except NotShown as gap:
                 missing[name] = str(gap)
     return inputs, missing
+
+
+def _recorded(record: Record) -> dict[str, Any]:
+    """The inputs that a record carries, by dotted name; without the digits of code of an older form."""
+    own = record.get("identity") or {}
+    inputs = dict(flat(own.get("inputs") or {}))
+    old = own.get("version") != VERSION
+    return {name: value for name, value in inputs.items() if not (old and _of_code(name))}
+
+
+def _of_code(name: str) -> bool:
+    return name.startswith(("code.", "weights.code."))
 
 
 def _find(name: str, wanted: Any, record: Record, trainings: Mapping[str, Record]) -> Any:
@@ -135,6 +158,9 @@ def _dtype(record: Record, name: str, wanted: Any) -> str:
 
 
 def _code(record: Record, part: str, wanted: Any) -> str:
+    recorded = dict(flat((record.get("identity") or {}).get("inputs") or {})).get(f"code.{part}")
+    if recorded is not None and recorded == part_of_version_2(part):  # it was made by what is here
+        return part_version(part)
     return _part_at(_commit(record), part)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -29,6 +31,7 @@ from videonsa.identity import (
     attention_parts,
     code_version,
     effect,
+    files_here,
     identity,
     part_of,
     settings_inputs,
@@ -203,6 +206,16 @@ class S:
 """
 
 
+def test_code_counts_alike_on_every_python():
+    """However a version of Python writes code out, it reads it back as what it was; and what it reads has one text."""
+    files = [file for part in CODE for top in CODE[part] for file in files_here(top)]
+    for path, text in files:
+        if path.endswith(".py"):
+            assert effect(path, ast.unparse(ast.parse(text))) == effect(path, text), path
+    source = "def f(x, *y):\n    'prose'\n    return f'{x[\"a\"]!r:>{len(y)}}', None, (yield), [*y]\n"
+    assert hashlib.sha256(effect("f.py", source).encode()).hexdigest()[:12] == "495a87055d05"
+
+
 def test_of_settings_functions_count_and_declarations_and_checks_do_not():
     def version(old: str = "", new: str = "") -> str:
         return effect("videonsa/config.py", CONFIG.replace(old, new) if old else CONFIG)
@@ -237,7 +250,7 @@ def copy(tmp_path: Path) -> Path:
 
 def ids(folder: Path, code: str = IDS) -> dict[str, list[str]]:
     environment = {"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-B", "-c", code]  # as long an edit within a second would meet the code compiled before
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

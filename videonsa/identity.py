@@ -18,7 +18,9 @@ from typing import Any
 from videonsa.git import ROOT, git
 from videonsa.names import SMALL_MODELS
 
-VERSION = 2  # of the form of inputs, below; records of version 1 carry none. ablations/adopt.py knows what came when
+# Of the form of inputs, below; ablations/adopt.py knows what came when. Records of version 1 carry none; in those of
+# version 2 the digits of code went by how the interpreter of that minor version of Python writes code out.
+VERSION = 3
 
 # Metadata of a field of settings that changes no number: placement, prose.
 NO_EFFECT = {"no_effect": True}
@@ -170,6 +172,19 @@ def _nodes(file: str) -> tuple[ast.AST, ...]:
     return tuple(ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))))
 
 
+def canonical(node: Any) -> str:
+    """A syntax tree as text that is the same on every version of Python: `ast.unparse` quotes and puts parentheses now
+    so, now so, newer trees have fields that are empty where nothing new is used, and some end a format with nothing."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(canonical, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.JoinedStr):
+        node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+    return f"{type(node).__name__}({', '.join(f'{name}={canonical(value)}' for name, value in fields)})"
+
+
 def attention_parts(attention: str, semantics: str) -> tuple[str, ...]:
     """The parts of CODE that run a model with this attention: dense layers are stock."""
     usual = ("settings", "modeling")
@@ -220,6 +235,12 @@ def part_version(part: str, files: Files | None = None) -> str:
     return _part_here(part) if files is None else _digits(_part_files(part, files))
 
 
+@lru_cache
+def part_of_version_2(part: str) -> str:
+    """The digits that records of version 2 have of a part as it is here, if this Python made them."""
+    return _digits(_part_files(part, files_here), ast.unparse)
+
+
 def code_version(*folders: str) -> str:
     """12 hexadecimal digits of what all Python files and YAML below these folders of the repository do."""
     return _folders_here(*folders)
@@ -263,15 +284,15 @@ def files_at(commit: str) -> Files | None:
     return files
 
 
-def _digits(files: Iterable[tuple[str, str]]) -> str:
+def _digits(files: Iterable[tuple[str, str]], write: Callable[[ast.AST], str] = canonical) -> str:
     digest = hashlib.sha256()
     for path, text in files:
         digest.update(path.encode())
-        digest.update((effect(path, text) if path.endswith(".py") else text).encode())
+        digest.update((effect(path, text, write=write) if path.endswith(".py") else text).encode())
     return digest.hexdigest()[:12]
 
 
-def effect(path: str, source: str, declares: bool = False) -> str:
+def effect(path: str, source: str, declares: bool = False, write: Callable[[ast.AST], str] = canonical) -> str:
     """The source of a file without what changes no number: comments, docstrings, layout; of some, declarations."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -279,8 +300,8 @@ def effect(path: str, source: str, declares: bool = False) -> str:
         if scope and ast.get_docstring(node):  # type: ignore[arg-type]
             node.body = node.body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
     if declares or path in DECLARATIONS:
-        return "\n".join(f"{owner}{ast.unparse(function)}" for owner, function in _functions(tree, path))
-    return ast.unparse(tree)
+        return "\n".join(f"{owner}{write(function)}" for owner, function in _functions(tree, path))
+    return write(tree)
 
 
 def _functions(tree: ast.Module, path: str) -> Iterator[tuple[str, ast.stmt]]:

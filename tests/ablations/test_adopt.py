@@ -18,7 +18,7 @@ from ablations import evidence
 from ablations.snapshot import PACKAGES
 from tests.ablations import fakes
 from tests.ablations.conftest import ROOT
-from videonsa.identity import VERSION
+from videonsa.identity import VERSION, part_of_version_2
 
 Sweep = Callable[..., int]
 OTHERS = {"torch": "2.13.0+cpu", "transformers": "5.23.0", "lmms-eval": "0.7.3"}
@@ -103,6 +103,35 @@ def test_what_is_missing_or_other_is_listed_and_left(
     assert sorted(path.parent.name for path in out.glob("*/*/record.json")) == before
     assert sweep() == 0
     assert "6 finished records of an older form ask the same: --adopt says" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_digits_of_code_of_version_2_count_where_the_code_here_has_them(
+    same: bool, sweep: Sweep, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(evidence, "part_version", lambda part: "code")  # as fakes have it
+    assert sweep() == 0
+    done = len(fakes.calls(out))
+    for path in sorted(out.glob("*/*/record.json")):
+        record = json.loads(path.read_text())
+        inputs = record["identity"]["inputs"]
+        for code in (inputs.get("code"), inputs.get("weights", {}).get("code")):
+            if code:
+                code.update({part: part_of_version_2(part) if same else "0" * 12 for part in code})
+        record["identity"]["version"] = 2
+        record["id"] = hashlib.sha256(record["id"].encode()).hexdigest()[:12]
+        record["provenance"] |= {"dirty": True}
+        old = record["identities"]
+        record["identities"] = {key: hashlib.sha256(old[key].encode()).hexdigest()[:12] for key in old}
+        path.write_text(json.dumps(record))
+        path.parent.rename(path.parent.with_name(record["id"]))
+    capsys.readouterr()
+    assert sweep("--adopt") == 0
+    printed = capsys.readouterr().out
+    assert f"{6 if same else 0} of 6 finished records" in printed
+    assert same or "its code was not that of commit" in printed
+    assert sweep() == 0
+    assert (len(fakes.calls(out)) == done) == same
 
 
 def test_code_that_differs_at_the_commit_is_no_evidence(
