@@ -158,9 +158,12 @@ def panels(count: int, columns: int, width: float, height: float, **options: Any
 
 
 def side_by_side(count: int, most: int, wide: float, high: float) -> int:
-    """Columns for so many panels, each so large: at most `most` on a page; for slides as many as fill their shape."""
+    """Columns for so many panels, each so large: at most `most` on a page; for slides as many as fill their shape.
+
+    On a page the fewest rows that hold them, filled evenly: four of which three have room stand two by two.
+    """
     if not for_slides():
-        return min(most, count)
+        return -(-count // -(-count // most))
 
     def misfit(columns: int) -> float:
         rows = -(-count // columns)

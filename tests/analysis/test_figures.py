@@ -242,6 +242,14 @@ def test_ticks_of_a_cost_have_room(least: float, most: float) -> None:
     assert 2 <= sum(least <= tick <= most for tick in shown) <= 6
 
 
+@pytest.mark.parametrize(
+    ("count", "most", "columns"),
+    [(1, 3, 1), (3, 3, 3), (4, 3, 2), (4, 4, 4), (5, 3, 3), (5, 4, 3), (7, 3, 3), (9, 4, 3)],
+)
+def test_panels_fill_the_fewest_rows_evenly(count: int, most: int, columns: int) -> None:
+    assert style.side_by_side(count, most, 1.8, 2.0) == columns
+
+
 def measurements() -> pd.DataFrame:
     rows = [
         {"provider": provider, "stage": stage, "mode": mode, "length": length, "ms_p20": 0.9 * ms, "ms_p50": ms}
