@@ -22,12 +22,15 @@ def of_observer(out: Path, probe: str, said: Mapping[str, Any], observer: str) -
     }
 
 
-def of_first(out: Path, probes: Mapping[str, Mapping[str, Any]], observer: str, problems: list[str]) -> dict[str, Any]:
-    """`of_observer` of the first of these probes that has any, {} where none has; probes: what their records say."""
+def of_first(
+    out: Path, probes: Mapping[str, Mapping[str, Any]], observer: str, problems: list[str]
+) -> tuple[str, dict[str, Any]]:
+    """The first of these probes that has any and its `of_observer`, ("", {}) where none has; probes: what their records
+    say."""
     for probe, said in probes.items():
         if holds(said, observer):
             try:
-                return of_observer(out, probe, said, observer)
+                return probe, of_observer(out, probe, said, observer)
             except NoArrays as error:
                 problems.append(str(error))
-    return {}
+    return "", {}

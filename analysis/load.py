@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -40,6 +40,7 @@ from analysis.rows import (
     question_rows,
     recall_rows,
 )
+from analysis.shared import lead, served
 from videonsa.record import SCHEMA, read_record
 
 NUMBERS = (*(name for name in SCORES if name not in ("metric", "accuracy")), *SUMMARY.values())  # of cells, or None
@@ -47,7 +48,10 @@ NUMBERS = (*(name for name in SCORES if name not in ("metric", "accuracy")), *SU
 
 @dataclass(frozen=True)
 class Results:
-    """What an out folder holds. Accuracies are shares (0..1), times ms, memory MiB, lengths tokens."""
+    """What an out folder holds. Accuracies are shares (0..1), times ms, memory MiB, lengths tokens.
+
+    Beside arrays stands the `label` of their probe, where there are several probes.
+    """
 
     cells: pd.DataFrame  # one row a cell
     questions: pd.DataFrame  # one row a question of a finished cell; score is NaN where it ended in an error
@@ -229,37 +233,31 @@ def _disagreements(cells: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
 
 
 def _probe_labels(out: Path, plan: Mapping[str, Any] | None) -> dict[str, str]:
-    """Probe id -> the variant that it looks at, or its training where several variants share that model."""
-    if not plan:
-        return {name: f"probe {name[:6]}" for name in folders(out / "probes")}
-    variants: dict[str, dict[str, str]] = {}
-    for cell in plan["cells"]:
-        if cell.get("probe"):
-            variants.setdefault(cell["probe"], {})[cell["label"]] = str(cell.get("training"))
-    return {
-        probe: next(iter(labels)) if len(labels) == 1 else f"training {next(iter(labels.values()))[:6]}"
-        for probe, labels in variants.items()
-    }
+    """Probe id -> what the variants are called that it looks at."""
+    return served(plan["cells"], "probe") if plan else {name: f"probe {name[:6]}" for name in folders(out / "probes")}
 
 
 def _probe_variants(plan: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
-    """Probe id -> what the sweep calls each method that it looks at; NSA only where a single variant is NSA."""
+    """Probe id -> what the sweep calls each method that it looks at: NSA its variants' lead, if they have one."""
     variants: dict[str, dict[str, list[str]]] = {}
     for cell in (plan or {"cells": ()})["cells"]:
         if cell.get("probe"):
-            labels = variants.setdefault(cell["probe"], {}).setdefault(cell.get("method") or "nsa", [])
-            labels += [] if cell["label"] in labels else [cell["label"]]
-    return {
-        probe: {method: labels[0] for method, labels in of.items() if method != "nsa" or len(labels) == 1}
+            of_method = variants.setdefault(cell["probe"], {}).setdefault(cell.get("method") or "nsa", [])
+            of_method.append(str(cell.get("name") or cell.get("label")))
+    named = {
+        probe: {method: lead(labels) or ("" if method == "nsa" else labels[0]) for method, labels in of.items()}
         for probe, of in variants.items()
     }
+    return {probe: {method: name for method, name in of.items() if name} for probe, of in named.items()}
 
 
-def _arrays(out: Path, probes: Iterable[str], problems: list[str]) -> dict[str, dict[str, Any]]:
-    """Of the observers that figures of sweeps are drawn from."""
+def _arrays(out: Path, probes: Mapping[str, str], problems: list[str]) -> dict[str, dict[str, Any]]:
+    """Of the observers that figures of sweeps are drawn from, of labelled probes."""
     records = {name: read_kind(out / "probes" / name / "record.json", "probe", []) for name in probes}
     said = {name: part(record, "arrays") for name, record in records.items()}
-    return {observer: of_first(out, said, observer, problems) for observer in ("maps", "sinks")}
+    first = {observer: of_first(out, said, observer, problems) for observer in ("maps", "sinks")}
+    label = {name: {"label": label} for name, label in probes.items()} if len(probes) > 1 else {}
+    return {observer: arrays | label.get(probe, {}) for observer, (probe, arrays) in first.items()}
 
 
 def probe_tables(

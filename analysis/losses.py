@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from analysis.shared import served
 
 COLUMNS = ["training", "label", "is_reference", "start", "step", "loss"]
 
@@ -15,7 +17,8 @@ COLUMNS = ["training", "label", "is_reference", "start", "step", "loss"]
 def read_losses(out: Path, plan: Mapping[str, Any] | None) -> pd.DataFrame:
     """One row a step of each training that has begun; `start`: the training whose weights it began with, or None."""
     rows = []
-    labels, reference = _labels(plan or {}), _trainings_of((plan or {}).get("reference"), plan or {})
+    cells = (plan or {}).get("cells") or []
+    labels, reference = served(cells, "training"), _trainings_of((plan or {}).get("reference"), cells)
     for name, settings in ((plan or {}).get("trainings") or {}).items():
         start = (settings.get("start") or {}).get("id")
         about = {"training": name, "label": labels.get(name, name), "is_reference": name in reference, "start": start}
@@ -23,19 +26,8 @@ def read_losses(out: Path, plan: Mapping[str, Any] | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _trainings_of(label: str | None, plan: Mapping[str, Any]) -> set[str]:
-    return {str(cell.get("training")) for cell in plan.get("cells") or [] if cell.get("label") == label}
-
-
-def _labels(plan: Mapping[str, Any]) -> dict[str, str]:
-    """What a training is called: the first variant that is asked of it, with its seed where there are several."""
-    cells = plan.get("cells") or []
-    several = len({cell.get("seed") for cell in cells}) > 1
-    named: dict[str, str] = {}
-    for cell in cells:
-        seed = f" seed {cell.get('seed')}" if several else ""
-        named.setdefault(str(cell.get("training")), f"{cell.get('label')}{seed}")
-    return named
+def _trainings_of(label: str | None, cells: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {str(cell.get("training")) for cell in cells if cell.get("label") == label}
 
 
 def _steps(file: Path) -> list[dict[str, Any]]:

@@ -353,12 +353,10 @@ def _why_not(name: str, sweeps: Sequence[str], out: Path) -> str:
         return f"nothing in {', '.join(sweeps)} is asked as in the paper"
     if name == "parts":
         return f"no record of {', '.join(sweeps)} has sub-scores"
-    axes = DRAWINGS[name].axes if name in DRAWINGS else ()
+    drawing = DRAWINGS.get(name.removesuffix("_table"))  # what recall_table needs is what recall does
+    axes = drawing.axes if drawing else ()
     need = f"a sweep that varies {' or '.join(axes)}" if axes else "finished cells"
-    of_probes = ("gates", "sinks", "sink_points", "sink_places", "recall", "recall_table")
-    need = "a finished probe" if name in of_probes else need
-    if name in ("gate_content", "maps", "latency"):
-        need = f"a probe that observes it (--set probe.observers={name})"
+    need = drawing.needs.format(name=name) if drawing and drawing.needs else need
     return f"nothing to draw in {', '.join(sweeps)}: it needs {need}"
 
 

@@ -26,27 +26,39 @@ class Drawing:
     )
     source: str  # "rows" (analysis.tables.compare), a table of Results, or "OBSERVER arrays"
     axes: tuple[str, ...] = ()  # a sweep has this figure when it varies one of these settings; (): every sweep
+    needs: str = ""  # what there must be to draw, with {name}; '': a sweep that varies these axes, or finished cells
 
 
+PROBE, OBSERVER = "a finished probe", "a probe that observes it (--set probe.observers={name})"
+BEGUN = "two trainings with steps"
+LENGTHS = "a sweep whose groups (a grid's within) are context lengths"
+GRID = "a sweep that varies both tokens_per_frame and frames or fps"
 DRAWINGS: Mapping[str, Drawing] = {
     "accuracy": Drawing("accuracy of every variant with its interval", "accuracy:draw", "rows"),
     "budget": Drawing("window x block count, equal-budget curves", "budget:draw", "rows", ("block_count", "window")),
     "branches": Drawing("accuracy of each subset of branches", "accuracy:draw_branches", "rows", ("branches",)),
-    "lengths": Drawing("accuracy against the length of the context", "lengths:draw", "rows", ("frames",)),
-    "tokens": Drawing("frames x tokens a frame", "tokens:draw", "rows", ("frames", "fps", "tokens_per_frame")),
+    "lengths": Drawing("accuracy against the length of the context", "lengths:draw", "rows", ("frames",), LENGTHS),
+    "tokens": Drawing("frames x tokens a frame", "tokens:draw", "rows", ("frames", "fps", "tokens_per_frame"), GRID),
     "cost": Drawing("accuracy against share of dense attention and prefill time", "cost:draw", "rows"),
     "pareto": Drawing("accuracy against pairs computed and prefill time by method", "pareto:draw", "rows", ("method",)),
-    "gates": Drawing("gates by layer, mean and quartiles", "gates:draw", "gates"),
-    "gate_content": Drawing("whether gates follow what videos show, or depth", "content:draw", "content"),
-    "sinks": Drawing("sink ratio by layer per branch", "sinks:draw", "sinks"),
-    "sink_places": Drawing(
-        "density of sinks over the video, of the first probe", "sinks:draw_positions", "sinks arrays"
+    "gates": Drawing("gates by layer, mean and quartiles", "gates:draw", "gates", needs=PROBE),
+    "gate_content": Drawing(
+        "whether gates follow what videos show, or depth", "content:draw", "content", needs=OBSERVER
     ),
-    "maps": Drawing("attention maps of the last layer, of the first probe with any", "maps:draw_layer", "maps arrays"),
-    "latency": Drawing("milliseconds of each branch by layer", "latency:draw", "latency"),
-    "recall": Drawing("dense attention that each method's keys keep, by layer", "recall:draw", "recall"),
-    "losses": Drawing("loss of each training by step, where there are several", "losses:draw", "losses"),
-    "sink_points": Drawing("value norm against attention of sampled keys", "sinks:draw_points", "points"),
+    "sinks": Drawing("sink ratio by layer per branch", "sinks:draw", "sinks", needs=PROBE),
+    "sink_places": Drawing(
+        "density of sinks over the video, of the first probe", "sinks:draw_positions", "sinks arrays", needs=PROBE
+    ),
+    "maps": Drawing(
+        "attention maps of the last layer, of the first probe with any",
+        "maps:draw_layer",
+        "maps arrays",
+        needs=OBSERVER,
+    ),
+    "latency": Drawing("milliseconds of each branch by layer", "latency:draw", "latency", needs=OBSERVER),
+    "recall": Drawing("dense attention that each method's keys keep, by layer", "recall:draw", "recall", needs=PROBE),
+    "losses": Drawing("loss of each training by step, where there are several", "losses:draw", "losses", needs=BEGUN),
+    "sink_points": Drawing("value norm against attention of sampled keys", "sinks:draw_points", "points", needs=PROBE),
 }
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
 
 from analysis.figures import style
+from analysis.figures.probes import first_probe
 
 PARTS = {"layer": "#444444", "head": "#999999", "position": style.YELLOW, "content": style.PURPLE}
 REST = "#E4E4E4"
@@ -23,11 +24,11 @@ def draw(content: pd.DataFrame) -> Figure:
     content = content[content["share_content"].notna()] if len(content) else content
     if not len(content):
         raise ValueError("no probe with gates and content")
-    here = content[content["probe"] == content["probe"].iloc[0]]
+    here, label = first_probe(content)
     whole, layers = here[here["layer"] == WHOLE], here[here["layer"] != WHOLE]
     branches = [name for name in style.BRANCH_NAMES if name in set(whole["branch"])]
     figure = style.new_figure(style.TEXT_WIDTH, 4.4)
-    figure.suptitle(sentence(whole), fontsize=7.5)
+    figure.suptitle(f"Of {style.drawable(label)}\n" * bool(label) + sentence(whole), fontsize=7.5)
     upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)[:, 0]
     bars, lines = upper.subplots(1, 2, width_ratios=[1.25, 1])
     _bars(bars, whole.set_index("branch").loc[branches])

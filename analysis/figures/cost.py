@@ -15,7 +15,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.figures import style
 from analysis.rows import each, groups_of
@@ -81,27 +80,9 @@ def _panel(axes: Axes, here: pd.DataFrame, cost: str, groups: Sequence[Any]) -> 
         axes.plot([x], [y], marker, ms=4.2, mfc=colour, mec="white", mew=0.4, zorder=3)
     values = factor * known[cost].astype(float)
     if len(values) and values.max() > 1.5 * values.min() > 0:
-        log_scale(axes)
+        style.log_scale(axes, "x")
     axes.set_xlabel(name)
     axes.margins(x=0.08)
-
-
-class FewTicks(LogLocator):
-    """Those of a LogLocator; where fewer than two are in sight, some other round numbers, no more than have room."""
-
-    def tick_values(self, vmin: float, vmax: float) -> list[float]:
-        ticks = np.outer(10.0 ** np.arange(np.floor(np.log10(vmin)), np.ceil(np.log10(vmax)) + 1), (1, 2, 5))
-        if np.count_nonzero((ticks >= vmin) & (ticks <= vmax)) > 1:
-            return list(super().tick_values(vmin, vmax))
-        return list(MaxNLocator(4).tick_values(vmin, vmax))
-
-
-def log_scale(axes: Axes) -> None:
-    """Costs on a logarithmic axis, ticks at 1, 2 and 5 times powers of ten where two of these are in sight."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FewTicks(10, subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _look(row: Any, groups: Sequence[Any]) -> tuple[str, str]:

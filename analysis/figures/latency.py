@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis.figures import style
 from analysis.figures.probes import by_branch, draw_probes
@@ -13,15 +12,15 @@ from analysis.figures.probes import by_branch, draw_probes
 
 def draw(latency: pd.DataFrame) -> Figure:
     """From Results.latency: one panel a probe. Raises ValueError when there is none."""
-    return draw_probes(latency, "that timed the branches", "ms, median over videos", _times)
+    return draw_probes(latency, "that timed the branches", "ms, median over videos", _times, _scale)
 
 
 def _times(axes: Axes, here: pd.DataFrame) -> None:
     for rows, look in by_branch(here):
         axes.plot(rows["layer"], rows["ms"], **look)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
     device, tokens = here["device"].iloc[0], here["tokens"].iloc[0]
     axes.set_title(f"{axes.get_title()}\n{style.drawable(device)}, {tokens:,.0f} tokens")
+
+
+def _scale(axes: Axes, _: pd.DataFrame) -> None:
+    style.log_scale(axes, "y")

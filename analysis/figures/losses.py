@@ -1,21 +1,25 @@
 """Loss by step of each training of a sweep; left of 0, the last steps of the training that others began with.
 
 Beside it, how much each is over the reference at the same step: trainings of one recipe see the same samples in the
-same order, so that this shows what the samples' own differences hide.
+same order, so that this shows what the samples' own differences hide; single steps, which would fill it, are left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.figures import style
+from analysis.figures.ticks import FewTicks
 
-SMOOTH = 20  # a line is the mean over so many parts of the longest one's steps; the steps themselves are pale
+SMOOTH = 20  # a line is the mean over this part of the longest one's steps; the steps themselves are pale
+ROOM = 0.08  # of the axis beyond the lines: these decide what is in sight, as single steps reach much further
+DECADE = np.log(10)
 BEFORE = 0.25  # of the longest one's steps are shown of the training before
 LOOKS = [(colour, dash) for dash in ("-", (0, (4, 2)), (0, (1, 1.5))) for colour in style.SERIES]
 
@@ -34,30 +38,37 @@ def draw(losses: pd.DataFrame) -> Figure:
     width = max(1, longest // SMOOTH)
     curves = [rows.sort_values("step") for _, rows in own.groupby("training", sort=False)]
     labels = style.names([rows["label"].iloc[0] for rows in curves])
+    lines: list[pd.Series] = []
+    over: list[pd.Series] = []
     for rows, label, (colour, dash) in zip(curves, labels, LOOKS * len(curves), strict=False):
         look = {"color": colour, "ls": dash}
-        _curve(axes, rows["step"], rows["loss"], width, label=label, **look)
+        lines.append(_curve(axes, rows["step"], rows["loss"], width, label=label, **look))
+        _steps(axes, rows["step"], rows["loss"], colour)
         for other in beside:
             more = rows.set_index("step")["loss"].sub(reference).dropna()
-            _curve(other, more.index.to_series(), more, width, **look)
+            over.append(_curve(other, more.index.to_series(), more, width, **look))
     for name in sorted(begun & set(losses["training"])):
         rows = losses[losses["training"] == name].sort_values("step")
         place = rows["step"] - rows["step"].max()
         near = place > -BEFORE * longest
-        label = f"{rows['label'].iloc[0]}, before"
-        _curve(axes, place[near], rows["loss"][near], width, label=label, color=style.GREY, ls="-")
+        label = f"{style.names([rows['label'].iloc[0]])[0]}, before"
+        lines.append(_curve(axes, place[near], rows["loss"][near], width, label=label, color=style.GREY, ls="-"))
+        _steps(axes, place[near], rows["loss"][near], style.GREY)
         axes.axvline(0, color=style.GREY, lw=0.6, ls=":")
     _describe(axes, beside, own)
+    low, high = np.log(_ends([line[line > 0] for line in lines]))
+    axes.set_ylim(*np.exp(_wider(low, high, 0.1)))
+    if high - low < DECADE:
+        axes.yaxis.set_major_locator(FewTicks(10, subs=(1, 2, 3, 5, 7)))
+    for other in beside:
+        other.set_ylim(*_wider(*_ends(over), 0.01))
     handles, names = axes.get_legend_handles_labels()
     style.legend(figure, handles, names, 5)
     return figure
 
 
 def _describe(axes: Axes, beside: list[Axes], own: pd.DataFrame) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    style.log_scale(axes, "y")
     axes.set_ylabel("loss (nats a token of the answer)")
     for each in (axes, *beside):
         each.set_xlabel("step")
@@ -66,6 +77,25 @@ def _describe(axes: Axes, beside: list[Axes], own: pd.DataFrame) -> None:
         other.set_ylabel(f"loss over that of {style.names([name])[0]}")
 
 
-def _curve(axes: Axes, steps: pd.Series, losses: pd.Series, width: int, **look: Any) -> None:
-    axes.plot(steps, losses, color=look["color"], lw=0.4, alpha=0.25)
-    axes.plot(steps, losses.rolling(width, min_periods=1).mean(), **look)
+def _curve(axes: Axes, steps: pd.Series, losses: pd.Series, width: int, **look: Any) -> pd.Series:
+    """Draw the line, each of whose points is the mean over the steps around it; returns it."""
+    line = losses.rolling(width, min_periods=1, center=True).mean()
+    axes.plot(steps, line, **look)
+    return line
+
+
+def _steps(axes: Axes, steps: pd.Series, losses: pd.Series, colour: str) -> None:
+    axes.plot(steps, losses, color=colour, lw=0.4, alpha=0.15, zorder=1)
+
+
+def _ends(lines: Sequence[pd.Series]) -> tuple[float, float]:
+    """The least and the largest finite value."""
+    values = np.concatenate([line.to_numpy(float) for line in lines])
+    values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if len(values) else (1.0, 1.0)
+
+
+def _wider(low: float, high: float, least: float) -> tuple[float, float]:
+    """With ROOM beyond, of a span that is `least` or more."""
+    room = ROOM * max(high - low, least)
+    return low - room, high + room

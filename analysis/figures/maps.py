@@ -15,13 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from analysis.figures import style
-from analysis.figures.probes import COLUMNS, ORDER
+from analysis.figures.probes import COLUMNS, ORDER, tell
 
 DECADES = 5  # of colours, below the largest number
 FUTURE = "#e6e6e6"
+TICKS = 4  # beside the one at 0, at most: multiples of a power of two
 LINES = 16  # of the grid of blocks, at most
 GRID: dict[str, Any] = {"color": style.BLACK, "lw": 0.25, "alpha": 0.35}
 HEIGHT = 1.95  # inches of a panel
@@ -49,7 +50,7 @@ def draw(arrays: Mapping[str, np.ndarray], part: str) -> Figure:
     return figure
 
 
-def draw_layer(arrays: Mapping[str, np.ndarray]) -> Figure:
+def draw_layer(arrays: Mapping[str, Any]) -> Figure:
     """Every part in the last layer that was looked at; ValueError where there is none."""
     shown = [part for part in ORDER if part in arrays]
     if not shown:
@@ -67,7 +68,8 @@ def draw_layer(arrays: Mapping[str, np.ndarray]) -> Figure:
         if i + columns >= len(shown):
             axes.set_xlabel("key (vision token)")
     _bar(figure, panels, norm)
-    figure.legend(*_legend(arrays), loc="outside lower center", ncols=2)
+    style.legend(figure, *_legend(arrays), 2)
+    tell(figure, arrays.get("label", ""))
     return figure
 
 
@@ -96,15 +98,10 @@ def _map(axes: Axes, values: np.ndarray, arrays: Mapping[str, np.ndarray], norm:
     axes.plot(arrays["text_at"], [1.025] * len(arrays["text_at"]), marker="v", transform=across, **text)
     axes.plot([1.025] * len(arrays["text_at"]), arrays["text_at"], marker="<", transform=down, **text)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: _tokens(value)))
+        axis.set_major_locator(MultipleLocator(2 ** max(0, int(np.ceil(np.log2(tokens / TICKS))))))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: style.plain(value, kilo=True)))
     axes.set_xlim(0, tokens)
     axes.set_ylim(tokens, 0)
-
-
-def _tokens(value: float) -> str:
-    """30000 -> '30k'."""
-    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
 def _grid(arrays: Mapping[str, np.ndarray]) -> int:

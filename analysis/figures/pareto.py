@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
-from analysis.figures.cost import log_scale, panels
+from analysis.figures.cost import panels
 from analysis.rows import each
 from videonsa.methods.registry import entries
 
@@ -98,7 +98,7 @@ def _panel(axes: Axes, here: pd.DataFrame, cost: str, looks: dict[str, tuple[str
         _front(axes, own, cost, looks, "" if pd.isna(group) else str(group))
     costs = known[cost].astype(float)
     if costs.max() > WIDE * costs.min() > 0:
-        log_scale(axes)
+        style.log_scale(axes, "x")
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel(COSTS[cost])

@@ -7,6 +7,7 @@ below median - 2 x interquartile range of its head; for compression, keys are bl
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,17 +15,20 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.figures import style
-from analysis.figures.probes import COLUMNS, ORDER, by_branch, draw_probes
+from analysis.figures.probes import COLUMNS, ORDER, by_branch, draw_probes, first_probe, tell
 
+WIDE = 20  # times the smallest share: beyond, shares are shown on a logarithmic axis
+LINEAR = 0.5  # of a decade's height, from 0 to the smallest share's decade
+POWERS = 5  # of ten at such an axis
 ALPHA = 0.1  # a sink's least mean attention probability
 
 
 def draw(sinks: pd.DataFrame) -> Figure:
     """Sink ratio by layer, one panel a probe, from Results.sinks. Raises ValueError when there is none."""
-    return draw_probes(sinks[sinks["ratio"].notna()], "with sinks", "sinks (% of keys)", _ratios)
+    return draw_probes(sinks[sinks["ratio"].notna()], "with sinks", "sinks (% of keys)", _ratios, _scale)
 
 
 def _ratios(axes: Axes, here: pd.DataFrame) -> None:
@@ -32,7 +36,23 @@ def _ratios(axes: Axes, here: pd.DataFrame) -> None:
     for i, (rows, look) in enumerate(branches):
         nudge = 0.09 * (i - (len(branches) - 1) / 2)  # so that the many zeros stay visible beside each other
         axes.plot(rows["layer"] + nudge, 100 * rows["ratio"].astype(float), clip_on=False, **look)
-    axes.set_ylim(0, max(0.1, 110 * float(here["ratio"].max())))
+
+
+def _scale(axes: Axes, every: pd.DataFrame) -> None:
+    """From 0, as many layers have no sink; logarithmic above the smallest share where shares are of several sizes."""
+    shares = 100 * every["ratio"].astype(float)
+    top, least = float(shares.max()), float(shares[shares > 0].min()) if shares.any() else 0.0
+    if top <= WIDE * least or not least:
+        axes.set_ylim(0, max(0.1, 1.1 * top))
+        return
+    power = int(np.floor(np.log10(least)))
+    axes.set_yscale("symlog", linthresh=10.0**power, linscale=LINEAR)
+    powers = range(power, int(np.ceil(np.log10(top))) + 1)
+    step = -(-len(powers) // POWERS)
+    axes.yaxis.set_major_locator(FixedLocator([0, *(10.0**n for n in powers[::step])]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_ylim(0, 1.5 * top)
 
 
 def draw_points(points: pd.DataFrame) -> Figure:
@@ -41,7 +61,7 @@ def draw_points(points: pd.DataFrame) -> Figure:
     From Results.points. Raises ValueError when there is none.
     """
     points = points.dropna(subset=["alpha", "v_norm"])
-    points = points[points["probe"] == points["probe"].iloc[0]] if len(points) else points
+    points, label = first_probe(points)
     branches = [branch for branch in ORDER if branch in set(points["branch"])]
     if not branches:
         raise ValueError("no probe with sampled keys")
@@ -60,6 +80,7 @@ def draw_points(points: pd.DataFrame) -> Figure:
     ring = Line2D([], [], ls="", marker="o", ms=4, mfc="none", mec=style.VERMILION, mew=0.6)
     line = Line2D([], [], color=style.GREY, lw=0.7, ls=":")
     style.legend(figure, [ring, line], ["sink (kept first; the others are a sample)", f"α = {ALPHA}"])
+    tell(figure, label)
     return figure
 
 
@@ -77,7 +98,7 @@ def _scatter(axes: Axes, here: pd.DataFrame, every: pd.DataFrame) -> None:
     axes.set_ylim(0, 1.05 * float(every["v_norm"].max()))
 
 
-def draw_positions(arrays: Mapping[str, np.ndarray]) -> Figure:
+def draw_positions(arrays: Mapping[str, Any]) -> Figure:
     """Density of sinks over the video, a panel a branch: the share of keys at a place that are sinks over that of all.
 
     From the arrays of the observer `sinks`, over layers. Raises ValueError when no key was counted.
@@ -97,6 +118,7 @@ def draw_positions(arrays: Mapping[str, np.ndarray]) -> Figure:
             axes.set_ylabel("sinks, density")
     line = Line2D([], [], color=style.GREY, lw=0.7, ls=":")
     style.legend(figure, [line], ["1: as many as at any place, were they spread evenly"])
+    tell(figure, arrays.get("label", ""))
     return figure
 
 

@@ -33,10 +33,11 @@ from matplotlib.patheffects import withStroke
 
 from analysis.figures.lettering import FONTS, NAME_WIDTH, TICK, drawable, names, widest
 from analysis.figures.looks import SLIDES, for_slides
-from analysis.figures.ticks import log_axis, plain, power_of_ten
+from analysis.figures.ticks import log_axis, log_scale, plain, power_of_ten, short
 from videonsa.disk import write_bytes
 
-__all__ = ["NAME_WIDTH", "drawable", "log_axis", "names", "plain", "power_of_ten", "widest"]  # as style.names, too
+# as style.names, too
+__all__ = ["NAME_WIDTH", "drawable", "log_axis", "log_scale", "names", "plain", "power_of_ten", "short", "widest"]
 
 TEXT_WIDTH = 5.5  # inches, text of a one-column paper
 COLUMN_WIDTH = 3.3  # inches, one column of a two-column paper
@@ -70,6 +71,8 @@ BENCHMARKS = {
     "videoevalpro": "VideoEvalPro",
 }
 LEGEND_WIDTH = 1.3  # of the reference's, beside two others in a legend
+FEW_POINTS = 12  # whose markers have room in a panel a third of a page wide
+LEGEND_LINE = 0.15  # inches of height
 HANDLE = 0.4  # inches of a legend's column beside its text
 SMALL = 6.0  # points of what a figure was measured at
 SCORES = "viridis"  # colour map of every score
@@ -177,12 +180,35 @@ def text_width(columns: int, most: int) -> float:
     return TEXT_WIDTH * max(1.0, columns / most)
 
 
-def legend(figure: Any, handles: Sequence[Any], labels: Sequence[str], most: int | None = None, **options: Any) -> None:
-    """A legend below a figure or a part of it, in as many columns as have room, at most `most`."""
+def marker_size(points: int) -> float:
+    """Of so many along a panel, points of a marker: of many it leaves their line in sight."""
+    return 3.2 if points <= FEW_POINTS else 2.0
+
+
+def legend(
+    figure: Any,
+    handles: Sequence[Any],
+    labels: Sequence[str],
+    most: int | None = None,
+    notes: Sequence[str] = (),
+    grow: bool = False,
+    **options: Any,
+) -> None:
+    """A legend below a figure or a part of it, in as many columns as have room, at most `most`.
+
+    Notes that say something stand above it, small, a line each or as many as it takes. A figure that is to `grow` gets
+    the legend's height more, so that its panels keep theirs.
+    """
+    title = "\n".join(_wrapped(note, figure.bbox.width / figure.dpi) for note in notes if note)
+    if title:
+        options |= {"title": title, "title_fontsize": SMALL}
     widths = [widest([label], STYLE["legend.fontsize"]) + HANDLE for label in labels]
     ncols = max(1, min(most or len(labels), len(labels)))
     while ncols > 1 and _together(widths, ncols) > figure.bbox.width / figure.dpi:
         ncols -= 1
+    if grow and not for_slides():
+        lines = -(-len(labels) // ncols) + len(title.splitlines())
+        figure.set_figheight(min(PAGE_HEIGHT, figure.get_figheight() + LEGEND_LINE * lines))
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, **options)
 
 
@@ -200,9 +226,14 @@ def _together(widths: Sequence[float], columns: int) -> float:
 
 def setting(figure: Figure, text: str) -> None:
     """What a figure was measured at, small above it, on as many lines as it takes."""
+    figure.suptitle(_wrapped(text, figure.get_figwidth()), fontsize=SMALL, color="#444444")
+
+
+def _wrapped(text: str, inches: float) -> str:
+    """Small text on as many lines as it takes."""
     line = drawable(text)
-    letters = int(len(line) * 0.95 * figure.get_figwidth() / max(widest([line], SMALL), 1e-9))
-    figure.suptitle("\n".join(textwrap.wrap(line, max(20, letters))), fontsize=SMALL, color="#444444")
+    letters = int(len(line) * 0.95 * inches / max(widest([line], SMALL), 1e-9))
+    return "\n".join(textwrap.wrap(line, max(20, letters)))
 
 
 def style() -> AbstractContextManager[None]:
@@ -301,10 +332,10 @@ def layer_panels(count: int, most_columns: int, ylabel: str) -> tuple[Figure, li
     return figure, made, columns
 
 
-def probe_titles(rows: pd.DataFrame) -> dict[str, str]:
-    """Probe -> what it looked at; the model's name is left out when there is only one."""
+def probe_titles(rows: pd.DataFrame, columns: int = 3) -> dict[str, str]:
+    """Probe -> what it looked at, above panels in so many columns; of a single one no model's name."""
     probes = rows.drop_duplicates("probe")
     if len(probes) == 1 and (suite := probes["suite"].iloc[0]):
         return {probes["probe"].iloc[0]: suite_title(suite)}
-    shown = names(probes["label"], TEXT_WIDTH / 3 - 0.25, STYLE["axes.titlesize"])
+    shown = names(probes["label"], TEXT_WIDTH / columns - 0.25, STYLE["axes.titlesize"])
     return dict(zip(probes["probe"], shown, strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.figures.lettering import TICK, widest
 
@@ -41,6 +41,25 @@ def thinned(values: Sequence[float], gap: float) -> list[float]:
     return sorted(kept)
 
 
+class FewTicks(LogLocator):
+    """Those of a LogLocator; where fewer than two are in sight, some other round numbers, no more than have room."""
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        ticks = np.outer(10.0 ** np.arange(np.floor(np.log10(vmin)), np.ceil(np.log10(vmax)) + 1), (1, 2, 5))
+        if np.count_nonzero((ticks >= vmin) & (ticks <= vmax)) > 1:
+            return list(super().tick_values(vmin, vmax))
+        return list(MaxNLocator(4).tick_values(vmin, vmax))
+
+
+def log_scale(axes: Axes, which: str) -> None:
+    """A logarithmic axis, ticks at 1, 2 and 5 times powers of ten where two of these are in sight."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(FewTicks(10, subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def plain(value: float, kilo: bool = False) -> str:
     """1024 -> '1024', or '1K' with kilo; 131072 -> '128K'; 1048576 -> '1M'; 0.5 -> '0.5'."""
     if value >= 1 << 20 and value % (1 << 20) == 0:
@@ -48,6 +67,12 @@ def plain(value: float, kilo: bool = False) -> str:
     if value >= (1024 if kilo else 8192) and value % 1024 == 0:
         return f"{value / 1024:g}K"
     return f"{value:g}"
+
+
+def short(tokens: float) -> str:
+    """About so many: 640 -> '640', 1254 -> '1.2K', 8192 -> '8K', 32800 -> '32K'; K is 1,024 as in `plain`."""
+    kilo = tokens / 1024
+    return f"{tokens:.0f}" if tokens < 1024 else f"{kilo:.2g}K" if kilo < 9.95 else f"{kilo:.0f}K"
 
 
 def power_of_ten(value: float) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures import DRAWINGS, cost, draw, module, pareto, prefills, style, ticks, tokens, training
+from analysis.figures import DRAWINGS, draw, module, pareto, prefills, style, ticks, tokens, training
 from analysis.figures import budget as budget_figure
 from analysis.figures.content import sentence
 from analysis.figures.kernels import draw as draw_kernels
@@ -238,7 +238,7 @@ def test_ticks_keep_powers_of_two_and_their_distance(values: list[float], kept: 
 
 @pytest.mark.parametrize(("least", "most"), [(25.2, 43.9), (17.4, 33.1), (3, 4.8), (9, 700)])
 def test_ticks_of_a_cost_have_room(least: float, most: float) -> None:
-    shown = cost.FewTicks(10, subs=(1, 2, 5)).tick_values(least, most)
+    shown = ticks.FewTicks(10, subs=(1, 2, 5)).tick_values(least, most)
     assert 2 <= sum(least <= tick <= most for tick in shown) <= 6
 
 
