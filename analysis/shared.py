@@ -32,21 +32,20 @@ def served(cells: Iterable[Mapping[str, Any]], by: str) -> dict[str, str]:
     first one's word, and so a label that stands alone. Where two would be called the same it is the first label, whole.
     A variant that is trained with several seeds has its seed behind.
     """
-    names: dict[str, list[str]] = {}
-    labels: dict[str, list[str]] = {}
-    seeds: dict[str, set[Any]] = {}
-    seed_of: dict[str, Any] = {}
+    of: dict[str, list[Mapping[str, Any]]] = {}
+    seeds: dict[Any, set[Any]] = {}
     for cell in cells:
-        label = str(cell.get("label"))
-        seeds.setdefault(label, set()).add(cell.get("seed"))
+        seeds.setdefault(cell.get("label"), set()).add(cell.get("seed"))
         if cell.get(by):
-            labels.setdefault(str(cell[by]), []).append(label)
-            names.setdefault(str(cell[by]), []).append(str(cell.get("name") or label))
-            seed_of[str(cell[by])] = cell.get("seed")
-    seed = {one: f" seed {seed_of[one]}" if len(seeds[own[0]]) > 1 else "" for one, own in labels.items()}
-    short = {one: _called(own) + seed[one] for one, own in names.items()}
-    times = Counter(short.values())
-    return {one: name if times[name] == 1 else labels[one][0] + seed[one] for one, name in short.items()}
+            of.setdefault(str(cell[by]), []).append(cell)
+    firsts = {one: own[0] for one, own in of.items()}
+    seed = {one: f" seed {cell.get('seed')}" * (len(seeds[cell.get("label")]) > 1) for one, cell in firsts.items()}
+    short = {one: _called([str(cell.get("name") or cell.get("label")) for cell in own]) for one, own in of.items()}
+    times = Counter((short[one], seed[one]) for one in of)
+    return {
+        one: (short[one] if times[short[one], seed[one]] == 1 else str(firsts[one].get("label"))) + seed[one]
+        for one in of
+    }
 
 
 def _called(labels: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
 from analysis.figures.ticks import FewTicks
@@ -32,7 +33,7 @@ def draw(losses: pd.DataFrame) -> Figure:
         raise ValueError("no two trainings with steps")
     reference = own[own["is_reference"].astype(bool)].set_index("step")["loss"]
     reference = reference[~reference.index.duplicated()]  # of several seeds the first
-    figure = style.new_figure(style.TEXT_WIDTH, 2.7)
+    figure = style.new_figure(style.TEXT_WIDTH, 2.5)
     axes, *beside = figure.subplots(1, 1 + (not reference.empty), squeeze=False)[0]
     longest = int(own["step"].max())
     width = max(1, longest // SMOOTH)
@@ -63,7 +64,7 @@ def draw(losses: pd.DataFrame) -> Figure:
     for other in beside:
         other.set_ylim(*_wider(*_ends(over), 0.01))
     handles, names = axes.get_legend_handles_labels()
-    style.legend(figure, handles, names, 5)
+    style.legend(figure, handles, names, 5, grow=True)
     return figure
 
 
@@ -72,6 +73,7 @@ def _describe(axes: Axes, beside: list[Axes], own: pd.DataFrame) -> None:
     axes.set_ylabel("loss (nats a token of the answer)")
     for each in (axes, *beside):
         each.set_xlabel("step")
+        each.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for other in beside:
         name = own.loc[own["is_reference"].astype(bool), "label"].iloc[0]
         other.set_ylabel(f"loss over that of {style.names([name])[0]}")

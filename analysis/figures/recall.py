@@ -59,9 +59,8 @@ def _kinds(recall: pd.DataFrame) -> tuple[list[str], str]:
 def _named(recall: pd.DataFrame) -> dict[str, str]:
     """Method -> what the legend calls it: its variant, where that is the same in all panels."""
     variants = recall.groupby("method", sort=False)["variant"].unique()
-    return {
-        str(method): of[0] if len(of) == 1 else OURS.get(str(method), str(method)) for method, of in variants.items()
-    }
+    called = {str(method): str(of[0]) if len(of) == 1 else str(method) for method, of in variants.items()}
+    return {method: OURS.get(name, name) for method, name in called.items()}
 
 
 def _panel(axes: Axes, here: pd.DataFrame, methods: list[str]) -> None:

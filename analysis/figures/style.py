@@ -206,6 +206,7 @@ def legend(
     ncols = max(1, min(most or len(labels), len(labels)))
     while ncols > 1 and _together(widths, ncols) > figure.bbox.width / figure.dpi:
         ncols -= 1
+    ncols = -(-len(labels) // -(-len(labels) // ncols))  # as many rows, filled evenly
     if grow and not for_slides():
         lines = -(-len(labels) // ncols) + len(title.splitlines())
         figure.set_figheight(min(PAGE_HEIGHT, figure.get_figheight() + LEGEND_LINE * lines))

@@ -220,6 +220,107 @@ def test_of_many_probes_the_first_are_shown_and_it_is_said(name: str, data: dict
     assert legend.get_window_extent().y0 >= 0
 
 
+@pytest.mark.parametrize("name", ["gates", "sinks", "latency"])
+def test_every_value_of_every_probe_is_inside_its_panel(name: str, data: dict) -> None:
+    one = data["observed" if name == "latency" else "tiny-budget"][name]
+    value = {"gates": "q75", "sinks": "ratio", "latency": "ms"}[name]
+    one = one[one["probe"] == one["probe"].iloc[0]]
+    larger = one.assign(probe="f" * 12, label="larger", **{value: 30 * one[value].astype(float)})
+    with style.style():
+        figure = module(name).draw(pd.concat([larger, one]))  # the last one does not decide
+        figure.draw_without_rendering()
+    lines = [(axes, line) for axes in figure.axes for line in axes.get_lines() if line.get_marker() not in ("None", "")]
+    assert len(lines) > 2
+    for axes, line in lines:
+        heights = np.asarray(line.get_ydata(), dtype=float)
+        low, high = axes.get_ylim()
+        assert ((low <= heights) & (heights <= high)).all()
+    assert overlapping(figure) == []
+
+
+def test_sinks_of_several_sizes_are_on_a_logarithmic_axis_that_has_zero(data: dict) -> None:
+    sinks = data["tiny-budget"]["sinks"]
+    with style.style():
+        wide, narrow = (module("sinks").draw(rows) for rows in (sinks, sinks[sinks["branch"] == "gated"]))
+    assert (wide.axes[0].get_yscale(), narrow.axes[0].get_yscale()) == ("symlog", "linear")
+    assert wide.axes[0].get_ylim()[0] == narrow.axes[0].get_ylim()[0] == 0
+    assert [label.get_text() for label in wide.axes[0].get_yticklabels()][:3] == ["0", "0.01", "0.1"]
+
+
+def test_a_legend_has_the_branches_that_the_first_probe_lacks(data: dict) -> None:
+    gates = data["tiny-budget"]["gates"]
+    first = gates["probe"].iloc[0]
+    with style.style():
+        figure = module("gates").draw(gates[(gates["probe"] != first) | (gates["branch"] != "cmp")])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["compression", "selection", "window", "median"]
+
+
+def test_saturated_gates_are_explained(data: dict) -> None:
+    gates = data["tiny-budget"]["gates"]
+    with style.style():
+        figures = [module("gates").draw(rows) for rows in (gates, gates.assign(q25=0.0001, q75=0.9999))]
+    titles = [figure.legends[0].get_title().get_text() for figure in figures]
+    assert titles == ["", "quartiles at 0 and 1: at least a quarter of gates shut, a quarter open"]
+
+
+def test_a_figure_of_one_of_several_probes_says_of_which(data: dict) -> None:
+    points, arrays = data["tiny-budget"]["points"], data["observed"]["sinks arrays"]
+    assert "label" not in arrays
+    with style.style():
+        several, one = (module("sinks").draw_points(rows) for rows in (points, points[points["label"] == "b=1 w=24"]))
+        places = module("sinks").draw_positions(arrays | {"label": "paper"})
+    assert [figure.get_suptitle() for figure in (several, one, places)] == ["of b=1 w=24", "", "of paper"]
+
+
+def test_lines_decide_what_is_in_sight_of_losses(data: dict) -> None:
+    losses = data["tiny-branches"]["losses"]
+    one = losses[losses["training"] == "a" * 12].iloc[:1]
+    steps = np.arange(1, 401)
+    noisy = np.where(steps % 40, 0.5, 1e-4)  # a step in forty tells next to nothing
+    rows = [one.assign(training=name, label=name, start=None, step=step, loss=loss * factor, is_reference=name == "a")
+            for name, factor in (("a", 1.0), ("b", 1.1)) for step, loss in zip(steps, noisy, strict=True)]  # fmt: skip
+    with style.style():
+        figure = module("losses").draw(pd.concat(rows))
+    low, high = figure.axes[0].get_ylim()
+    assert 0.4 < low < high < 0.6
+    assert figure.axes[1].get_ylim() == pytest.approx((-0.004, 0.054), abs=0.003)
+
+
+def test_text_queries_that_keep_all_have_a_line_in_place_of_panels(data: dict) -> None:
+    recall = data["tiny-budget"]["recall"]
+    nsa = recall[recall["method"] == "nsa"]
+    with style.style():
+        both, one = (module("recall").draw(rows) for rows in (recall, nsa))
+    assert [axes.get_title() for axes in both.axes][:2] == ["b=1 w=24: vision queries", "b=1 w=24: text queries"]
+    assert [axes.get_title() for axes in one.axes][:2] == ["b=1 w=24", "b=4 w=12"]
+    assert len(one.axes) == 9
+    assert one.legends[0].get_title().get_text() == "shown: vision queries; text queries: 100 % in every layer"
+    assert [text.get_text() for text in one.legends[0].get_texts()] == ["NSA", "best keys, as many"]
+
+
+def test_variants_of_the_same_tokens_have_panels_of_their_own(data: dict) -> None:
+    rows = data["tiny-tokens"]["rows"].query("suite == 'synth_needle' and status == 'done'")
+    others = rows.assign(method="dense", label="dense " + rows["label"], is_reference=False)
+    rows = rows.assign(label="paper " + rows["label"])
+    with style.style():
+        figure = tokens.draw(pd.concat([rows, others]))
+        assert overlapping(figure) == []
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["needle (synthetic)\npaper", "needle (synthetic)\ndense"]
+    with pytest.raises(ValueError, match="no grid of frames"):
+        tokens.draw(pd.concat([rows, others.assign(method="paper")]))  # nothing tells them apart
+    with pytest.raises(ValueError, match="no grid of frames"):
+        tokens.draw(rows[rows["tokens_per_frame"] == 4])
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(640, "640"), (1254, "1.2K"), (8192, "8K"), (10_000, "9.8K"), (32_768, "32K"), (131_072, "128K")],
+)
+def test_k_is_1024_tokens(count: float, text: str) -> None:
+    assert ticks.short(count) == text
+
+
 def test_equal_budget_curves_go_through_their_settings(rows: pd.DataFrame) -> None:
     with style.style():
         figure = budget_figure.draw(rows)

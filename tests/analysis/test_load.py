@@ -251,3 +251,17 @@ def test_losses_of_trainings_that_began_with_another(out: Path):
     assert first["label"].to_dict() == {"a" * 12: "cmp", "b" * 12: "b" * 12, "d" * 12: "d" * 12}
     assert first["start"].dropna().to_dict() == {"a" * 12: "d" * 12, "b" * 12: "d" * 12}
     assert first["loss"].tolist() == [1.5, 0.7, 4.0]
+
+
+def test_a_probe_is_called_by_what_the_variants_share_that_it_looks_at(tmp_path: Path) -> None:
+    sweep = synthetic.budget_sweep(tmp_path)
+    plan = read_plan(sweep)
+    (first, *_), last = plan["cells"], plan["cells"][-1]
+    planned = [
+        {**cell, "label": f"{name} {size}"}
+        for name, cell in (("paper", first), ("wide", last))
+        for size in ("8K", "32K")
+    ]
+    results = load(tmp_path, {**plan, "cells": planned})
+    assert results.gates.groupby("probe", sort=False)["label"].first().tolist() == ["paper", "wide"]
+    assert set(results.recall.loc[results.recall["method"] == "nsa", "variant"]) == {"paper", "wide"}
