@@ -57,9 +57,12 @@ def online(out: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def parts(out: Path, run: str = "") -> list[Path]:
-    """Runs that lie here, as they do when the process has ended: then W&B's service writes the last lines."""
+    """Runs that lie here, as they do when the process has ended: then W&B's service writes the last lines.
+
+    Two of a run that begin in the same second would share a folder's name: W&B puts a number behind the later's.
+    """
     sys.modules["wandb"].teardown()
-    return sorted((out / "wandb").glob(f"offline-run-*{run}"))
+    return sorted((out / "wandb").glob(f"offline-run-*-{run}*"))
 
 
 def report(out: Path, *more: str) -> int:
