@@ -25,7 +25,6 @@ from analysis.rows import each
 
 COLUMNS, WITHIN = 3, 4  # suites side by side; in a sweep of groups
 SHAPES = ("o", "s", "^", "D", "v", "P")  # budgets, the ringed one's first
-BETWEEN = 0.3  # inches between two titles
 NEAR = 0.02  # budgets this close count as equal: the paper's own rows, whole blocks, are 1.4 % apart
 OTHER = "X"  # settings whose budget no other setting has
 DASHES = (0, (4, 2))
@@ -64,7 +63,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         _shares(lower, finished, shapes, norm)
         style.reference_lines(lower, rows[(rows["suite"] == suite) & (rows["group"].fillna("") == group)])
         more = f", {group}" * bool(group)
-        title = style.suite_title(suite, style.TEXT_WIDTH / columns - style.widest([more]) - BETWEEN)
+        title = style.suite_title(suite, style.TEXT_WIDTH / columns - style.widest([more]))
         upper.set_title(title + more)
         style.colour_bar(figure, norm, upper, "accuracy (%)", location="bottom", aspect=22, pad=0.02)
     _legend(figure, shapes, cells, ring_name)

@@ -73,6 +73,7 @@ BENCHMARKS = {
 LEGEND_WIDTH = 1.3  # of the reference's, beside two others in a legend
 FEW_POINTS = 12  # whose markers have room in a panel a third of a page wide
 LEGEND_LINE = 0.15  # inches of height
+BETWEEN = 0.25  # inches between two panels' titles
 HANDLE = 0.4  # inches of a legend's column beside its text
 SMALL = 6.0  # points of what a figure was measured at
 SCORES = "viridis"  # colour map of every score
@@ -313,7 +314,7 @@ def suite_title(name: str, wide: float = math.inf) -> str:
         return drawable(name)
     words = name.removeprefix("synth_").replace("_", " ")
     title = f"{words} (synthetic)"
-    return title if widest([title], STYLE["axes.titlesize"]) < wide else f"{words}\n(synthetic)"
+    return title if widest([title], STYLE["axes.titlesize"]) + BETWEEN < wide else f"{words}\n(synthetic)"
 
 
 def layer_panels(count: int, most_columns: int, ylabel: str) -> tuple[Figure, list[Axes], int]:
