@@ -155,7 +155,9 @@ def _rate(record: Mapping[str, Any]) -> tuple[tuple[str, Scale], float] | None:
     except (KeyError, TypeError, AttributeError, SettingsError):
         return None  # an older form
     unit = {"training": "step", "evaluation": "question", "probe": "video"}[kind]
-    return (unit, scale), summary["seconds"] / units[kind]
+    placement = (record.get("provenance") or {}).get("placement") or {}
+    sharing = placement.get("trainings_a_gpu") or 1  # which had the GPU's time together
+    return (unit, scale), summary["seconds"] / units[kind] / sharing
 
 
 def _looks(settings: Mapping[str, Any]) -> int:

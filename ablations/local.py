@@ -167,7 +167,10 @@ def start(
     beside = [*now, *(other for other in waiting if can_start(sweep, other))]
     threads = max(1, resources.cores // max(processes, min(resources.workers, sum(map(resources.places, beside)))))
     parent = Parent(os.getpid(), process_started(os.getpid()))
-    return start_local(replace(work, parent=parent), work.folder, work.job.name, threads, gpus, processes)
+    trainings = min(resources.workers, sum(job.trains for job in beside))
+    sharing = max(1.0, trainings * processes / max(1, len(resources.gpus))) if gpus else 1.0
+    work = replace(work, parent=parent, sharing=sharing)
+    return start_local(work, work.folder, work.job.name, threads, gpus, processes)
 
 
 def can_start(sweep: Sweep, job: Job) -> bool:

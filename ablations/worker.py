@@ -65,6 +65,7 @@ class Work:
     parent: Parent | None = None
     mirror: bool = True  # to W&B
     origin: Mapping[str, Any] = field(default_factory=dict)  # commit and state of the checkout that a snapshot is of
+    sharing: float = 1.0  # trainings that have the GPU of a training, with it
     save_seconds: float = 30.0  # that a training has for its last step and for saving it, once Slurm interrupts it
 
     def __call__(self) -> None:
@@ -157,7 +158,10 @@ def _train(work: Work, folder: Path, report: Callable[..., None], say: Callable[
 def _placement(work: Work) -> dict[str, Any]:
     """How a training lay over this job's processes."""
     settings = work.job.training.settings
-    return {"placement": placed(settings, distributed_environment()[1])} if work.job.trains and settings else {}
+    if not work.job.trains or settings is None:
+        return {}
+    shared = {"trainings_a_gpu": work.sharing} if work.sharing > 1 else {}
+    return {"placement": placed(settings, distributed_environment()[1]) | shared}
 
 
 def _word_of_another(folder: Path) -> dict[str, str] | None:

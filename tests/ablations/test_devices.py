@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 
 from ablations.devices import gpus_for
+from ablations.estimate import measured_rates
 from ablations.grid import load_grid
 from ablations.local import Resources, run_local
 from ablations.plan import Job, make_jobs, make_sweep, read_state
 from ablations.profile import load_profile
 from ablations.stages import Stages
 from tests.ablations import fakes
+from tests.ablations.conftest import records
+from videonsa.record import write_record
 
 STAGES = Stages(f"{__name__}:train", *(f"tests.ablations.fakes:{name}" for name in ("load", "Suite", "probe")))
 GRID = """
@@ -80,3 +84,9 @@ def test_jobs_of_a_sweep_see_their_gpus_and_say_them(tmp_path: Path, monkeypatch
     assert sorted(path.read_text() for path in (tmp_path / "there").iterdir()) == ["4", "4", "GPU-7"]
     said = capsys.readouterr().err
     assert [said.count(f"start   train (1 cells) on GPU {gpu}") for gpu in ("4", "GPU-7")] == [2, 1]
+    placements = [record["provenance"]["placement"] for record in records(tmp_path / "runs", "trainings").values()]
+    assert [placement["trainings_a_gpu"] for placement in placements] == [1.5] * 3
+    for file in (tmp_path / "runs" / "trainings").glob("*/record.json"):
+        write_record(file, json.loads(file.read_text()) | {"summary": {"steps": 10, "seconds": 30.0}})
+    (rate,) = measured_rates(tmp_path / "runs").measured.values()
+    assert rate.seconds == 2.0  # of the GPU
