@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.pooled import cells_of, shown
 from analysis.rows import each
 from analysis.stats import SIGNIFICANT
 from analysis.tables import score_text
@@ -18,17 +19,28 @@ def answer_lines(rows: pd.DataFrame) -> list[str]:
 
     rows: of analysis.tables.compare.
     """
-    done = rows[rows["status"] == "done"]
+    body, cells = shown(rows), cells_of(rows)
+    done = body[body["status"] == "done"]
     if not len(done):
         return ["No cell has a number yet."]
-    tests = int(rows.drop_duplicates("id")["p_holm"].notna().sum())
+    tests = int(body.drop_duplicates("id")["p_holm"].notna().sum())
     groups = done.groupby(["suite", "group"], sort=False, dropna=False)
     lines = [f"{_best(_asked(group), group)}{_compared(group)}" for _, group in groups]
     how = f"Beyond chance: p < {SIGNIFICANT} in a paired test after Holm's correction over {tests} comparisons."
     lines += [how] if tests else []
-    lost, seeds = len(rows) - len(done), done["seed"].nunique()
-    lines += [f"{lost} of {len(rows)} cells have no number."] if lost else []
-    return [*lines, "All of it is one seed." if seeds <= 1 else f"There are {seeds} seeds; each stands for itself."]
+    lost = int((cells["status"] != "done").sum())
+    lines += [f"{lost} of {len(cells)} cells have no number."] if lost else []
+    return [*lines, _over_seeds(done)]
+
+
+def _over_seeds(done: pd.DataFrame) -> str:
+    """How much of it is of several seeds."""
+    counts = sorted({int(count) for count in done["seeds"]})
+    if counts == [1]:
+        return "All of it is one seed."
+    if counts[0] == 1:
+        return f"Numbers are means over up to {counts[-1]} training seeds; some are of one and say nothing of another."
+    return f"Numbers are means over {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} training seeds."
 
 
 def _asked(cells: pd.DataFrame) -> str:

@@ -321,7 +321,7 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path, pictu
 
         from analysis.tables import rich_table
 
-        console, shown = Console(), rich_table(data["rows"], plan, data["problems"])
+        console, shown = Console(), rich_table(data["all rows"], plan, data["problems"])
         least = console.measure(shown, options=console.options.update(max_width=1000)).minimum
         console.width = max(console.width, LEAST_WIDTH, least)  # a number that is cut is another
         console.print(shown)
@@ -331,7 +331,7 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path, pictu
         from analysis.page.sweep import write_report
 
         draw_all([figure for figure in DRAWINGS if fits(figure, axes_of(plan))], data, folder / "figures")
-        return [write_report(plan, results, data["rows"], folder, pictures)], True  # type: ignore[arg-type]
+        return [write_report(plan, results, data["all rows"], folder, pictures)], True  # type: ignore[arg-type]
     if name in ("parts", "recall_table"):
         from analysis.parts import write_parts
         from analysis.recall import write_recall

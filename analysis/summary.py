@@ -48,7 +48,7 @@ def summarize(out: Path, sweep: Path) -> list[Path]:
     paths = [*write_tables(plan, data, sweep), *write_parts(plan, results, sweep), *write_recall(plan, results, sweep)]
     names = [name for name in DRAWINGS if fits(name, axes_of(plan))]
     figures, whole = draw_all(names, data, sweep / "figures")
-    paths += [*figures, write_report(plan, results, data["rows"], sweep)]
+    paths += [*figures, write_report(plan, results, data["all rows"], sweep)]
     if whole:
         made = [path.relative_to(sweep).as_posix() for path in paths]
         write_text(sweep / NOTE, json.dumps({"from": key, "made": made}, indent=1) + "\n")
@@ -82,22 +82,24 @@ def _made(sweep: Path, key: str) -> list[Path] | None:
 
 
 def sweep_data(plan: Mapping[str, Any], results: Results) -> dict[str, Any]:
-    """What figures draw from: the compared rows, the probes' tables and arrays; `problems` for the notes."""
+    """What figures draw from: the compared `rows` that are shown, the probes' tables and arrays; for tables and pages
+    `all rows`, with those of single seeds, and `problems` for the notes."""
     from analysis.load import find_reference
+    from analysis.pooled import shown
     from analysis.tables import compare
 
     rows = compare(results, find_reference(plan, results.cells))
     tables = {"gates": results.gates, "sinks": results.sinks, "points": results.points, "recall": results.recall}
     tables |= {"losses": results.losses, "content": results.content, "latency": results.latency}
     arrays = {f"{observer} arrays": of for observer, of in results.arrays.items()}
-    return {"rows": rows, **tables, **arrays, "problems": results.problems}
+    return {"rows": shown(rows), "all rows": rows, **tables, **arrays, "problems": results.problems}
 
 
 def write_tables(plan: Mapping[str, Any], data: Mapping[str, Any], sweep: Path) -> list[Path]:
     """table.txt, .csv and .md; returns their paths."""
     from analysis.tables import to_csv, to_markdown, to_text
 
-    rows, problems = data["rows"], data["problems"]
+    rows, problems = data["all rows"], data["problems"]
     texts = {
         "table.txt": to_text(rows, plan, problems),
         "table.csv": to_csv(rows),

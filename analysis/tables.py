@@ -1,6 +1,7 @@
 """The sweep table: variants x suites, each accuracy with its interval and its paired difference to the reference.
 
-`compare` computes it once, tidy, one row a cell; the terminal, Markdown and CSV are three ways to write the same rows.
+`compare` computes it once, tidy, one row a cell and one a mean over a variant's seeds; the terminal, Markdown and CSV
+are three ways to write the same rows.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.load import Results
-from analysis.numbers import difference_of, number_of
+from analysis.numbers import Asked, pair_of, statistics
+from analysis.pooled import cells_of, shown, with_pooled
 from analysis.rows import AGGREGATE, OF_PAGES, each, groups_of
-from analysis.stats import NO_ESTIMATE, NO_PAIRS, SIGNIFICANT, holm
+from analysis.stats import SIGNIFICANT, holm
 from analysis.titles import sweep_title
 from videonsa.text import line_of, markdown, told_apart
 
@@ -54,8 +56,9 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
 
     A difference is the cell minus the reference variant on the same suite and seed, over the questions both answered;
     in a sweep of groups, minus the variant that is like the reference in the cell's own group.
-    Holm's correction is over every test of the frame; labels of equal settings are one cell, and one test. A failed or
-    missing cell has NaN everywhere.
+    A variant of several seeds has a row more on each benchmark, the mean over them (analysis/pooled.py).
+    Holm's correction is over every test of the frame that is shown, so not over single seeds' ones; labels of equal
+    settings are one cell, and one test. A failed or missing cell has NaN everywhere.
     """
     cells = _by_group(results.cells)
     asked = results.questions.drop_duplicates(["cell", "doc_id"], keep="last")
@@ -63,10 +66,12 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     cells["reference"] = _references(cells, reference)
     cells["is_reference"] = cells["variant"] == cells["reference"]
     base = {(row.suite, row.seed, row.reference): row.id for row in each(cells) if row.is_reference}
-    rows = [_statistics(row, scores, base.get((row.suite, row.seed, row.reference))) for row in each(cells)]
+    rows = [_statistics(row, scores, base) for row in each(cells)]
     cells[COMPARED] = pd.DataFrame(rows, index=cells.index, columns=COMPARED)
-    again = cells["id"].duplicated() | cells["id"].isin(list(base.values()))
-    cells["p_holm"] = holm(cells["p"].astype(float).mask(again).to_numpy()) if len(cells) else []
+    cells = with_pooled(cells, scores, base)
+    again = cells["id"].duplicated() | cells["id"].isin(cells.loc[cells["is_reference"], "id"])
+    counted = ~again & cells.index.isin(shown(cells).index)
+    cells["p_holm"] = holm(cells["p"].astype(float).where(counted).to_numpy()) if len(cells) else []
     cells["p_holm"] = cells.groupby("id")["p_holm"].transform("first")
     return cells
 
@@ -84,30 +89,14 @@ def _references(cells: pd.DataFrame, reference: str | None) -> pd.Series:
     return cells["group"].map(of_groups).astype(object).where(cells["group"].notna(), reference)
 
 
-def _statistics(row: Any, scores: Mapping[str, pd.DataFrame], base: str | None) -> dict[str, Any]:
-    own = scores.get(row.id)
-    mean = number_of(row, own) if own is not None else NO_ESTIMATE
-    unanswered = int(own["score"].isna().sum()) if own is not None else None
-    other = scores.get(base) if base and not row.is_reference else None
-    test = difference_of(row, own, other) if own is not None and other is not None else NO_PAIRS
-    return {
-        "low": mean.low,
-        "high": mean.high,
-        "standard_error": mean.error,
-        "answered": int(own["score"].notna().sum()) if own is not None else None,
-        "unanswered": unanswered,
-        "videos": mean.videos if own is not None and own["video"].notna().any() else np.nan,
-        "difference": test.difference,
-        "difference_low": test.low,
-        "difference_high": test.high,
-        "p": test.p,
-        "pairs": test.n,
-        "test": test.test,
-    }
+def _statistics(row: Any, asked: Asked, bases: Mapping[Any, str]) -> dict[str, Any]:
+    pair = pair_of(row, asked, bases)
+    return statistics(row, [asked[row.id]] if row.id in asked else [], [pair] if pair else [])
 
 
 def to_csv(rows: pd.DataFrame) -> str:
-    """Tidy, every digit, one row a cell; tracebacks and notes stay in the records, sub-scores have their own table."""
+    """Tidy, every digit, one row a cell and one a mean over seeds (column `unit`); tracebacks and notes stay in the
+    records, sub-scores have their own table."""
     return rows.drop(columns=["traceback", *AGGREGATE, *OF_PAGES]).to_csv(index=False, lineterminator="\n")
 
 
@@ -118,7 +107,7 @@ def costs_of(rows: pd.DataFrame) -> dict[str, tuple[str, float]]:
 
 
 def score_text(row: Any, decimals: int = 0) -> str:
-    """'91.0 [86–94] +1.5*', 'failed', or '-' for a cell that has not run."""
+    """'91.0 [86–94] +1.5* (2 of 3 seeds)', 'failed', or '-' for a cell that has not run."""
     if row is None or row.status == "missing":
         return "-"
     if row.status == "failed":
@@ -128,6 +117,7 @@ def score_text(row: Any, decimals: int = 0) -> str:
         text += f" [{100 * row.low:.{decimals}f}–{100 * row.high:.{decimals}f}]"
     if not np.isnan(row.difference):
         text += f" {100 * row.difference:+.1f}{'*' if row.p_holm < SIGNIFICANT else ''}"
+    text += f" ({row.seeds} of {row.seeds_planned} seeds)" if row.seeds < row.seeds_planned else ""
     return text + (f" ({_errors(row)} err)" if _errors(row) else "")
 
 
@@ -147,11 +137,12 @@ def cost_text(values: pd.Series, factor: float = 1.0) -> str:
 
 def rich_table(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str] = ()) -> RenderableType:
     """The table for a terminal; it folds to the terminal's width."""
-    suites = list(dict.fromkeys(rows["suite"]))
+    body = shown(rows)
+    suites = list(dict.fromkeys(body["suite"]))
     chunks = [suites[i : i + SUITES_A_TABLE] for i in range(0, len(suites), SUITES_A_TABLE)]
     parts: list[RenderableType] = [Text(line_of(sweep_title(plan)), style="bold")]
-    parts += [_rich_part(rows, chunk, plan) for chunk in chunks]
-    lines = [*notes(rows, plan), *problems, *_cut(rows)]
+    parts += [_rich_part(body, chunk, plan) for chunk in chunks]
+    lines = [*notes(rows, plan), *problems, *_cut(body)]
     parts += [Text(line_of(note), style="dim") for note in lines]
     return Group(*parts)
 
@@ -169,8 +160,8 @@ def _rich_part(rows: pd.DataFrame, suites: Sequence[str], plan: Mapping[str, Any
     for label, group in rows.groupby("label", sort=False):
         here = {row.suite: row for row in each(group)}
         cells = [Text(score_text(here.get(suite)), style=_style(here.get(suite))) for suite in suites]
-        shown = group[group["suite"].isin(suites)]
-        costs = [cost_text(shown[column], factor) for column, (_, factor) in costs_of(rows).items()]
+        asked = group[group["suite"].isin(suites)]
+        costs = [cost_text(asked[column], factor) for column, (_, factor) in costs_of(rows).items()]
         name = Text(names[str(label)], style="bold" if group["is_reference"].any() else "")
         table.add_row(name, *cells, *costs)
     return table
@@ -200,18 +191,20 @@ def _style(row: Any) -> str:
 
 def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
     """What a reader must know to read the table, and every cell that is not whole."""
-    lines = ["accuracy in % [95 % interval over questions; it does not cover another training seed]"]
-    tests = int(rows.drop_duplicates("id")["p_holm"].notna().sum())
+    body, cells = shown(rows), cells_of(rows)
+    over = "questions and seeds" if (body["seeds_compared"].fillna(0) > 1).any() else "questions"
+    lines = [_covered(body)]
+    tests = int(body.drop_duplicates("id")["p_holm"].notna().sum())
     if tests:
         lines.append(
-            f"then the difference to {_reference(rows, plan)} on the same questions; "
+            f"then the difference to {_reference(rows, plan)} on the same {over}; "
             f"* p < {SIGNIFICANT} in a paired test, Holm-corrected over {tests} comparisons"
         )
     elif _reference(rows, plan):
         lines.append(
             f"no comparison: {_reference(rows, plan)} and another variant have no finished questions in common"
         )
-    lines += _by_video(rows) + _other_questions(rows) + _over_seeds(rows) + _chance(rows)
+    lines += _by_video(body) + _other_questions(body) + _fewer_seeds(body) + _over_seeds(body) + _chance(rows)
     lines.append(
         "attention: keys that a vision query reads by selection and window (by compression alone: block means), "
         "as a share of causal dense attention; - is not measured"
@@ -221,13 +214,37 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
             "pairs: of query and key that were computed, over all causal pairs of the prompt, mean over layers and "
             "heads; the attention of methods other than NSA is the same share"
         )
-    lines += _packed(rows) + _noted(rows)
-    lines += [line for row in each(rows[rows["status"] == "done"]) if (line := _left_out(row))]
-    lost = rows[rows["status"] == "failed"].fillna({"error_type": "error", "error": "no message"})
+    lines += _packed(body) + _noted(cells)
+    lines += [line for row in each(cells[cells["status"] == "done"]) if (line := _left_out(row))]
+    lost = cells[cells["status"] == "failed"].fillna({"error_type": "error", "error": "no message"})
     for (label, kind, message), group in lost.groupby(["label", "error_type", "error"], sort=False):
         lines.append(f"{label} failed on {', '.join(group['suite'])}: {kind}: {_first_line(message)}")
-    missing = int((rows["status"] == "missing").sum())
-    return lines + ([f"{missing} of {len(rows)} cells have no record yet"] if missing else [])
+    missing = int((cells["status"] == "missing").sum())
+    return lines + ([f"{missing} of {len(cells)} cells have no record yet"] if missing else [])
+
+
+def _covered(rows: pd.DataFrame) -> str:
+    """What numbers are, and what their intervals cover."""
+    done = rows[rows["status"] == "done"]
+    several, one = done[done["seeds"] > 1], done[done["seeds"] <= 1]
+    if not len(several):
+        return "accuracy in % [95 % interval over questions; it does not cover another training seed]"
+    seeds = "–".join(f"{count}" for count in sorted({several["seeds"].min(), several["seeds"].max()}))
+    said = f"accuracy in %, mean over {seeds} training seeds [95 % interval over questions and seeds]"
+    alone = ", ".join(dict.fromkeys(f"{row.label} on {row.suite}" for row in each(one)))
+    return f"{said}; of one seed, whose interval does not cover another: {alone}" if alone else said
+
+
+def _fewer_seeds(rows: pd.DataFrame) -> list[str]:
+    """Whose difference is over fewer seeds than its accuracy: the reference has not finished in the others."""
+    fewer = rows[rows["seeds_compared"].notna() & (rows["seeds_compared"] < rows["seeds"])]
+    return [
+        f"{suite}: the difference is over {compared:.0f} of {seeds:.0f} seeds, those of {reference}, too: "
+        f"{', '.join(group['label'])}"
+        for (suite, reference, compared, seeds), group in fewer.groupby(
+            ["suite", "reference", "seeds_compared", "seeds"], sort=False
+        )
+    ]
 
 
 def _reference(rows: pd.DataFrame, plan: Mapping[str, Any]) -> str | None:
@@ -298,20 +315,13 @@ def _other_questions(rows: pd.DataFrame) -> list[str]:
 
 
 def _over_seeds(rows: pd.DataFrame) -> list[str]:
-    """Where a variant was trained with several seeds: mean and standard deviation over them."""
-    done = rows[(rows["status"] == "done") & (rows["variant"] != rows["label"])]
-    lines = []
-    for variant, group in done.groupby("variant", sort=False):
-        scores = 100 * group["accuracy"].astype(float)
-        by_suite = scores.groupby(group["suite"], sort=False).agg(["mean", "std", "count"])
-        several = by_suite[by_suite["count"] > 1]
-        parts = [
-            f"{suite} {row['mean']:.1f} ± {row['std']:.1f} ({row['count']:.0f})" for suite, row in several.iterrows()
-        ]
-        lines += (
-            [f"{variant} over training seeds, mean ± standard deviation (seeds): {', '.join(parts)}"] if parts else []
-        )
-    return lines
+    """How far apart the seeds of a variant are: of each benchmark the least and the most."""
+    several = rows.dropna(subset=["seeds_deviation"])
+    parts = []
+    for suite, group in several.groupby("suite", sort=False):
+        points = 100 * group["seeds_deviation"].astype(float)
+        parts.append(f"{suite} {'–'.join(dict.fromkeys(f'{value:.1f}' for value in (points.min(), points.max())))}")
+    return [f"standard deviation over training seeds, in points: {', '.join(parts)}"] if parts else []
 
 
 def _chance(rows: pd.DataFrame) -> list[str]:
@@ -339,14 +349,15 @@ def to_text(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str]
 
 def to_markdown(rows: pd.DataFrame, plan: Mapping[str, Any], problems: Sequence[str] = ()) -> str:
     """The same table for a README or a pull request; intervals with one decimal."""
-    suites = list(dict.fromkeys(rows["suite"]))
-    headings = ["variant", *suites, *(heading for heading, _ in costs_of(rows).values())]
+    body = shown(rows)
+    suites = list(dict.fromkeys(body["suite"]))
+    headings = ["variant", *suites, *(heading for heading, _ in costs_of(body).values())]
     lines = [f"**{markdown(sweep_title(plan))}**", "", markdown_row(map(markdown, headings))]
     lines.append(markdown_row(["---"] * len(headings)))
-    for label, group in rows.groupby("label", sort=False):
+    for label, group in body.groupby("label", sort=False):
         here = {row.suite: row for row in each(group)}
         cells = [score_text(here.get(suite), decimals=1) for suite in suites]
-        costs = [cost_text(group[column], factor) for column, (_, factor) in costs_of(rows).items()]
+        costs = [cost_text(group[column], factor) for column, (_, factor) in costs_of(body).items()]
         name = markdown(label)
         lines.append(markdown_row([f"**{name}**" if group["is_reference"].any() else name, *cells, *costs]))
     return "\n".join([*lines, "", *(f"- {markdown(note)}" for note in [*notes(rows, plan), *problems])]) + "\n"

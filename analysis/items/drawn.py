@@ -13,6 +13,7 @@ from analysis.items.probes import probes_of
 from analysis.items.scores import base_questions
 from analysis.load import load, probe_tables
 from analysis.paper.questions import Question
+from analysis.pooled import cells_of
 from analysis.tables import compare
 from videonsa.arrays import NoArrays
 
@@ -40,7 +41,7 @@ def _cells(item: Item, found: Found) -> Figure:
     if not near:
         raise ValueError("no cell is asked so")
     plan = {"cells": [{"id": asked.row.id} for asked in near]}
-    return _drawer(item)(compare(load(found.out, plan), None))
+    return _drawer(item)(cells_of(compare(load(found.out, plan), None)))
 
 
 def _cells_near(item: Item, found: Found, base: Question) -> list[Asked]:

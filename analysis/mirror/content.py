@@ -37,7 +37,7 @@ def gather(out: Path, sweep: Path, questions: bool) -> Content:
     plan = read_plan(sweep)
     results = load(out, plan)
     data = sweep_data(plan, results)
-    rows = data["rows"]
+    rows = data["all rows"]
     answer = [without_paths(line) for line in answer_lines(rows)]
     tables = {TABLE: cells_table(rows)}
     if questions:

@@ -15,6 +15,7 @@ from analysis.mirror.refusals import check_report
 from analysis.mirror.server import Server, ServerError
 from analysis.mirror.sweep import offline_parts, send_sweep
 from analysis.mirror.tables import run_id
+from analysis.pooled import cells_of
 from analysis.rows import each
 from analysis.summary import summarize
 from videonsa import tracking
@@ -94,7 +95,7 @@ def _kept(out: Path, runs: list[str]) -> set[str]:
 
 def _send_cells(content: Content, out: Path, there: set[str]) -> None:
     """Make the runs of the cells that have none."""
-    for row in each(content.rows.drop_duplicates("id")):
+    for row in each(cells_of(content.rows).drop_duplicates("id")):
         record = read_record(out / "cells" / row.id / "record.json")
         if row.status != "missing" and record is not None and run_id(row) not in there:
             mirror(record, out, content.plan["sweep"], row.label)

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.mirror.tables import TABLE, run_id, sweep_run_id
+from analysis.pooled import cells_of
 from analysis.rows import each
 from analysis.tables import to_markdown
 from analysis.titles import sweep_question
@@ -43,7 +44,7 @@ def make_report(
     with _same_names(sweep):
         spec = _spec(plan, rows, answer, problems, tables, figures)
     about = {"schema": SCHEMA, "kind": "wandb report", "sweep": sweep, "run": sweep_run_id(sweep)}
-    runs = [run_id(row) for row in each(rows.drop_duplicates("id")) if row.status != "missing"]
+    runs = [run_id(row) for row in each(cells_of(rows).drop_duplicates("id")) if row.status != "missing"]
     title = f"VideoNSA-Bench: {sweep}"[:128]
     return {
         **about,
@@ -96,7 +97,8 @@ def _of_cells(rows: pd.DataFrame) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     best = [wr.OrderBy(wr.SummaryMetric("accuracy"), ascending=False)]
-    there = rows[rows["status"] != "missing"].drop_duplicates("id")
+    cells = cells_of(rows)
+    there = cells[cells["status"] != "missing"].drop_duplicates("id")
     sets = [
         wr.Runset(name=str(suite), filters=_of_ids(map(run_id, each(group))), order=best)
         for suite, group in there.groupby("suite", sort=False)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.load import Results
 from analysis.page.media import Media
+from analysis.pooled import SEEDS, cells_of, shown
 from analysis.rows import each
 from videonsa.record import without_paths
 from videonsa.wandb_rules import fitting, plain
@@ -53,13 +54,14 @@ def sweep_run_id(sweep: str) -> str:
 
 
 def cells_table(rows: pd.DataFrame) -> Rows:
-    """Every cell: its number with interval, the difference to the reference with interval and test, its costs."""
-    columns = ["variant", "benchmark", "status", "reference", *OF_CELLS, "test", "run", "error"]
+    """Every cell, or mean over seeds: its number with interval, the difference to the reference with interval and test,
+    its costs."""
+    columns = ["variant", "benchmark", "status", "seeds", "reference", *OF_CELLS, "test", "run", "error"]
     data = []
-    for row in each(rows):
+    for row in each(shown(rows)):
         numbers = [_number(getattr(row, name), factor) for name, factor in OF_CELLS.values()]
-        run = None if row.status == "missing" else run_id(row)
-        about = [_text(row.label), row.suite, row.status, bool(row.is_reference)]
+        run = None if row.status == "missing" or row.unit == SEEDS else run_id(row)
+        about = [_text(row.label), row.suite, row.status, row.seeds, bool(row.is_reference)]
         data.append([*about, *numbers, _text(row.test), run, _text(row.error)])
     return Rows(columns, data)
 
@@ -72,7 +74,7 @@ def question_tables(results: Results, rows: pd.DataFrame, media: Media) -> dict[
     """
     asked = {str(cell): group for cell, group in results.questions.groupby("cell")}
     found = {}
-    for suite, cells in rows.drop_duplicates("id").groupby("suite", sort=False):
+    for suite, cells in cells_of(rows).drop_duplicates("id").groupby("suite", sort=False):
         there = [cell for cell in each(cells) if cell.id in asked]
         if there:
             each_asked = [asked[cell.id].assign(variant=cell.label, media=cell.media) for cell in there]

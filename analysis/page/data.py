@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.load import Results
 from analysis.page.media import MOST, Media
+from analysis.pooled import shown
 from analysis.rows import each
 from analysis.tables import costs_of
 from videonsa.text import line_of
@@ -96,7 +97,7 @@ def _cells(rows: pd.DataFrame) -> list[dict[str, Any]]:
     labels, suites = (list(dict.fromkeys(rows[name])) for name in ("label", "suite"))
     factors = {name: factor for name, (_, factor) in costs_of(rows).items()}
     found = []
-    for row in each(rows):
+    for row in each(shown(rows)):
         about = {"v": labels.index(row.label), "s": suites.index(row.suite), "status": row.status}
         numbers = {name: _number(getattr(row, name)) for name in POINT}
         costs = [_number(getattr(row, name)) for name in factors]

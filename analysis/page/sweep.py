@@ -18,6 +18,7 @@ from analysis.page.media import Media
 from analysis.page.tables import Cell, number, plain, table
 from analysis.paper import SOURCE, beside
 from analysis.parts import parts_of
+from analysis.pooled import SEED, SEEDS, cells_of, shown
 from analysis.rows import each, part
 from analysis.stats import SIGNIFICANT
 from analysis.tables import cost_text, costs_of, notes, score_text
@@ -46,7 +47,7 @@ def write_report(
     """
     name, _, question = sweep_title(plan).partition(": ")
     sections = [
-        Section("results", "Results", _table(rows) + _list([*notes(rows, plan), *results.problems])),
+        Section("results", "Results", _results(rows, [*notes(rows, plan), *results.problems])),
         Section("charts", "Charts", CHARTS if (rows["status"] == "done").any() else ""),
         Section("questions", "Questions", file("questions.html") if len(results.questions) else ""),
         Section("parts", "Sub-scores", _parts(results)),
@@ -80,6 +81,13 @@ def _table(rows: pd.DataFrame) -> str:
     return table("Accuracy by variant and benchmark, and what it costs", headings, lines)
 
 
+def _results(rows: pd.DataFrame, lines: Sequence[str]) -> str:
+    """The table, what is to be known of it, and the single seeds that means are over, closed at first."""
+    single = rows[rows["unit"] == SEED]
+    seeds = f"<details><summary>each training seed</summary>{_table(single)}</details>" if len(single) else ""
+    return _table(shown(rows)) + seeds + _list(lines)
+
+
 def _score(row: Any) -> Cell:
     if row is None or row.status != "done":
         return Cell(score_text(row), kind="missing" if row is None or row.status == "missing" else "failed")
@@ -88,8 +96,10 @@ def _score(row: Any) -> Cell:
     if row.p_holm < SIGNIFICANT:
         kind = "better" if row.difference > 0 else "worse"
     hint = f"{int(row.answered)} questions" if pd.notna(row.answered) else "its questions are not recorded"
+    hint += f"; {row.seeds} of {row.seeds_planned} seeds" if row.unit == SEEDS else ""
     if row.test:
-        hint += f"; p = {row.p:.2g}, Holm {row.p_holm:.2g} ({row.test}, {int(row.pairs)} pairs)"
+        corrected = "" if pd.isna(row.p_holm) else f", Holm {row.p_holm:.2g}"
+        hint += f"; p = {row.p:.2g}{corrected} ({row.test}, {int(row.pairs)} pairs)"
     return Cell(f"{accuracy} <small>{text(rest)}</small>", row.accuracy, kind, hint)
 
 
@@ -150,7 +160,8 @@ def _published(rows: pd.DataFrame) -> str:
 
 
 def _failures(rows: pd.DataFrame) -> str:
-    lost = rows[rows["status"] == "failed"].fillna({"error_type": "error", "error": "", "traceback": "no traceback"})
+    cells = cells_of(rows)
+    lost = cells[cells["status"] == "failed"].fillna({"error_type": "error", "error": "", "traceback": "no traceback"})
     shown = []
     for row in each(lost):
         title = text(f"{row.label}, {row.suite}: {row.error_type}: {row.error}")
@@ -175,6 +186,7 @@ def _facts(row: Any) -> list[str]:
 
 
 def _origin(rows: pd.DataFrame, linked: bool) -> str:
+    rows = cells_of(rows)
     done = rows[rows["status"] == "done"]
     facts = {
         "commits": sorted(done["commit"].dropna().unique()),
