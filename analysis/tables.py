@@ -231,8 +231,11 @@ def _covered(rows: pd.DataFrame) -> str:
         return "accuracy in % [95 % interval over questions; it does not cover another training seed]"
     seeds = "–".join(f"{count}" for count in sorted({several["seeds"].min(), several["seeds"].max()}))
     said = f"accuracy in %, mean over {seeds} training seeds [95 % interval over questions and seeds]"
-    alone = ", ".join(dict.fromkeys(f"{row.label} on {row.suite}" for row in each(one)))
-    return f"{said}; of one seed, whose interval does not cover another: {alone}" if alone else said
+    alone = [
+        str(label) if len(group) == (done["label"] == label).sum() else f"{label} on {', '.join(group['suite'])}"
+        for label, group in one.groupby("label", sort=False)
+    ]
+    return f"{said}; of one seed, whose interval does not cover another: {', '.join(alone)}" if alone else said
 
 
 def _fewer_seeds(rows: pd.DataFrame) -> list[str]:

@@ -52,6 +52,7 @@ def page_data(results: Results, rows: pd.DataFrame, media: Media, room: int, pic
     """
     data: dict[str, Any] = {"variants": [line_of(label) for label in dict.fromkeys(rows["label"])]}
     data |= {"suites": [line_of(suite) for suite in dict.fromkeys(rows["suite"])], "costs": _costs(rows)}
+    data["references"] = [data["variants"].index(line_of(name)) for name in _references(rows)]
     data |= {"cells": _cells(rows), "layers": _layers(results), "cut": None, "texts": [], "questions": [], "sheets": {}}
     for longest in LONGEST:
         texts = Texts(longest)
@@ -86,6 +87,11 @@ def _number(value: Any) -> float | None:
     if not isinstance(value, Real) or not math.isfinite(value):
         return None
     return float(f"{value:.6g}")
+
+
+def _references(rows: pd.DataFrame) -> list[str]:
+    """Labels of the reference, and of each of its seeds."""
+    return list(dict.fromkeys(rows.loc[rows["is_reference"], "label"]))
 
 
 def _costs(rows: pd.DataFrame) -> list[str]:

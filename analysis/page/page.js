@@ -252,9 +252,10 @@ function questions() {
   if (!form || !data.questions.length) return warn();
   const { a, b, show, suite, part, lasts, words } = form.elements;
   const variants = data.variants.map((name, number) => [number, name]).filter(([number]) => asked(number).length);
-  const reference = data.cells.find(cell => cell.reference && asked(cell.v).length)?.v ?? variants[0][0];
+  const [reference] = variants.find(([number]) => data.references.includes(number)) ?? variants[0];
+  const others = variants.filter(([number]) => number !== reference);
   fill(a, variants, reference);
-  fill(b, variants, variants.find(([number]) => number !== reference)?.[0]);
+  fill(b, variants, (others.find(([number]) => !data.references.includes(number)) ?? others[0])?.[0]);
   fill(suite, [["", "all"], ...data.questions.map((one, number) => [number, data.suites[one.s]])], "");
   const several = new Set(data.questions.flatMap(one => one.seconds.map(inLength)));
   fill(lasts, [["", "all"], ...LENGTHS.map(([label], at) => [at, label]).filter(([at]) => several.has(at)), ...(several.has(-1) ? [[-1, "not known"]] : [])], "");

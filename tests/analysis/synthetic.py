@@ -236,6 +236,28 @@ def pair_sweep(out: Path) -> Path:
     return sweep
 
 
+def seed_sweep(out: Path) -> Path:
+    """Three variants of two suites under three seeds: a cell of the reference has not run, one of another variant
+    failed. A fourth variant has one seed, as a given checkpoint has."""
+    cells = []
+    for label, base in ((REFERENCE, 0.85), ("b=1 w=2", 0.65), ("b=2 w=8", 0.8), ("given", 0.8)):
+        for name in ("synth_order", "synth_layout"):
+            for seed in (0, 1, 2) if label != "given" else (0,):
+                about = {"label": label, "seed": seed, "training": identity(label, seed)}
+                planned = cell(f"{label} {seed}", name, {}) | about
+                cells.append(planned)
+                record = evaluation(planned["id"], label, suite(name), nsa(), base + 0.04 * (seed - 1))
+                record["settings"] = record["settings"] | {"seed": seed}
+                record["summary"] = record["summary"] | {"prefill_ms_p50": 20.0 + seed**2}
+                if (label, name, seed) == ("b=2 w=8", "synth_order", 1):
+                    record = failed(record)
+                if (label, name, seed) != (REFERENCE, "synth_layout", 2):
+                    write(out / "cells" / planned["id"] / "record.json", record)
+    sweep = out / "sweeps" / "tiny-seeds"
+    write(sweep / "plan.json", plan("tiny-seeds", [], cells, REFERENCE, "train"))
+    return sweep
+
+
 def branch_sweep(out: Path) -> Path:
     """The seven subsets of the branches."""
     subsets = ["cmp", "slc", "swa", "cmp+slc", "cmp+swa", "slc+swa", "cmp+slc+swa"]
