@@ -133,7 +133,7 @@ def _row(foreign: Foreign, suite: str, task: Task, questions: pd.DataFrame, alik
     shares = kind.aggregate.shares({str(name) for name in questions["kind"].dropna()})
     cell = SimpleNamespace(shares=shares)
     known = alike.parts if isinstance(alike.parts, dict) else {}
-    numbers = {name: number_of_part(cell, questions, name) for name in known}
+    numbers = {name: number_of_part(cell, name, questions) for name in known}
     return {
         **{"id": f"{foreign.label} {suite}", "label": foreign.label, "variant": foreign.label, "suite": suite},
         **{"group": alike.group, "name": foreign.label},

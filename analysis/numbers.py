@@ -49,10 +49,14 @@ def number_of(cell: Any, *seeds: pd.DataFrame) -> Estimate:
     return estimate(_scores(first, seeds), *_about(first), shares_of(cell))
 
 
-def number_of_part(cell: Any, questions: pd.DataFrame, name: str) -> Estimate:
+def number_of_part(cell: Any, name: str, *seeds: pd.DataFrame) -> Estimate:
     """A sub-score, of the cell's questions that enter it: those that list it, or whose kind has its name."""
-    enters = [name in names if isinstance(names, list) else False for names in questions["parts"]]
-    return number_of(cell, questions[np.array(enters, dtype=bool) | (questions["kind"] == name).to_numpy()])
+    return number_of(cell, *(one[_enters(one, name)] for one in seeds))
+
+
+def _enters(questions: pd.DataFrame, name: str) -> np.ndarray:
+    listed = [name in names if isinstance(names, list) else False for names in questions["parts"]]
+    return np.array(listed, dtype=bool) | (questions["kind"] == name).to_numpy()
 
 
 def difference_of(cell: Any, *seeds: Pair) -> Paired:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.load import Results
-from analysis.numbers import SAME, number_of_part
+from analysis.numbers import SAME, Asked, number_of_part
+from analysis.pooled import CELL, SEED, SEEDS, shown
 from analysis.rows import each
 from analysis.stats import NO_ESTIMATE, Estimate
 from analysis.tables import markdown_row
@@ -17,27 +19,57 @@ from analysis.titles import sweep_title
 from videonsa.record import write_text
 from videonsa.text import markdown
 
-COLUMNS = ["id", "label", "seed", "suite", "part", "score", "low", "high", "standard_error", "questions", "videos"]
+COLUMNS = [
+    *("id", "label", "seed", "suite", "unit", "part"),
+    *("score", "low", "high", "standard_error", "questions", "videos"),
+]
 
 
 def parts_of(results: Results) -> pd.DataFrame:
-    """One row a finished cell and sub-score (COLUMNS). The interval is NaN where the record does not say of what."""
-    asked = dict(iter(results.questions.groupby("cell")))
+    """One row a finished cell and sub-score (COLUMNS), and one of the mean over a variant's seeds (`unit`, as in
+    analysis.pooled). The interval is NaN where the record does not say of what."""
+    asked = {str(cell): questions for cell, questions in results.questions.groupby("cell")}
     rows = []
-    for cell in each(results.cells[results.cells["status"] == "done"]):
-        for name, part in (cell.parts if isinstance(cell.parts, dict) else {}).items():
-            number = part_number(cell, asked.get(cell.id), name)
-            about = {"id": cell.id, "label": cell.label, "seed": cell.seed, "suite": cell.suite, "part": name}
-            videos = number.videos or None
-            sure = {"low": number.low, "high": number.high, "standard_error": number.error, "videos": videos}
-            rows.append({**about, "score": part.get("score"), "questions": part.get("questions"), **sure})
+    for _, group in results.cells[results.cells["status"] == "done"].groupby(["variant", "suite"], sort=False):
+        cells = list(each(group))
+        single = SEED if cells[0].label != cells[0].variant else CELL
+        if single == SEED:
+            of = {"id": "+".join(cell.id for cell in cells), "label": cells[0].variant, "unit": SEEDS}
+            rows += _rows(cells, asked, of)
+        for cell in cells:
+            rows += _rows([cell], asked, {"id": cell.id, "label": cell.label, "seed": cell.seed, "unit": single})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _rows(cells: Sequence[Any], asked: Asked, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sub-scores of a cell, or the means of those that all of several seeds' cells have."""
+    known = [cell.parts if isinstance(cell.parts, dict) else {} for cell in cells]
+    rows = []
+    for name in known[0]:
+        parts = [of[name] for of in known if name in of]
+        if len(parts) < len(cells):
+            continue
+        scores = [part.get("score") for part in parts]
+        score = None if None in scores else float(np.mean(scores)) if scores[1:] else scores[0]
+        number = _number(cells, asked, name)
+        sure = {"low": number.low, "high": number.high, "standard_error": number.error, "videos": number.videos or None}
+        rows.append({**about, "suite": cells[0].suite, "part": name, "score": score, **sure})
+        rows[-1]["questions"] = parts[0].get("questions")
+    return rows
+
+
+def _number(cells: Sequence[Any], asked: Asked, name: str) -> Estimate:
+    """Of one cell, or over seeds where each one's is known."""
+    numbers = [part_number(cell, asked.get(cell.id), name) for cell in cells]
+    if len(cells) == 1 or not all(number.n for number in numbers):
+        return numbers[0] if len(cells) == 1 else NO_ESTIMATE
+    return number_of_part(cells[0], name, *(asked[cell.id] for cell in cells))
 
 
 def part_number(cell: Any, questions: pd.DataFrame | None, name: str) -> Estimate:
     """A cell's sub-score with its interval; NO_ESTIMATE where the record does not say of which questions it is."""
     score = cell.parts[name].get("score")
-    number = NO_ESTIMATE if questions is None else number_of_part(cell, questions, name)
+    number = NO_ESTIMATE if questions is None else number_of_part(cell, name, questions)
     return NO_ESTIMATE if score is None or not abs(number.mean - score) <= SAME else number
 
 
@@ -54,7 +86,7 @@ def write_parts(plan: Mapping[str, Any], results: Results, sweep: Path) -> list[
 def to_markdown(parts: pd.DataFrame, plan: Mapping[str, Any]) -> str:
     """A table a benchmark: sub-scores in rows, with their questions; variants in columns."""
     lines = [f"**{markdown(sweep_title(plan))}**", ""]
-    for suite, group in parts.groupby("suite", sort=False):
+    for suite, group in shown(parts).groupby("suite", sort=False):
         labels = list(dict.fromkeys(group["label"]))
         headings = [markdown(suite), "questions", *map(markdown, labels)]
         lines += [markdown_row(headings), markdown_row(["---"] * len(headings))]
@@ -64,7 +96,8 @@ def to_markdown(parts: pd.DataFrame, plan: Mapping[str, Any]) -> str:
             asked = "–".join(f"{count:,}" for count in dict.fromkeys([counts[0], counts[-1]])) if counts else "-"
             lines.append(markdown_row([markdown(name), asked, *(_text(here.get(label)) for label in labels)]))
         lines.append("")
-    return "\n".join([*lines, "- scores in % [95 % interval, by video where questions share one]"]) + "\n"
+    seeds = ", and over training seeds" if (parts["unit"] == SEEDS).any() else ""
+    return "\n".join([*lines, f"- scores in % [95 % interval, by video where questions share one{seeds}]"]) + "\n"
 
 
 def _text(row: Any) -> str:

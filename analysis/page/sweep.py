@@ -109,8 +109,8 @@ def _list(lines: Sequence[str]) -> str:
 
 def _parts(results: Results) -> str:
     """A table a benchmark, closed at first."""
-    shown = []
-    for suite, group in parts_of(results).groupby("suite", sort=False):
+    tables = []
+    for suite, group in shown(parts_of(results)).groupby("suite", sort=False):
         labels = list(dict.fromkeys(group["label"]))
         lines = []
         for name, same in group.groupby("part", sort=False):
@@ -120,8 +120,8 @@ def _parts(results: Results) -> str:
                 ("", [plain(name), number(asked, f"{asked:,}"), *(_part(here.get(label)) for label in labels)])
             )
         made = table(f"{suite}: sub-scores in % with 95 % intervals", ["sub-score", "questions", *labels], lines)
-        shown.append(f"<details><summary>{text(suite)}</summary>{made}</details>")
-    return "\n".join(shown)
+        tables.append(f"<details><summary>{text(suite)}</summary>{made}</details>")
+    return "\n".join(tables)
 
 
 def _part(row: Any) -> Cell:

@@ -60,7 +60,7 @@ def test_a_row_is_paired_question_by_question(results: Results, tmp_path: Path) 
     assert row.lmms_eval == 0.25
     reference = results.cells[(results.cells["variant"] == REFERENCE) & (results.cells["suite"] == "synth_needle")]
     own, other = (both.questions[both.questions["cell"] == cell] for cell in (row.id, reference["id"].iloc[0]))
-    expected = difference_of(reference.iloc[0], own, other)
+    expected = difference_of(reference.iloc[0], (own, other))
     assert (row.pairs, row.difference, row.p) == (QUESTIONS, expected.difference, expected.p)
     assert row.p < 1e-6
     about, pairs = both.problems[:2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from analysis.mirror.spec import make_report
 from analysis.mirror.tables import cells_table, question_tables, run_id
 from analysis.page.media import Media
 from analysis.page.sweep import write_report
+from analysis.parts import parts_of
 from analysis.pooled import cells_of, shown
 from analysis.rows import each
 from analysis.stats import estimate, holm, paired
@@ -139,6 +141,23 @@ def test_of_seeds_that_all_failed_or_none_has_run_there_is_no_number(results: Re
     states = [at(rows, OTHER, suite)["status"] for suite in ("synth_order", "synth_layout")]
     assert states == ["failed", "missing"]
     assert "| b=1 w=2 | failed | - |" in to_markdown(rows, plan)
+
+
+def test_sub_scores_are_means_too(results: Results, rows: pd.DataFrame) -> None:
+    number = results.questions["doc_id"].astype(int)
+    questions = results.questions.assign(kind=np.where(number % 2, "odd", "even"))
+    means = questions[questions["kind"] == "odd"].groupby("cell")["score"].mean()
+    parts = [
+        {"odd": {"score": means[cell], "questions": 100}} if cell in means else None for cell in results.cells["id"]
+    ]
+    found = parts_of(replace(results, cells=results.cells.assign(parts=parts), questions=questions))
+    row = at(found, OTHER, "synth_order")
+    of = scores(
+        replace(results, questions=questions[questions["kind"] == "odd"]), rows, OTHER, "synth_order", (0, 1, 2)
+    )
+    assert (row["unit"], row["score"]) == ("seeds", pytest.approx(of.mean()))
+    assert tuple(row[["low", "high"]]) == pytest.approx(estimate(of)[1:3])
+    assert list(shown(found)["label"].unique()) == list(shown(rows)["label"].unique())
 
 
 def test_figures_page_and_wandb_show_means_and_lead_to_seeds(
