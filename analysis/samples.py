@@ -194,7 +194,7 @@ def crossed(
         weight[seed.place], total[seed.place] = seed.weights, seed.weights * seed.values
     weight, total = (of.mean(axis=0)[answered.place] for of in (weights, sums))
     of_kinds = np.bincount(answered.kind, weight)
-    relative = weight / (of_kinds / answered.counts)[answered.kind]
+    relative = (weight / (of_kinds / answered.counts)[answered.kind]).round(12)  # 1 where all seeds answered all
     return Crossed(seeds, dataclasses.replace(answered, values=total / weight, shares=of_kinds, relative=relative))
 
 

@@ -204,7 +204,14 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"no comparison: {_reference(rows, plan)} and another variant have no finished questions in common"
         )
-    lines += _by_video(body) + _other_questions(body) + _fewer_seeds(body) + _over_seeds(body) + _chance(rows)
+    lines += (
+        _by_video(body)
+        + _other_questions(body)
+        + _two_seeds(body)
+        + _fewer_seeds(body)
+        + _over_seeds(body)
+        + _chance(rows)
+    )
     lines.append(
         "attention: keys that a vision query reads by selection and window (by compression alone: block means), "
         "as a share of causal dense attention; - is not measured"
@@ -236,6 +243,13 @@ def _covered(rows: pd.DataFrame) -> str:
         for label, group in one.groupby("label", sort=False)
     ]
     return f"{said}; of one seed, whose interval does not cover another: {', '.join(alone)}" if alone else said
+
+
+def _two_seeds(rows: pd.DataFrame) -> list[str]:
+    """A warning: the least number that shows a spread at all (docs/analysis.md has the rates)."""
+    two = (rows["seeds"] == 2) | (rows["seeds_compared"] == 2)
+    said = "two seeds say little of others: where seeds differ much, intervals and tests over two are too sure"
+    return [said] if two.any() else []
 
 
 def _fewer_seeds(rows: pd.DataFrame) -> list[str]:

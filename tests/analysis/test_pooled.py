@@ -117,7 +117,9 @@ def test_what_intervals_cover_is_said_of_each(rows: pd.DataFrame, plan: dict) ->
     assert any(line.startswith("standard deviation over training seeds, in points: synth_order") for line in more)
     lost = rows.assign(seeds=rows["seeds"].mask((rows["label"] == LOST) & (rows["suite"] == "synth_order"), 1))
     assert notes(lost, plan)[0].endswith("does not cover another: b=2 w=8 on synth_order, given")
+    assert any("two seeds say little of others" in line for line in more)
     whole = rows[rows["variant"].isin([OTHER, synthetic.REFERENCE]) & (rows["suite"] == "synth_order")]
+    assert not any("two seeds" in line for line in notes(whole, plan))
     assert notes(whole, plan)[0] == "accuracy in %, mean over 3 training seeds [95 % interval over questions and seeds]"
     assert "does not cover another training seed" in notes(rows[rows["variant"] == GIVEN], plan)[0]
 
