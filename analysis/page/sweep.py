@@ -52,7 +52,7 @@ def write_report(
         Section("questions", "Questions", file("questions.html") if len(results.questions) else ""),
         Section("parts", "Sub-scores", _parts(results)),
         Section("figures", "Figures", _figures(sweep / "figures", pictures)),
-        Section("published", "Beside the published numbers", _published(rows)),
+        Section("published", "Beside the published numbers", _published(shown(rows))),
         Section("failures", "Failures", _failures(rows)),
         Section("origin", "Where the numbers come from", _origin(rows, pictures)),
     ]

@@ -18,7 +18,6 @@ from analysis.paper.questions import (
     suite_of,
     tell,
 )
-from analysis.pooled import shown
 from analysis.rows import each
 from videonsa.record import write_text
 from videonsa.text import markdown
@@ -52,8 +51,7 @@ def compared(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     settings = load_settings()
     asked = [(score, published_question(score, settings)) for score in each(scores)]
     pairs, reasons = [], []
-    body = shown(rows)
-    for row in each(body[body["status"] == "done"]):
+    for row in each(rows[rows["status"] == "done"]):
         here = [(score, question) for score, question in asked if suite_of(score.benchmark) == row.suite]
         if not here or isinstance(getattr(row, "source", None), str):  # what was made elsewhere is not ours
             continue
