@@ -270,7 +270,7 @@ def _variants(
 def _place_of(within: Any, axes: list[str], where: str) -> int | None:
     """Which of the axes `within` names."""
     if within is not None and within not in axes:
-        raise SettingsError(f"{where}: within: {within!r} is no axis; axes: {', '.join(axes)}")
+        raise SettingsError(f"{where}: within: {within!r} is no axis; axes: {', '.join(axes) or 'none'}")
     return None if within is None else axes.index(within)
 
 
@@ -283,6 +283,9 @@ def _check_groups_have(variants: tuple[Variant, ...], reference: str | None, wit
     lacking = [str(group) for group in dict.fromkeys(variant.group for variant in variants) if group not in having]
     if lacking:
         raise SettingsError(f"{where}: within: {within}: no variant is like {reference!r} at {', '.join(lacking)}")
+    names = [(variant.group, variant.name) for variant in variants]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SettingsError(f"{where}: within: {within}: two variants are called {twice[1]!r} there; give rows a label")
     if len({variant.group for variant in variants}) == len(variants):
         raise SettingsError(f"{where}: within: {within}: at each of its points is one variant: nothing is compared")
 

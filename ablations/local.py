@@ -206,7 +206,7 @@ def close_job(sweep: Sweep, job: Job, process: Running, beside: Iterable[Job], w
         if not is_trained(sweep.out, job.training):
             fail_record(sweep.out, job.training, error)
             record = read_record(training_folder(sweep.out, job.training.id) / "record.json")
-            if record is not None and record["error"] != error:  # one of its processes has said more
+            if record is not None and record["error"] not in (None, error):  # one of its processes has said more
                 error = training_failure(job.training.id, record["error"])
             for cell in job.cells:
                 fail_record(sweep.out, cell, error)

@@ -184,8 +184,10 @@ def read_state(sweep: Sweep) -> State:
 
 def has_weights(out: Path, training: Training) -> bool:
     """What the training makes is there: records are kept where weights are too large to be."""
-    made = "final" if training.gates is None else MEAN_GATES
-    return training.exists or (training_folder(out, training.id) / made).exists()
+    folder = training_folder(out, training.id)
+    if training.exists or training.gates is not None:
+        return training.exists or (folder / MEAN_GATES).is_file()
+    return (folder / "final" / "config.json").is_file() and any((folder / "final").glob("*.safetensors"))
 
 
 def is_of(record: Mapping[str, Any], cell: Cell) -> bool:

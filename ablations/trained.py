@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,14 @@ def trained_folder(out: Path, training: Training) -> Path:
     if not has_weights(out, training):
         raise TrainingFailed(f"training {training.id} is done, but its weights are gone: its folder has no final/")
     return folder / "final"
+
+
+def put_aside_remains(folder: Path) -> None:
+    """What is left of weights that are no longer whole: a training takes any final/ for its end."""
+    final, remains = folder / "final", folder / "final.incomplete"
+    if os.path.lexists(final):
+        shutil.rmtree(remains, ignore_errors=True)
+        os.replace(final, remains)
 
 
 def training_summary(folder: Path) -> dict[str, Any]:
@@ -65,17 +75,15 @@ def of_weights(out: Path, training: Training, record: Mapping[str, Any]) -> dict
     return {"weights": {**(record.get("weights") or {}), "digest": digest}} if digest else {}
 
 
-def made_before(record: Mapping[str, Any] | None, digest: str | None) -> list[str]:
-    """The other weights that a training has made before, of whose records this is the last: oldest first.
+def made_before(record: Mapping[str, Any] | None) -> list[str | None]:
+    """The weights that a training has made before, of whose records this is the last: oldest first; None: not known.
 
     A training whose weights are gone is made again for more questions. To the same bits on the same kind of machine, or
-    nearly to them: then its records say so.
+    nearly to them: its records say which.
     """
     if record is None or record["status"] != DONE:
         return []
-    last = (record["summary"] or {}).get("weights")
-    earlier = [*record.get("made_before", []), *([last] if last else [])]
-    return [one for one in dict.fromkeys(earlier) if one != digest]
+    return [*record.get("made_before", []), (record["summary"] or {}).get("weights")]
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:

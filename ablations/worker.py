@@ -26,7 +26,14 @@ from ablations.plan import DONE, FAILED, Job, Sweep, answers_folder, by_suite, c
 from ablations.progress import Progress, launch, read_progress
 from ablations.records import fail_record, record_of
 from ablations.stages import Stages
-from ablations.trained import is_trained, made_before, of_weights, trained_folder, training_summary
+from ablations.trained import (
+    is_trained,
+    made_before,
+    of_weights,
+    put_aside_remains,
+    trained_folder,
+    training_summary,
+)
 from evals.observers import registry
 from slurm.executor import delayed, distributed_environment, leave, leave_when_told, told_to_leave
 from videonsa.arrays import ARRAYS, write_arrays
@@ -116,6 +123,7 @@ def run_training(work: Work, progress: Progress) -> list[str]:
         before = read_record(folder / "record.json")
         if is_trained(work.out, training):
             return []
+        put_aside_remains(folder)
         report = progress.begin("train", "training" if training.gates is None else "mean gates", check=claim.check)
         record = record_of(training)
         started = time.time()
@@ -123,9 +131,10 @@ def run_training(work: Work, progress: Progress) -> list[str]:
             summary = _train(work, folder, report, lambda text: progress.write(said=text))
             summary["seconds"] = round(max(time.time() - started, summary.get("seconds", 0.0)), 3)
             record |= {"status": DONE, "summary": summary}
-            if others := made_before(before, summary.get("weights")):
-                record |= {"made_before": others}
-                progress.write(said=f"other weights than before: {summary['weights']}, not {others[-1]}")
+            if made := made_before(before):
+                record |= {"made_before": made}
+                if made[-1] not in (None, summary.get("weights")):
+                    progress.write(said=f"other weights than before: {summary.get('weights')}, not {made[-1]}")
         except Exception as error:
             record |= {"error": _word_of_another(folder) or _failure(error, folder)}
         claim.check()

@@ -3,12 +3,13 @@
 A benchmark of the sweep and a task of lmms-eval's are one where they have the same task name. A question is the same
 where its document has the same number, the right answer agrees, and its kind does where the sample tells it. Only
 questions that pair count in the row's number, so that it is of the same questions as ours; what does not is counted.
+In a sweep of groups (a grid's `within`: context lengths) the row's label ends with the group that it belongs to.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import pandas as pd
 from analysis.foreign import Foreign, NotForeign, Sample, Task
 from analysis.load import Results
 from analysis.numbers import number_of, number_of_part
-from analysis.rows import CELL_COLUMNS, QUESTION_COLUMNS, each, part
+from analysis.rows import CELL_COLUMNS, QUESTION_COLUMNS, each, groups_of, part
 from evals.suites import SUITES, Suite
 from videonsa.text import line_of
 
@@ -40,16 +41,18 @@ def join(results: Results, foreign: Foreign, reference: str | None) -> Results:
     cells = results.cells
     if foreign.label in set(cells["label"]):
         raise NotForeign(f"--join: the label {foreign.label!r} is taken; give another one: --join FOLDER=LABEL")
+    group, name = _group_of(foreign.label, groups_of(cells))
+    there = results if group is None else _within(results, group)
     first = max(foreign.tasks.values(), key=lambda task: task.date)
     notes = [f"{foreign.label}: not asked here, read of lmms-eval's samples in {foreign.source} ({first.about})"]
     rows, questions = [], []
-    for suite, task in _suites(cells, foreign):
-        asked = _asked(results, suite)
+    for suite, task in _suites(there.cells, foreign):
+        asked = _asked(there, suite)
         paired = _pair(SUITES[suite], asked, task)
         notes += [f"{foreign.label}, {suite}: {note}" for note in [*paired.notes, *task.notes, *_more(task, first)]]
         if len(paired.questions):
-            row = _row(foreign, suite, task, paired.questions, _alike(cells, suite, reference))
-            rows.append(row)
+            row = _row(foreign, suite, task, paired.questions, _alike(there.cells, suite, reference))
+            rows.append(row | {"group": group, "name": name})
             questions.append(paired.questions.assign(cell=row["id"], label=foreign.label, suite=suite))
     if not rows:
         raise NotForeign(_why_nothing(cells, foreign, notes[1:]))
@@ -59,6 +62,25 @@ def join(results: Results, foreign: Foreign, reference: str | None) -> Results:
         cells=pd.concat([cells.astype(object), joined.astype(object)], ignore_index=True).infer_objects(),
         questions=pd.concat([results.questions, *questions], ignore_index=True),
         problems=(*notes, *results.problems),
+    )
+
+
+def _group_of(label: str, groups: Sequence[Any]) -> tuple[str | None, str]:
+    """(the group of a sweep of groups that a label ends with, the label without it)."""
+    if groups == [None]:
+        return None, label
+    for group in groups:
+        if label.endswith(f" {group}"):
+            return str(group), label.removesuffix(f" {group}")
+    known = ", ".join(map(str, groups))
+    raise NotForeign(f"--join: label {label!r} does not say where it was asked: let LABEL end with one of {known}")
+
+
+def _within(results: Results, group: str) -> Results:
+    """Of one group alone."""
+    cells = results.cells[results.cells["group"] == group]
+    return dataclasses.replace(
+        results, cells=cells, questions=results.questions[results.questions["cell"].isin(cells["id"])]
     )
 
 
@@ -136,7 +158,6 @@ def _row(foreign: Foreign, suite: str, task: Task, questions: pd.DataFrame, alik
     numbers = {name: number_of_part(cell, name, questions) for name in known}
     return {
         **{"id": f"{foreign.label} {suite}", "label": foreign.label, "variant": foreign.label, "suite": suite},
-        **{"group": alike.group, "name": foreign.label},
         **{"status": "done", "seed": alike.seed, "as_trained": False, "task": alike.task, "chance": alike.chance},
         **{"metric": kind.metric, "accuracy": number_of(cell, questions).mean, "shares": shares},
         **{"questions": len(questions), "errors": 0, "correct": None, "lmms_eval": _figure(kind, task)},

@@ -253,13 +253,17 @@ def _two_seeds(rows: pd.DataFrame) -> list[str]:
 
 
 def _fewer_seeds(rows: pd.DataFrame) -> list[str]:
-    """Whose difference is over fewer seeds than its accuracy: the reference has not finished in the others."""
-    fewer = rows[rows["seeds_compared"].notna() & (rows["seeds_compared"] < rows["seeds"])]
+    """Whose difference is over fewer seeds than its accuracy, or the reference's: those that both have finished in."""
+    theirs = {(row.suite, row.variant): row.seeds for row in each(rows) if row.is_reference}
+    compared = rows["seeds_compared"].astype(float).fillna(rows["seeds"].where(rows["pairs"].astype(float) > 0))
+    most = [max(row.seeds, theirs.get((row.suite, row.reference), 0)) for row in each(rows)]
+    fewer = rows.assign(compared=compared, most=most)
+    fewer = fewer[fewer["compared"] < fewer["most"]]
     return [
-        f"{suite}: the difference is over {compared:.0f} of {seeds:.0f} seeds, those of {reference}, too: "
+        f"{suite}: the difference is over {compared:.0f} of {most:.0f} seeds, in which {reference} is finished, too: "
         f"{', '.join(group['label'])}"
-        for (suite, reference, compared, seeds), group in fewer.groupby(
-            ["suite", "reference", "seeds_compared", "seeds"], sort=False
+        for (suite, reference, compared, most), group in fewer.groupby(
+            ["suite", "reference", "compared", "most"], sort=False
         )
     ]
 
@@ -324,8 +328,9 @@ def _left_out(row: Any) -> str:
 
 def _other_questions(rows: pd.DataFrame) -> list[str]:
     """Cells that could not be compared though both sides are finished: their prompts differ from the reference's."""
-    ready = set(rows.loc[rows["is_reference"] & (rows["status"] == "done"), "suite"])
-    alone = rows[(rows["status"] == "done") & ~rows["is_reference"] & (rows["pairs"] == 0) & rows["suite"].isin(ready)]
+    ready = {(row.suite, row.reference) for row in each(rows[rows["is_reference"] & (rows["status"] == "done")])}
+    asked = pd.Series([(row.suite, row.reference) in ready for row in each(rows)], index=rows.index, dtype=bool)
+    alone = rows[(rows["status"] == "done") & ~rows["is_reference"] & (rows["pairs"] == 0) & asked]
     if not len(alone):
         return []
     return [f"not compared, as they were asked other questions than the reference: {len(alone)} cells"]

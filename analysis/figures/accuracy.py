@@ -45,6 +45,8 @@ def draw_branches(rows: pd.DataFrame) -> Figure:
     subsets = rows[(rows["attention"] != "dense") & rows["branches"].notna()].drop_duplicates("row")
     if subsets["branches"].nunique() < 2:
         raise ValueError("fewer than two subsets of the branches")
+    if subsets["branches"].duplicated().any():
+        raise ValueError("several variants of one subset of the branches: dots do not tell them apart")
     order = sorted(each(subsets), key=lambda row: (row.branches.count("+"), _places(row.branches)))
     places = [row.row for row in order]
     figure = _draw(rows[rows["row"].isin(places)], places, [""] * len(places), label_width=0.75)
@@ -75,7 +77,13 @@ def _draw(rows: pd.DataFrame, places: Sequence[str], names: Sequence[str], label
         for number, group in enumerate(groups):
             own = here if len(groups) < 2 else here[here["group"] == group]
             apart = (number - (len(groups) - 1) / 2) * APART / max(1, len(groups))
-            _forest(axes, own.set_index("row").reindex(places), style.MARKERS[number], apart, len(groups) < 2)
+            _forest(
+                axes,
+                own.set_index("row").reindex(places),
+                style.MARKERS[number % len(style.MARKERS)],
+                apart,
+                len(groups) < 2,
+            )
         axes.set_ylim(len(places) - 0.4, -0.6)
         axes.margins(x=0.06)
         style.reference_lines(axes, rows[rows["suite"] == suite], vertical=True)
@@ -93,9 +101,11 @@ def _legend(figure: Figure, rows: pd.DataFrame, groups: Sequence[str]) -> None:
     several = len(groups) > 1
     entries: dict[str, Line2D] = {}
     if rows["p"].notna().any():
+        reference = style.names(_reference(rows), style.LEGEND_WIDTH)[:1]
+        other = f"{'it' if reference else 'the reference'}{' there' * several}"
         entries = {
-            style.names(_reference(rows), style.LEGEND_WIDTH)[0]: _mark(style.VERMILION),
-            f"differs from it{' there' * several} (paired test, Holm p < {SIGNIFICANT})": _mark(style.BLUE),
+            **{name: _mark(style.VERMILION) for name in reference},
+            f"differs from {other} (paired test, Holm p < {SIGNIFICANT})": _mark(style.BLUE),
             "no sure difference": _mark(style.BLUE, mfc="white"),
         }
     if several:
@@ -106,7 +116,7 @@ def _legend(figure: Figure, rows: pd.DataFrame, groups: Sequence[str]) -> None:
 
 def _reference(rows: pd.DataFrame) -> pd.Series:
     """What the others are compared with, as a panel's rows are called."""
-    return rows.loc[rows["is_reference"], "name"] if rows["group"].notna().any() else rows["reference"]
+    return rows.loc[rows["is_reference"], "name"] if rows["group"].notna().any() else rows["reference"].dropna()
 
 
 def _mark(colour: str, **options: Any) -> Line2D:

@@ -19,6 +19,7 @@ from analysis.rows import each, groups_of
 
 COLUMNS = 4  # suites side by side
 NEXT = 0.035  # octaves between the intervals of two variants
+TRAINED = "trained"  # marks a panel with the line that says how long training videos were
 HEIGHT = 1.75  # inches of a panel
 
 
@@ -26,6 +27,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     """From the tidy table (analysis.tables.compare); ValueError where groups are no lengths, or lines too many."""
     done = rows[(rows["status"] == "done") & rows["group"].notna()]
     done = done.assign(tokens=done["frames"].astype(float) / 2 * done["tokens_per_frame"].astype(float))
+    done = done.dropna(subset="tokens")  # what was not asked here does not say
     if len(groups_of(done)) < 2 or done.groupby("group")["tokens"].nunique().max() > 1 or done["tokens"].nunique() < 2:
         raise ValueError("no groups of two or more context lengths")
     names = list(dict.fromkeys(done["name"]))
@@ -44,7 +46,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         axes.set_xlabel("vision tokens")
         if number % columns == 0:
             axes.set_ylabel("accuracy (%)")
-    _legend(figure, names)
+    _legend(figure, names, any(axes.get_gid() == TRAINED for axes in panels))
     return figure
 
 
@@ -63,18 +65,21 @@ def _lines(axes: Axes, here: pd.DataFrame, names: Sequence[str]) -> None:
     ticks = sorted(set(here["tokens"]))
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(ticks, [f"{tick / 1024:g}K" for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick / 1024:g}K" if tick >= 1024 else f"{tick:g}" for tick in ticks])
     trained = (here["train_frames"].astype(float) / 2 * here["tokens_per_frame"].astype(float)).max()
     if ticks[0] <= trained < ticks[-1]:
         axes.axvline(trained * 2**0.5, color=style.GREY, lw=0.7, ls=":", zorder=1)
+        axes.set_gid(TRAINED)
     axes.set_xlim(ticks[0] / 2**0.35, ticks[-1] * 2**0.35)
 
 
-def _legend(figure: Figure, names: Sequence[str]) -> None:
+def _legend(figure: Figure, names: Sequence[str], beyond: bool) -> None:
     shown = style.names(names, style.LEGEND_WIDTH)
     lines = [
         Line2D([], [], color=style.SERIES[number], marker=style.MARKERS[number], ms=3.6, lw=1.1)
         for number in range(len(names))
     ]
-    dotted = Line2D([], [], color=style.GREY, lw=0.7, ls=":")
-    style.legend(figure, [*lines, dotted], [*shown, "right of it: longer than in training"])
+    if beyond:
+        lines.append(Line2D([], [], color=style.GREY, lw=0.7, ls=":"))
+        shown = [*shown, "right of it: longer than in training"]
+    style.legend(figure, lines, shown)

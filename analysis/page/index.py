@@ -14,6 +14,7 @@ from typing import Any
 
 from analysis.page import Section, document, text
 from analysis.page.tables import Cell, number, plain, table
+from analysis.pooled import SEED
 from analysis.titles import sweep_question
 from videonsa.commands import as_typed
 from videonsa.record import SCHEMA, write_text
@@ -88,15 +89,18 @@ def _table(sweep: Path) -> list[Mapping[str, str]]:
 
 
 def _reference(lines: list[Mapping[str, str]]) -> str:
-    """'b=4 w=8: synth_needle 95.3, synth_order 85.9'."""
+    """'b=4 w=8: synth_needle 95.3, synth_order 85.9'; in a sweep of groups each group's."""
     here = [line for line in lines if line.get("is_reference") == "True" and line.get("accuracy")]
-    scores = []
+    scores: dict[str, list[str]] = {}
     for line in here:
+        if line.get("unit") == SEED:
+            continue
         try:
-            scores.append(f"{line['suite']} {100 * float(line['accuracy']):.1f}")
+            score = f"{line['suite']} {100 * float(line['accuracy']):.1f}"
         except (KeyError, ValueError):
             continue
-    return f"{here[0].get('variant')}: {', '.join(scores)}" if scores else "-"
+        scores.setdefault(str(line.get("variant")), []).append(score)
+    return "; ".join(f"{variant}: {', '.join(of)}" for variant, of in scores.items()) or "-"
 
 
 def _time(report: Path) -> str:

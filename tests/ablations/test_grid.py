@@ -82,6 +82,12 @@ def test_within_tells_what_is_compared_with_what(tmp_path: Path):
     for text, message in (
         (f"{axes}\nreference: w=4 short\nwithin: frames", "within: 'frames' is no axis; axes: nsa.window, context"),
         (f"{axes}\nwithin: context", "within: context needs a reference"),
+        (
+            "axes:\n  x: [{nsa.window: 4, label: a b}, {nsa.window: 8, label: a}]\n"
+            "  at: [{suite.frames: 8, label: s}]\n"
+            "  y: [{nsa.block_count: 1, label: c}, {nsa.block_count: 2, label: b c}]\nreference: a s b c\nwithin: at",
+            "two variants are called 'a b c' there",
+        ),
         (f"{axes}\n{out}\nreference: w=4 short\nwithin: context", "no variant is like 'w=4 short' at long"),
     ):
         with pytest.raises(SettingsError, match=message):

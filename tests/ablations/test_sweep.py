@@ -50,6 +50,7 @@ def test_a_sweep_leaves_one_record_a_cell_and_shares_the_training(sweep: Sweep, 
         "final_loss": 1 / 3,
         "tokens": 30,
         "seconds": training["summary"]["seconds"],
+        "weights": found["b=1 synth_needle"]["weights"]["digest"],
     }
     (probe,) = records(out, "probes").values()
     assert probe["status"] == "done"

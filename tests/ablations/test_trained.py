@@ -73,13 +73,43 @@ def test_a_digest_is_of_all_bits(tmp_path: Path):
     assert weights_digest(tmp_path) not in (None, digest)
 
 
-def test_other_weights_than_before_are_remembered():
+def test_what_was_made_before_is_remembered():
     def record(digest: str | None, **more: Any) -> dict[str, Any]:
         return {"status": "done", "summary": {"weights": digest} if digest else {}, **more}
 
-    assert made_before(None, "a") == []
-    assert made_before(record(None), "a") == []  # of before weights had digests
-    assert made_before(record("a"), "a") == []
-    assert made_before(record("a"), "b") == ["a"]
-    assert made_before(record("b", made_before=["a"]), "c") == ["a", "b"]
-    assert made_before({"status": "failed", "summary": {}}, "a") == []
+    assert made_before(None) == []
+    assert made_before(record(None)) == [None]  # of before weights had digests
+    assert made_before(record("b", made_before=["a", None])) == ["a", None, "b"]
+    assert made_before({"status": "failed", "summary": {}}) == []
+
+
+@pytest.mark.parametrize("left", [(), ("config.json",), ("model.safetensors",), None])
+def test_remains_of_weights_are_none(sweep: Sweep, out: Path, grid_file: Path, left: tuple[str, ...] | None):
+    assert sweep() == 0
+    (final,) = out.glob("trainings/*/final")
+    shutil.rmtree(final)
+    if left is None:
+        final.symlink_to("nowhere")
+    else:
+        final.mkdir()
+        for name in left:
+            (final / name).write_text("{}")
+    grid_file.write_text("axes: {nsa.block_count: [1, 3]}\nsuites: [synth_needle]")
+    assert sweep() == 0
+    assert sorted(fakes.calls(out)[6:]) == ["synth_needle", "train"]
+    (training,) = records(out, "trainings").values()
+    assert training["made_before"] == [training["summary"]["weights"]]  # the same
+
+
+def test_a_worker_that_dies_while_it_makes_weights_again_costs_no_record(sweep: Sweep, out: Path, grid_file: Path):
+    assert sweep() == 0
+    before = records(out, "trainings")
+    lose_weights(out)
+    set_faults(out, train="die")
+    grid_file.write_text("axes: {nsa.block_count: [1, 3]}\nsuites: [synth_needle]")
+    assert sweep(cluster="local") == 1
+    assert records(out, "trainings") == before
+    assert records(out)["b=3 synth_needle"]["status"] == "failed"
+    set_faults(out)
+    assert sweep(cluster="local") == 0
+    assert records(out)["b=3 synth_needle"]["status"] == "done"

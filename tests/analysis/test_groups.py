@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis.answer import answer_lines
 from analysis.figures import accuracy, lengths, style
+from analysis.foreign import NotForeign, read_foreign
+from analysis.joined import join
 from analysis.load import Results
-from analysis.tables import compare, notes
+from analysis.page.index import _reference
+from analysis.tables import compare, notes, to_csv
 from tests.analysis import synthetic
+from tests.analysis.test_joined import line, write
 
 GROUPS = {"8K": 256, "32K": 1024}  # frames
 NAMES = ("p", "q", "r", "s")
@@ -77,6 +84,47 @@ def test_lengths_has_a_line_a_variant(rows: pd.DataFrame) -> None:
     lines = [line for line in axes.lines if line.get_marker() not in ("None", None, "")]
     assert [len(line.get_xdata()) for line in lines] == [2, 2, 2, 1]  # a cell of s is missing
     assert [label.get_text() for label in axes.get_xticklabels()] == ["8K", "32K"]
+
+
+def test_only_cells_whose_own_reference_is_there_were_asked_other_questions(grouped: Results) -> None:
+    cells = grouped.cells.copy()
+    lost = (cells["name"] == "p") & (cells["group"] == "32K") & (cells["suite"] == "synth_order")
+    cells.loc[lost, "status"] = "failed"
+    rows = compare(replace(grouped, cells=cells), synthetic.REFERENCE)
+    assert not any("other questions than the reference" in line for line in notes(rows, {"within": "context"}))
+
+
+def test_a_joined_row_says_its_group(grouped: Results, tmp_path: Path) -> None:
+    write(tmp_path, [line(number) for number in range(synthetic.QUESTIONS)])
+    with pytest.raises(NotForeign, match=r"theirs' does not say where it was asked: .* end with one of 32K, 8K"):
+        join(grouped, read_foreign(f"{tmp_path}=theirs"), synthetic.REFERENCE)
+    rows = compare(join(grouped, read_foreign(f"{tmp_path}=theirs 32K"), synthetic.REFERENCE), synthetic.REFERENCE)
+    (row,) = rows[rows["label"].str.contains("theirs")].itertuples()
+    assert (row.group, row.name) == ("32K", "foreign: theirs")
+    assert row.reference in set(rows.loc[rows["is_reference"] & (rows["group"] == "32K"), "variant"])
+    with style.style():
+        assert len(lengths.draw(rows).axes) == len(synthetic.SUITES)
+
+
+def test_any_number_of_groups_and_a_reference_that_is_not_drawn(rows: pd.DataFrame) -> None:
+    many = pd.concat([rows[rows["group"] == "8K"].assign(group=f"{number}K") for number in range(9)])
+    branched = rows.assign(
+        branches=rows["name"].map(dict(zip(NAMES, ("cmp", "slc", "swa", "cmp+slc"), strict=True))),
+        attention=rows["name"].map(lambda name: "dense" if name == "p" else "nsa"),
+    )
+    with style.style():
+        accuracy.draw(many)
+        accuracy.draw_branches(branched)
+    with pytest.raises(ValueError, match="several variants of one subset"):
+        accuracy.draw_branches(branched.assign(branches=branched["branches"].replace("swa", "slc")))
+
+
+def test_the_index_says_the_reference_of_each_group(rows: pd.DataFrame) -> None:
+    lines = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    said = _reference(lines)
+    reference = {row.group: row.variant for row in rows[rows["is_reference"]].itertuples()}
+    assert said.count(": ") == 2
+    assert all(f"{variant}: synth_needle" in said for variant in reference.values())
 
 
 @pytest.mark.parametrize("change", [{"group": None}, {"frames": 256}])

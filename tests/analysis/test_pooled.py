@@ -113,7 +113,9 @@ def test_what_intervals_cover_is_said_of_each(rows: pd.DataFrame, plan: dict) ->
         "interval does not cover another: given"
     )
     assert "on the same questions and seeds" in second
-    assert "synth_layout: the difference is over 2 of 3 seeds, those of b=5 w=4, too: b=1 w=2, b=2 w=8" in more
+    assert (
+        "synth_layout: the difference is over 2 of 3 seeds, in which b=5 w=4 is finished, too: b=1 w=2, b=2 w=8" in more
+    )
     assert any(line.startswith("standard deviation over training seeds, in points: synth_order") for line in more)
     lost = rows.assign(seeds=rows["seeds"].mask((rows["label"] == LOST) & (rows["suite"] == "synth_order"), 1))
     assert notes(lost, plan)[0].endswith("does not cover another: b=2 w=8 on synth_order, given")
