@@ -95,7 +95,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", type=str.lower, help=f"what to make: {names}")
     parser.add_argument("--all", action="store_true", help="everything that the records allow")
     parser.add_argument("--list", action="store_true", help="names of figures and tables, and the sweeps there are")
-    parser.add_argument("--out", type=folder, help=f"folder of the records (default: {RUNS})")
+    parser.add_argument("--out", type=folder, help=f"folder of the records, and of what is made (default: {RUNS})")
     parser.add_argument("--sweep", type=text, action="append", default=[], help="only this sweep (may be repeated)")
     what = "a row more, of samples that lmms-eval wrote with --log_samples: FOLDER or FOLDER=LABEL (may be repeated)"
     parser.add_argument("--join", type=text, action="append", default=[], help=what)
@@ -115,9 +115,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _refuse_idle(parser, options)
     if not (options.names or options.all or options.list):
         parser.error(f"say what to make: {names}; or --all, or --list")
+    from_records = options.all or options.list or not {figure for _, _, figure in MEASURED}.issuperset(options.names)
     for option, default in (("out", RUNS), ("measured", BENCHMARKS)):
-        given = getattr(options, option)
-        if given is not None and not given.is_dir():
+        given, read = getattr(options, option), option == "measured" or from_records  # else it is made
+        if read and given is not None and not given.is_dir():
             parser.error(f"--{option} {given}: there is no such folder")
         setattr(options, option, given or default)
     return options

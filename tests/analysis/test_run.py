@@ -111,6 +111,11 @@ def test_names_sweeps_and_refusals(out: Path, capsys: pytest.CaptureFixture) -> 
     assert "Table 35" in told.out, "the rest is made"
 
 
+def test_figures_of_measurements_need_no_records_and_make_their_folder(tmp_path: Path) -> None:
+    assert main(["prefills", "--out", str(tmp_path / "new")]) == 0
+    assert (tmp_path / "new" / "figures" / "prefills.png").is_file()
+
+
 def test_a_damaged_plan_is_one_line(tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture) -> None:
     (sweep / "plan.json").write_text("{")
     assert main(["table", "--out", str(tmp_path)]) == 2
