@@ -183,11 +183,14 @@ def read_state(sweep: Sweep) -> State:
 
 
 def has_weights(out: Path, training: Training) -> bool:
-    """What the training makes is there: records are kept where weights are too large to be."""
+    """What the training makes is there: records are kept where weights are too large to be. Of weights whose digest the
+    record holds, files have to be there, too."""
     folder = training_folder(out, training.id)
     if training.exists or training.gates is not None:
         return training.exists or (folder / MEAN_GATES).is_file()
-    return (folder / "final" / "config.json").is_file() and any((folder / "final").glob("*.safetensors"))
+    summary = (read_record(folder / "record.json") or {}).get("summary") or {}
+    whole = (folder / "final" / "config.json").is_file() and any((folder / "final").glob("*.safetensors"))
+    return whole if summary.get("weights") else (folder / "final").is_dir()
 
 
 def is_of(record: Mapping[str, Any], cell: Cell) -> bool:
