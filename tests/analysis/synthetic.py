@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 SUITES = {"synth_needle": 0.95, "synth_order": 0.78, "synth_layout": 0.92}  # accuracy of the reference
 BUDGETS = [(1, 24), (4, 12), (5, 8), (5, 4), (6, 2), (2, 4), (2, 8), (10, 16), (12, 4)]  # block count, window; s = 4
@@ -305,3 +306,16 @@ def token_sweep(out: Path) -> Path:
     reference = "frames=32 tokens_per_frame=4"
     write(sweep / "plan.json", plan("tiny-tokens", ["frames", "tokens_per_frame"], cells, reference))
     return sweep
+
+
+def measurements() -> pd.DataFrame:
+    """Of kernels: forward and backward of two providers at three lengths."""
+    rows = [
+        {"provider": provider, "stage": stage, "mode": mode, "length": length, "ms_p20": 0.9 * ms, "ms_p50": ms}
+        | {"ms_p80": 1.1 * ms, "peak_gib": length / 1e4, "block_count": 32 if provider == "triton" else None}
+        for provider, stage in (("triton", "all"), ("triton", "select"), ("dense", "all"))
+        for mode in ("fwd", "bwd")
+        for length in (1024, 8192, 131072)
+        for ms in [length / 1e3]
+    ]
+    return pd.DataFrame(rows)
