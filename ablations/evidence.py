@@ -59,14 +59,14 @@ def shown(
 
 def _recorded(record: Record) -> dict[str, Any]:
     """The inputs that a record carries, by dotted name; without the digits of code of an older form."""
-    own = record.get("identity") or {}
-    inputs = dict(flat(own.get("inputs") or {}))
-    old = own.get("version") != VERSION
-    return {name: value for name, value in inputs.items() if not (old and _of_code(name))}
+    inputs = _carried(record)
+    if (record.get("identity") or {}).get("version") == VERSION:
+        return inputs
+    return {name: value for name, value in inputs.items() if not name.startswith(("code.", "weights.code."))}
 
 
-def _of_code(name: str) -> bool:
-    return name.startswith(("code.", "weights.code."))
+def _carried(record: Record) -> dict[str, Any]:
+    return dict(flat((record.get("identity") or {}).get("inputs") or {}))
 
 
 def _find(name: str, wanted: Any, record: Record, trainings: Mapping[str, Record]) -> Any:
@@ -158,7 +158,7 @@ def _dtype(record: Record, name: str, wanted: Any) -> str:
 
 
 def _code(record: Record, part: str, wanted: Any) -> str:
-    recorded = dict(flat((record.get("identity") or {}).get("inputs") or {})).get(f"code.{part}")
+    recorded = _carried(record).get(f"code.{part}")
     if recorded is not None and recorded == part_of_version_2(part):  # it was made by what is here
         return part_version(part)
     return _part_at(_commit(record), part)

@@ -167,7 +167,8 @@ def read_state(sweep: Sweep) -> State:
         record = None if training.exists else read_record(training_folder(sweep.out, key) / "record.json")
         good = record is not None and record.get("identities", {}).get("training") == key
         status = DONE if training.exists else _status(record if good else None)
-        state.trainings[key] = GONE if status == DONE and not has_weights(sweep.out, training) else status
+        gone = status == DONE and not has_weights(sweep.out, training, record)
+        state.trainings[key] = GONE if gone else status
         _note(state, key, record)
     for key, probe in sweep.probes.items():
         record = read_record(sweep.out / "probes" / probe.id / "record.json")
@@ -182,15 +183,17 @@ def read_state(sweep: Sweep) -> State:
     return state
 
 
-def has_weights(out: Path, training: Training) -> bool:
-    """What the training makes is there: records are kept where weights are too large to be. Of weights whose digest the
+def has_weights(out: Path, training: Training, record: Mapping[str, Any] | None) -> bool:
+    """What the training makes is there: records are kept where weights are too large to be. Of weights whose digest its
     record holds, files have to be there, too."""
     folder = training_folder(out, training.id)
-    if training.exists or training.gates is not None:
-        return training.exists or (folder / MEAN_GATES).is_file()
-    summary = (read_record(folder / "record.json") or {}).get("summary") or {}
-    whole = (folder / "final" / "config.json").is_file() and any((folder / "final").glob("*.safetensors"))
-    return whole if summary.get("weights") else (folder / "final").is_dir()
+    if training.exists:
+        return True
+    if training.gates is not None:
+        return (folder / MEAN_GATES).is_file()
+    if not ((record or {}).get("summary") or {}).get("weights"):
+        return (folder / "final").is_dir()
+    return (folder / "final" / "config.json").is_file() and any((folder / "final").glob("*.safetensors"))
 
 
 def is_of(record: Mapping[str, Any], cell: Cell) -> bool:

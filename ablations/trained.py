@@ -20,7 +20,7 @@ def is_trained(out: Path, training: Training) -> bool:
     """The training is done, and what it made is there."""
     record = read_record(training_folder(out, training.id) / "record.json")
     done = training.exists or (record is not None and record["status"] == DONE)
-    return done and has_weights(out, training)
+    return done and has_weights(out, training, record)
 
 
 def trained_folder(out: Path, training: Training) -> Path:
@@ -30,7 +30,7 @@ def trained_folder(out: Path, training: Training) -> Path:
     if record is None or record["status"] != DONE:
         reason = (record or {}).get("error", {}).get("message", "it has no record")
         raise TrainingFailed(f"training {training.id} is not done: {reason}")
-    if not has_weights(out, training):
+    if not has_weights(out, training, record):
         raise TrainingFailed(f"training {training.id} is done, but its weights are gone: its folder has no final/")
     return folder / "final"
 

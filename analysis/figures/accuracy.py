@@ -76,7 +76,7 @@ def _draw(rows: pd.DataFrame, places: Sequence[str], names: Sequence[str], label
         here = rows[rows["suite"] == suite]
         for number, group in enumerate(groups):
             own = here if len(groups) < 2 else here[here["group"] == group]
-            apart = (number - (len(groups) - 1) / 2) * APART / max(1, len(groups))
+            apart = (number - (len(groups) - 1) / 2) * APART / len(groups)
             _forest(
                 axes,
                 own.set_index("row").reindex(places),

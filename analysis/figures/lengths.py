@@ -65,7 +65,7 @@ def _lines(axes: Axes, here: pd.DataFrame, names: Sequence[str]) -> None:
     ticks = sorted(set(here["tokens"]))
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(ticks, [f"{tick / 1024:g}K" if tick >= 1024 else f"{tick:g}" for tick in ticks])
+    axes.set_xticks(ticks, [style.short(tick) for tick in ticks])
     trained = (here["train_frames"].astype(float) / 2 * here["tokens_per_frame"].astype(float)).max()
     if ticks[0] <= trained < ticks[-1]:
         axes.axvline(trained * 2**0.5, color=style.GREY, lw=0.7, ls=":", zorder=1)

@@ -21,6 +21,11 @@ def lose_weights(out: Path) -> None:
     shutil.rmtree(final)
 
 
+def ask_more(grid_file: Path) -> None:
+    """A block count more, of one suite."""
+    grid_file.write_text("axes: {nsa.block_count: [1, 3]}\nsuites: [synth_needle]")
+
+
 def test_without_weights_answers_stand_and_nothing_runs(sweep: Sweep, out: Path, capsys: pytest.CaptureFixture[str]):
     assert sweep() == 0
     lose_weights(out)
@@ -37,7 +42,7 @@ def test_for_more_questions_they_are_made_again(sweep: Sweep, out: Path, grid_fi
     assert sweep() == 0
     before = records(out)
     lose_weights(out)
-    grid_file.write_text("axes: {nsa.block_count: [1, 3]}\nsuites: [synth_needle]")
+    ask_more(grid_file)
     assert sweep(cluster=cluster) == 0
     assert sorted(fakes.calls(out)[6:]) == ["synth_needle", "train"]
     found = records(out)
@@ -45,19 +50,26 @@ def test_for_more_questions_they_are_made_again(sweep: Sweep, out: Path, grid_fi
     assert {key: found[key] for key in before} == before
 
 
-def test_where_that_fails_what_was_done_stands(sweep: Sweep, out: Path, grid_file: Path):
+@pytest.mark.parametrize(
+    ("cluster", "fault", "error", "again"),
+    [("debug", "raise", "TrainingFailed", ["--retry-failed"]), ("local", "die", "WorkerDied", [])],
+)
+def test_where_that_fails_what_was_done_stands(
+    sweep: Sweep, out: Path, grid_file: Path, cluster: str, fault: str, error: str, again: list[str]
+):
     assert sweep() == 0
     before = records(out, "trainings")
     lose_weights(out)
-    set_faults(out, train="raise")
-    grid_file.write_text("axes: {nsa.block_count: [1, 3]}\nsuites: [synth_needle]")
-    assert sweep() == 1
+    set_faults(out, train=fault)
+    ask_more(grid_file)
+    assert sweep(cluster=cluster) == 1
     assert records(out, "trainings") == before
     found = records(out)
-    assert found["b=3 synth_needle"]["error"]["type"] == "TrainingFailed"
+    assert found["b=3 synth_needle"]["status"] == "failed"
+    assert found["b=3 synth_needle"]["error"]["type"] == error
     assert found["b=1 synth_needle"]["status"] == "done"
     set_faults(out)
-    assert sweep("--retry-failed") == 0
+    assert sweep(*again, cluster=cluster) == 0
     assert records(out)["b=3 synth_needle"]["status"] == "done"
 
 
@@ -94,22 +106,8 @@ def test_remains_of_weights_are_none(sweep: Sweep, out: Path, grid_file: Path, l
         final.mkdir()
         for name in left:
             (final / name).write_text("{}")
-    grid_file.write_text("axes: {nsa.block_count: [1, 3]}\nsuites: [synth_needle]")
+    ask_more(grid_file)
     assert sweep() == 0
     assert sorted(fakes.calls(out)[6:]) == ["synth_needle", "train"]
     (training,) = records(out, "trainings").values()
     assert training["made_before"] == [training["summary"]["weights"]]  # the same
-
-
-def test_a_worker_that_dies_while_it_makes_weights_again_costs_no_record(sweep: Sweep, out: Path, grid_file: Path):
-    assert sweep() == 0
-    before = records(out, "trainings")
-    lose_weights(out)
-    set_faults(out, train="die")
-    grid_file.write_text("axes: {nsa.block_count: [1, 3]}\nsuites: [synth_needle]")
-    assert sweep(cluster="local") == 1
-    assert records(out, "trainings") == before
-    assert records(out)["b=3 synth_needle"]["status"] == "failed"
-    set_faults(out)
-    assert sweep(cluster="local") == 0
-    assert records(out)["b=3 synth_needle"]["status"] == "done"
