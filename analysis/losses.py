@@ -11,17 +11,23 @@ import pandas as pd
 
 from analysis.shared import served
 
-COLUMNS = ["training", "label", "is_reference", "start", "step", "loss"]
+COLUMNS = ["training", "label", "variant", "seed", "is_reference", "start", "step", "loss"]
 
 
 def read_losses(out: Path, plan: Mapping[str, Any] | None) -> pd.DataFrame:
-    """One row a step of each training that has begun; `start`: the training whose weights it began with, or None."""
+    """One row a step of each training that has begun; `start`: the training whose weights it began with, or None.
+
+    `variant`: the label without the seed; `seed`: None of what others only begin with.
+    """
     rows = []
     cells = (plan or {}).get("cells") or []
     labels, reference = served(cells, "training"), _trainings_of((plan or {}).get("reference"), cells)
+    seeds = {str(cell.get("training")): cell.get("seed") for cell in cells}
     for name, settings in ((plan or {}).get("trainings") or {}).items():
         start = (settings.get("start") or {}).get("id")
-        about = {"training": name, "label": labels.get(name, name), "is_reference": name in reference, "start": start}
+        about = {"training": name, "label": labels.get(name, name), "seed": seeds.get(name), "start": start}
+        about["variant"] = about["label"].removesuffix(f" seed {about['seed']}")
+        about["is_reference"] = name in reference
         rows += [about | line for line in _steps(out / "trainings" / name / "metrics.jsonl")]
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -96,7 +96,8 @@ def sweep_data(plan: Mapping[str, Any], results: Results) -> dict[str, Any]:
 
 
 def write_tables(plan: Mapping[str, Any], data: Mapping[str, Any], sweep: Path) -> list[Path]:
-    """table.txt, .csv and .md; returns their paths."""
+    """table.txt, .csv and .md, and seeds.md where variants have several; returns their paths."""
+    from analysis import seeds
     from analysis.tables import to_csv, to_markdown, to_text
 
     rows, problems = data["all rows"], data["problems"]
@@ -104,10 +105,12 @@ def write_tables(plan: Mapping[str, Any], data: Mapping[str, Any], sweep: Path) 
         "table.txt": to_text(rows, plan, problems),
         "table.csv": to_csv(rows),
         "table.md": to_markdown(rows, plan, problems),
+        "seeds.md": seeds.to_markdown(rows, plan),
     }
-    for name, text in texts.items():
-        write_text(sweep / name, text)
-    return [sweep / name for name in texts]
+    made = {sweep / name: text for name, text in texts.items() if text}
+    for path, text in made.items():
+        write_text(path, text)
+    return list(made)
 
 
 def draw_all(names: Iterable[str], data: Mapping[str, Any], folder: Path) -> tuple[list[Path], bool]:

@@ -108,6 +108,7 @@ def _legend(figure: Figure, rows: pd.DataFrame, groups: Sequence[str]) -> None:
             f"differs from {other} (paired test, Holm p < {SIGNIFICANT})": _mark(style.BLUE),
             "no sure difference": _mark(style.BLUE, mfc="white"),
         }
+    entries |= style.seeds_entry(rows)
     if several:
         entries |= style.shapes(groups)
     if entries:
@@ -135,6 +136,7 @@ def _forest(axes: Axes, here: pd.DataFrame, marker: str, apart: float, banded: b
             sure = row["p_holm"] < SIGNIFICANT
             if not np.isnan(row["low"]):
                 axes.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color=colour, lw=1.1, zorder=2)
+            style.seed_ticks(axes, row, place, colour)
             face = colour if sure or row["is_reference"] else "white"
             axes.plot([100 * row["accuracy"]], [place], marker, ms=4.2, mfc=face, mec=colour, mew=1.0, zorder=3)
         elif row["status"] in ("failed", "missing"):

@@ -174,6 +174,7 @@ def _shares(axes: Axes, done: pd.DataFrame, shapes: Mapping[float, str], norm: N
         accuracy, low, high = 100 * row.accuracy, 100 * row.low, 100 * row.high
         if not np.isnan(low):
             axes.plot([row.place] * 2, [low, high], color="#555555", lw=0.8, zorder=2)
+        style.seed_ticks(axes, row, row.place, "#555555", vertical=True)
         face = colormaps[style.SCORES](norm(accuracy))
         _mark(axes, row.place, accuracy, shapes.get(row.curve, OTHER), face, row.ringed)
     half = 100 * float((done["high"] - done["low"]).max()) / 2
@@ -201,6 +202,7 @@ def _legend(figure: Figure, shapes: Mapping[float, str], cells: pd.DataFrame, ri
     if cells["curve"].isna().any():
         entries.append(("other K", _grey(OTHER)))
     entries.append(("equal budget K = b·s + w", Line2D([], [], color=style.GREY, lw=0.7, ls=DASHES)))
+    entries += style.seeds_entry(cells, vertical=True).items()
     if (cells["status"] == "failed").any():
         entries.append(("failed", Line2D([], [], ls="", marker="x", color=style.GREY, ms=5)))
     names, handles = zip(*entries, strict=True)

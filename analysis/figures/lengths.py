@@ -46,7 +46,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         axes.set_xlabel("vision tokens")
         if number % columns == 0:
             axes.set_ylabel("accuracy (%)")
-    _legend(figure, names, any(axes.get_gid() == TRAINED for axes in panels))
+    _legend(figure, done, any(axes.get_gid() == TRAINED for axes in panels))
     return figure
 
 
@@ -62,6 +62,7 @@ def _lines(axes: Axes, here: pd.DataFrame, names: Sequence[str]) -> None:
             if pd.notna(row.low):
                 ends = [100 * row.low, 100 * row.high]
                 axes.plot([row.tokens * beside] * 2, ends, color=colour, lw=0.8, alpha=0.6)
+            style.seed_ticks(axes, row, row.tokens * beside, colour, vertical=True)
     ticks = sorted(set(here["tokens"]))
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -73,13 +74,13 @@ def _lines(axes: Axes, here: pd.DataFrame, names: Sequence[str]) -> None:
     axes.set_xlim(ticks[0] / 2**0.35, ticks[-1] * 2**0.35)
 
 
-def _legend(figure: Figure, names: Sequence[str], beyond: bool) -> None:
-    shown = style.names(names, style.LEGEND_WIDTH)
+def _legend(figure: Figure, done: pd.DataFrame, beyond: bool) -> None:
+    names = list(dict.fromkeys(done["name"]))
+    entries = style.seeds_entry(done, vertical=True)
     lines = [
         Line2D([], [], color=style.SERIES[number], marker=style.MARKERS[number], ms=3.6, lw=1.1)
         for number in range(len(names))
     ]
     if beyond:
-        lines.append(Line2D([], [], color=style.GREY, lw=0.7, ls=":"))
-        shown = [*shown, "right of it: longer than in training"]
-    style.legend(figure, lines, shown)
+        entries["right of it: longer than in training"] = Line2D([], [], color=style.GREY, lw=0.7, ls=":")
+    style.legend(figure, [*lines, *entries.values()], [*style.names(names, style.LEGEND_WIDTH), *entries])

@@ -1,12 +1,13 @@
 """Loss by step of each training of a sweep; left of 0, the last steps of the training that others began with.
 
-Beside it, how much each is over the reference at the same step: trainings of one recipe see the same samples in the
-same order, so that this shows what the samples' own differences hide; single steps, which would fill it, are left out.
+Beside it, how much each is over the reference of its seed at the same step: trainings of one recipe and seed see the
+same samples in the same order, so that this shows what the samples' own differences hide; single steps, which would
+fill it, are left out. Of several seeds a variant has as many lines of one look, and single steps are left out, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ SMOOTH = 20  # a line is the mean over this part of the longest one's steps; the
 ROOM = 0.08  # of the axis beyond the lines: these decide what is in sight, as single steps reach much further
 DECADE = np.log(10)
 BEFORE = 0.25  # of the longest one's steps are shown of the training before
+ALONE, SEVERAL = 1.1, 0.7  # points of a line of a variant with one seed and with several
 LOOKS = [(colour, dash) for dash in ("-", (0, (4, 2)), (0, (1, 1.5))) for colour in style.SERIES]
 
 
@@ -31,21 +33,28 @@ def draw(losses: pd.DataFrame) -> Figure:
     own = losses[~losses["training"].isin(begun)]
     if own.empty or losses["training"].nunique() < 2:
         raise ValueError("no two trainings with steps")
-    reference = own[own["is_reference"].astype(bool)].set_index("step")["loss"]
-    reference = reference[~reference.index.duplicated()]  # of several seeds the first
+    compared = own[own["is_reference"].astype(bool)]
+    references = {seed: rows.set_index("step")["loss"] for seed, rows in _trainings(compared)}
     figure = style.new_figure(style.TEXT_WIDTH, 2.5)
-    axes, *beside = figure.subplots(1, 1 + (not reference.empty), squeeze=False)[0]
+    axes, *beside = figure.subplots(1, 1 + bool(references), squeeze=False)[0]
     longest = int(own["step"].max())
     width = max(1, longest // SMOOTH)
-    curves = [rows.sort_values("step") for _, rows in own.groupby("training", sort=False)]
-    labels = style.names([rows["label"].iloc[0] for rows in curves])
+    variants = list(dict.fromkeys(own["variant"]))
+    labels = dict(zip(variants, style.names(variants), strict=True))
+    looks = dict(zip(variants, LOOKS * len(variants), strict=False))
+    several = own.groupby("variant")["training"].nunique().max() > 1
     lines: list[pd.Series] = []
     over: list[pd.Series] = []
-    for rows, label, (colour, dash) in zip(curves, labels, LOOKS * len(curves), strict=False):
-        look = {"color": colour, "ls": dash}
+    for seed, rows in _trainings(own):
+        variant = rows["variant"].iloc[0]
+        colour, dash = looks[variant]
+        look = {"color": colour, "ls": dash, "lw": SEVERAL if several else ALONE}
+        label = labels.pop(variant, "_")  # of several seeds one stands in the legend
         lines.append(_curve(axes, rows["step"], rows["loss"], width, label=label, **look))
-        _steps(axes, rows["step"], rows["loss"], colour)
+        if not several:
+            _steps(axes, rows["step"], rows["loss"], colour)
         for other in beside:
+            reference = references.get(seed, next(iter(references.values())))
             more = rows.set_index("step")["loss"].sub(reference).dropna()
             over.append(_curve(other, more.index.to_series(), more, width, **look))
     for name in sorted(begun & set(losses["training"])):
@@ -68,6 +77,12 @@ def draw(losses: pd.DataFrame) -> Figure:
     return figure
 
 
+def _trainings(losses: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """(seed, steps in order) of each training."""
+    for _, rows in losses.groupby("training", sort=False):
+        yield rows["seed"].iloc[0], rows.sort_values("step")
+
+
 def _describe(axes: Axes, beside: list[Axes], own: pd.DataFrame) -> None:
     style.log_scale(axes, "y")
     axes.set_ylabel("loss (nats a token of the answer)")
@@ -75,8 +90,9 @@ def _describe(axes: Axes, beside: list[Axes], own: pd.DataFrame) -> None:
         each.set_xlabel("step")
         each.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for other in beside:
-        name = own.loc[own["is_reference"].astype(bool), "label"].iloc[0]
-        other.set_ylabel(f"loss over that of {style.names([name])[0]}")
+        of = own[own["is_reference"].astype(bool)]
+        same = ", same seed" * (of["seed"].nunique() > 1)
+        other.set_ylabel(f"loss over that of {style.names([of['variant'].iloc[0]])[0]}{same}")
 
 
 def _curve(axes: Axes, steps: pd.Series, losses: pd.Series, width: int, **look: Any) -> pd.Series:

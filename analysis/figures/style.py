@@ -217,6 +217,23 @@ def legend(
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, **options)
 
 
+def seed_ticks(axes: Axes, row: Any, place: float, colour: str, vertical: bool = False) -> None:
+    """Across the interval of a mean over training seeds a tick for each seed's accuracy; of one seed none.
+
+    row: of analysis.tables.compare. place: of the interval on the other axis. vertical: accuracies are along y.
+    """
+    for accuracy in row.seeds_accuracies or ():
+        along = (place, 100 * accuracy) if vertical else (100 * accuracy, place)
+        axes.plot(*along, "_" if vertical else "|", ms=4.2, mew=0.7, color=colour, zorder=2.5)
+
+
+def seeds_entry(rows: pd.DataFrame, vertical: bool = False) -> dict[str, Line2D]:
+    """The entry of a legend for `seed_ticks`; none where no row is a mean over seeds."""
+    marker = "_" if vertical else "|"
+    tick = Line2D([], [], ls="", marker=marker, ms=4.2, mew=0.7, color=GREY)
+    return {"one training seed": tick} if rows["seeds_accuracies"].notna().any() else {}
+
+
 def shapes(groups: Sequence[Any]) -> dict[str, Line2D]:
     """Entries of a legend for the groups that marks tell apart by their shape."""
     marks = (Line2D([], [], ls="", color=GREY, ms=4.2, marker=marker) for marker in MARKERS)

@@ -277,13 +277,32 @@ def test_lines_decide_what_is_in_sight_of_losses(data: dict) -> None:
     one = losses[losses["training"] == "a" * 12].iloc[:1]
     steps = np.arange(1, 401)
     noisy = np.where(steps % 40, 0.5, 1e-4)  # a step in forty tells next to nothing
-    rows = [one.assign(training=name, label=name, start=None, step=step, loss=loss * factor, is_reference=name == "a")
+    rows = [one.assign(training=name, variant=name, start=None, step=step, loss=loss * factor, is_reference=name == "a")
             for name, factor in (("a", 1.0), ("b", 1.1)) for step, loss in zip(steps, noisy, strict=True)]  # fmt: skip
     with style.style():
         figure = module("losses").draw(pd.concat(rows))
     low, high = figure.axes[0].get_ylim()
     assert 0.4 < low < high < 0.6
     assert figure.axes[1].get_ylim() == pytest.approx((-0.004, 0.054), abs=0.003)
+
+
+def test_losses_of_several_seeds_are_compared_with_the_same_seed_of_the_reference(data: dict) -> None:
+    one = data["tiny-branches"]["losses"].iloc[:1].assign(start=None)
+    rows = [
+        one.assign(training=f"{name}{seed}", variant=name, seed=seed, is_reference=name == "a", step=step, loss=loss)
+        for name, more in (("a", 0.0), ("b", 0.5))
+        for seed in (0, 1)
+        for step in range(1, 41)
+        for loss in [1 + seed + more * (1 + seed)]
+    ]
+    with style.style():
+        figure = module("losses").draw(pd.concat(rows))
+    left, right = figure.axes
+    assert [set(line.get_ydata().round(6)) for line in right.lines] == [{0.0}, {0.0}, {0.5}, {1.0}]
+    assert right.get_ylabel() == "loss over that of a, same seed"
+    assert len(left.lines) == 4, "no single steps"
+    assert len({line.get_color() for line in left.lines}) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 
 def test_text_queries_that_keep_all_have_a_line_in_place_of_panels(data: dict) -> None:

@@ -249,6 +249,7 @@ def test_losses_of_trainings_that_began_with_another(out: Path):
     assert len(losses) == 3 * 30
     first = losses[losses["step"] == 1].set_index("training")
     assert first["label"].to_dict() == {"a" * 12: "cmp", "b" * 12: "b" * 12, "d" * 12: "d" * 12}
+    assert first["variant"].equals(first["label"])
     assert first["start"].dropna().to_dict() == {"a" * 12: "d" * 12, "b" * 12: "d" * 12}
     assert first["loss"].tolist() == [1.5, 0.7, 4.0]
 

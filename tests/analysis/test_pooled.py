@@ -21,6 +21,7 @@ from analysis.page.sweep import write_report
 from analysis.parts import parts_of
 from analysis.pooled import cells_of, shown
 from analysis.rows import each
+from analysis.seeds import to_markdown as to_seeds
 from analysis.stats import estimate, holm, paired
 from analysis.summary import sweep_data
 from analysis.tables import compare, notes, to_csv, to_markdown, to_text
@@ -106,6 +107,25 @@ def test_tables_show_means_and_say_which_seeds_are_there(rows: pd.DataFrame, pla
     assert len(cells_of(rows)) == 20
 
 
+def test_each_seed_stands_beside_its_difference(rows: pd.DataFrame, plan: dict) -> None:
+    lines = [line.strip("| ").split(" | ") for line in to_seeds(rows, plan).splitlines() if line[:1] == "|"]
+    assert lines[0] == ["variant", "synth_order", "synth_layout"]
+    table = {line[0]: line[1:] for line in lines[2:]}
+    assert list(table) == [f"**{synthetic.REFERENCE}**", OTHER, LOST]
+    of = {
+        (name, suite): [at(rows, f"{name} seed {seed}", suite) for seed in range(3)]
+        for name in (synthetic.REFERENCE, OTHER, LOST)
+        for suite in ("synth_order", "synth_layout")
+    }
+    assert table[f"**{synthetic.REFERENCE}**"][1] == " / ".join(
+        [f"{100 * one['accuracy']:.1f}" for one in of[synthetic.REFERENCE, "synth_layout"][:2]] + ["-"]
+    )
+    numbers = [f"{100 * one['accuracy']:.1f}" for one in of[OTHER, "synth_layout"]]
+    more = [f"{100 * one['difference']:+.1f}" for one in of[OTHER, "synth_layout"][:2]]
+    assert table[OTHER][1] == f"{' / '.join(numbers)} ({' / '.join([*more, '-'])})"
+    assert table[LOST][0].split(" / ")[1] == "-", "a seed that failed"
+
+
 def test_what_intervals_cover_is_said_of_each(rows: pd.DataFrame, plan: dict) -> None:
     first, second, *more = notes(rows, plan)
     assert first == (
@@ -170,6 +190,11 @@ def test_figures_page_and_wandb_show_means_and_lead_to_seeds(
     with style.style():
         figure = accuracy.draw(sweep_data(plan, results)["rows"])
     assert [len(axes.get_yticks()) for axes in figure.axes[:2]] == [4, 4]
+    ticks = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "|"]
+    singles = [100 * at(rows, f"{OTHER} seed {seed}", "synth_order")["accuracy"] for seed in range(3)]
+    assert ticks[3:6] == pytest.approx(singles)
+    assert len(ticks) == 3 + 3 + 2, "of each seed that is done"
+    assert "one training seed" in [text.get_text() for text in figure.legends[0].get_texts()]
     page = write_report(plan, results, rows, tmp_path).read_text()
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     assert [data["variants"][cell["v"]] for cell in data["cells"]] == list(shown(rows)["label"])
