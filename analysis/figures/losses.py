@@ -23,6 +23,7 @@ SMOOTH = 20  # a line is the mean over this part of the longest one's steps; the
 ROOM = 0.08  # of the axis beyond the lines: these decide what is in sight, as single steps reach much further
 DECADE = np.log(10)
 BEFORE = 0.25  # of the longest one's steps are shown of the training before
+POINTS = 20  # of a line, to the steps that one of them is the mean over
 ALONE, SEVERAL = 1.1, 0.7  # points of a line of a variant with one seed and with several
 LOOKS = [(colour, dash) for dash in ("-", (0, (4, 2)), (0, (1, 1.5))) for colour in style.SERIES]
 
@@ -96,9 +97,13 @@ def _describe(axes: Axes, beside: list[Axes], own: pd.DataFrame) -> None:
 
 
 def _curve(axes: Axes, steps: pd.Series, losses: pd.Series, width: int, **look: Any) -> pd.Series:
-    """Draw the line, each of whose points is the mean over the steps around it; returns it."""
+    """Draw the line, each of whose points is the mean over the steps around it; returns it.
+
+    Of means over many steps a few less than all say the same, in a file of a fraction's size.
+    """
     line = losses.rolling(width, min_periods=1, center=True).mean()
-    axes.plot(steps, line, **look)
+    apart = max(1, width // POINTS)
+    axes.plot(steps[::-apart][::-1], line[::-apart][::-1], **look)
     return line
 
 
