@@ -10,8 +10,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from videonsa.bench import count, resuming, shapes, training
-from videonsa.bench.steps import Plan, conversation
+from videonsa.bench import count, packing, resuming, shapes, training
+from videonsa.bench.steps import Plan, RandomVideos, conversation
 from videonsa.training.batch import answer_loss, encode
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +111,50 @@ def test_what_cannot_run_is_said(capsys):
     assert "tokens=100 is not valid: a multiple of 64" in capsys.readouterr().err
     assert training.main(["--model", "tiny", "--tokens", "64", "--attention", "nsa", "--count"]) == 0
     assert "tiny   nsa      64 on 1: forward 0.00 TFLOP" in capsys.readouterr().out
+
+
+def test_each_step_of_uneven_samples_has_all_lengths():
+    plans = packing.planned(packing.parse(["--model", "tiny", "--tokens", "8", "32", "--gpus", "2", "--repeats", "1"]))
+    assert [(plan.micro_batch_size, plan.settings.packing) for plan in plans.values()] == [
+        (1, False),
+        (2, False),
+        (1, True),
+    ]
+    for plan in plans.values():
+        assert (plan.batch, plan.settings.batch_size, plan.settings.steps) == (8, 8, 2)
+        videos = RandomVideos(plan)
+        lengths = [videos[index].video.frames.shape[0] * 2 for index in range(16)]
+        assert lengths == [8, 32] * 8
+
+
+def test_a_row_of_packing_counts_what_is_no_padding():
+    plan = packing.planned(packing.parse(["--model", "tiny", "--tokens", "8", "32"]))["padded"]
+    made = packing.row(
+        "padded", plan, {"step_s": [1.0, 2.0, 9.0], "data_s": [0.0], "peak_gib": 1, "losses": [5.0, 4.0]}
+    )
+    tokens = 2 * sum(training.sample_of(plan, length).tokens for length in (8, 32))
+    assert (made["tokens_per_s"], made["samples"], made["loss"]) == (tokens / 2, 4, 4.0)
+    assert set(made) | {"gpu", "torch", "triton", "transformers", "commit"} == set(packing.COLUMNS)
+
+
+def test_packing_of_what_cannot_be_dealt_is_refused(capsys):
+    assert packing.main(["--model", "tiny", "--tokens", "10"]) == 2
+    assert "tokens=10 is not valid: a multiple of 4" in capsys.readouterr().err
+    assert packing.main(["--model", "tiny", "--tokens", "8", "--samples", "3", "--micro-batch-size", "2"]) == 2
+    assert "samples of a step=3 is not valid: a multiple of 2" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_samples_of_uneven_lengths_give_equal_losses_in_each_layout(tmp_path, capsys):
+    out = tmp_path / "packing.csv"
+    given = ["--model", "tiny", "--tokens", "16", "64", "--row-tokens", "200", "--repeats", "1", "--out", str(out)]
+    assert packing.main(given) == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["layout"], row["micro_batch_size"], row["row_tokens"]) for row in rows] == [
+        ("alone", "1", ""), ("padded", "2", ""), ("packed", "", "200")
+    ]  # fmt: skip
+    assert float(capsys.readouterr().out.splitlines()[-1].split(": ")[1]) < 1e-3
 
 
 @pytest.mark.long

@@ -1,86 +1,133 @@
-"""Tokens a second of a training with and without packing (train.packing): its own settings, data and code.
+"""Time training steps over samples of uneven lengths: one by one, padded to the longest, and packed (train.packing).
 
-    python -m videonsa.bench.packing settings.json FOLDER --steps 20
-    torchrun --nproc-per-node 8 -m videonsa.bench.packing settings.json FOLDER --steps 20
+    python -m videonsa.bench.packing --model 3b --out benchmarks/packing.csv
 
-Two trainings of so many steps see the same samples, FOLDER/alone and FOLDER/packed; metrics.jsonl of each is what the
-line here says. Without packing `micro_batch_size` samples lie padded in a batch. The first steps, which compile and
-wait for the first videos, are left out of the rates. Losses must agree to rounding.
+Random weights and videos as in videonsa/bench/training.py, the product's own Trainer. A step has `samples` of each of
+the lengths `tokens`. layout: `alone`, a sample at a time; `padded`, `micro_batch_size` of them in a batch, as long as
+its longest; `packed`, as many as `row_tokens` hold one after the other in a row. tokens_per_s are of the samples,
+padding not counted; step_s is the median of the steps after the first. Losses must agree to rounding: the last line
+says how far they are apart at most.
 """
 
-# Surroundings first: torch and transformers read them as they are imported.
-
 from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from videonsa.bench import command, shapes
+from videonsa.bench.resuming import Failed, most_apart, train
+from videonsa.bench.steps import SIDE, Plan
+from videonsa.bench.training import can_run, sample_of
+from videonsa.options import positive
+
+NAME = "videonsa.bench.packing"
+COLUMNS = (
+    *("gpu", "gpus", "model", "attention", "layout", "tokens", "samples", "micro_batch_size", "row_tokens"),
+    *("tokens_per_s", "step_s", "data_s", "peak_gib", "steps", "layers", "loss", "torch", "triton", "transformers"),
+    "commit",
+)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = command.parser(NAME, __doc__)
+    parser.add_argument("--model", choices=shapes.NAMES, default="3b")
+    parser.add_argument("--attention", choices=("nsa", "dense"), default="nsa")
+    parser.add_argument("--tokens", nargs="+", type=positive, default=[2048, 4096, 8192, 12288], help="of videos")
+    parser.add_argument("--samples", type=positive, default=2, help="of each length, in a step of a GPU")
+    parser.add_argument("--micro-batch-size", type=positive, default=2, help="where samples are padded")
+    parser.add_argument("--row-tokens", type=positive, default=32768, help="where samples are packed")
+    parser.add_argument("--gpus", type=positive, default=1)
+    parser.add_argument("--repeats", type=positive, default=3, help="steps after the first")
+    parser.add_argument("--layers", type=positive, help="of the decoder; fewer are for a try")
+    parser.add_argument("--vision-layers", type=positive, help="of the tower")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print and append a row a layout; 0 when all came to their end, 1 when not, 2 when it cannot begin."""
+    options = parse(arguments)
+    patch, samples = SIDE[options.model] ** 2, options.samples * len(options.tokens)
+    for name, value, valid in (
+        *(("tokens", tokens, patch) for tokens in options.tokens),
+        ("samples of a step", samples, options.micro_batch_size),
+    ):
+        if value % valid:
+            print(f"{name}={value} is not valid: a multiple of {valid}", file=sys.stderr)
+            return 2
+    plans = planned(options)
+    if not can_run(list(plans.values())):
+        return 2
+    about = {**command.software(options.commit), "transformers": version("transformers")}
+    table = command.table(COLUMNS, options.out, about)
+    if table is None:
+        return 2
+    losses = []
+    try:
+        for layout, plan, found in measured(plans):
+            made = row(layout, plan, found)
+            print(line(made), flush=True)
+            table.add(made)
+            losses.append(found["losses"])
+    except Failed as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"losses at most apart: {max(most_apart(losses[0], others) for others in losses[1:]):.3g}")
+    return 0
+
+
+def planned(options: argparse.Namespace) -> dict[str, Plan]:
+    """The same samples, laid out in each way."""
+    alone = Plan(
+        options.model, options.attention, tuple(options.tokens), options.gpus, repeats=options.repeats,
+        layers=options.layers, vision_layers=options.vision_layers, times_attention=False, uneven=True,
+        samples=options.samples * len(options.tokens) * options.gpus,
+    )  # fmt: skip
+    return {
+        "alone": alone,
+        "padded": replace(alone, micro_batch_size=options.micro_batch_size),
+        "packed": replace(alone, row_tokens=options.row_tokens),
+    }
+
+
+def measured(plans: dict[str, Plan]) -> Iterator[tuple[str, Plan, dict[str, Any]]]:
+    """(layout, plan, what its first process says), as each is done. Raises Failed."""
+    with tempfile.TemporaryDirectory() as place:
+        for layout, plan in plans.items():
+            yield layout, plan, train(plan, Path(place, layout))
+
+
+def row(layout: str, plan: Plan, found: dict[str, Any]) -> dict[str, Any]:
+    """A layout's row."""
+    step = statistics.median(found["step_s"])
+    tokens = sum(sample_of(plan, tokens).tokens for tokens in plan.tokens) * plan.batch // len(plan.tokens)
+    return {
+        "gpus": plan.gpus, "model": plan.model, "attention": plan.attention, "layout": layout,
+        "tokens": " ".join(map(str, plan.tokens)), "samples": plan.batch,
+        "micro_batch_size": None if plan.row_tokens else plan.micro_batch_size, "row_tokens": plan.row_tokens,
+        "tokens_per_s": round(tokens / step, 1), "step_s": round(step, 4),
+        "data_s": round(statistics.median(found["data_s"]), 4), "peak_gib": round(found["peak_gib"], 2),
+        "steps": len(found["step_s"]), "layers": plan.layers, "loss": found["losses"][-1],
+    }  # fmt: skip
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for people."""
+    asked = f"{row['model']} {row['attention']} {row['layout']:>6} on {row['gpus']}"
+    return (
+        f"{asked}: {row['step_s']} s a step of {row['samples']} samples, {row['tokens_per_s']:,.0f} tokens/s, "
+        f"{row['peak_gib']} GiB; loss {row['loss']:.5g}"
+    )
+
 
 if __name__ == "__main__":
     from videonsa.bootstrap import settle
 
     settle()
-
-import json
-import os
-import sys
-from argparse import RawDescriptionHelpFormatter
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-from videonsa.config import SettingsError, TrainSettings
-from videonsa.options import Parser, folder, positive
-from videonsa.training.run import read_settings, train
-
-LEFT_OUT = 2  # first steps
-
-
-def measured(settings: TrainSettings, place: Path, steps: int) -> list[dict[str, Any]]:
-    """The lines of a training of so many steps."""
-    short = replace(settings, steps=steps, save_every=steps + 1)
-    train(short, place, on_progress=lambda done, total: None)
-    return [json.loads(line) for line in (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def rate(lines: Sequence[dict[str, Any]]) -> float:
-    """Tokens a second, padding not counted, without the first steps."""
-    first, last = lines[LEFT_OUT - 1], lines[-1]
-    return (last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"])
-
-
-def report(alone: Sequence[dict[str, Any]], packed: Sequence[dict[str, Any]]) -> str:
-    """What both trainings say, in a line."""
-    rates = rate(alone), rate(packed)
-    apart = max(abs(ours["loss"] / theirs["loss"] - 1) for ours, theirs in zip(packed, alone, strict=True))
-    each = (alone[-1]["tokens"] - alone[LEFT_OUT - 1]["tokens"]) / (len(alone) - LEFT_OUT)
-    return (
-        f"{rates[1]:,.0f} tokens/s packed, {rates[0]:,.0f} without ({rates[1] / rates[0]:.2f} x), "
-        f"{len(alone) - LEFT_OUT} steps of {each:,.0f} tokens; losses at most {apart:.1g} apart"
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0, or 2 for wrong input."""
-    parser = Parser(
-        prog="python -m videonsa.bench.packing", description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
-    parser.add_argument("settings", type=folder, metavar="settings.json")
-    parser.add_argument("folder", type=folder, metavar="FOLDER")
-    parser.add_argument("--steps", type=positive, default=20, help="of each training, the first two for warming up")
-    options = parser.parse_args(arguments)
-    if options.steps <= LEFT_OUT:
-        parser.error(f"argument --steps: give more than {LEFT_OUT}")
-    try:
-        settings = read_settings(options.settings)
-        alone, packed = (
-            measured(replace(settings, packing=packing), options.folder / name, options.steps)
-            for name, packing in (("alone", False), ("packed", True))
-        )
-    except SettingsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if os.environ.get("RANK", "0") == "0":
-        print(report(alone, packed))
-    return 0
-
-
-if __name__ == "__main__":
     sys.exit(main())

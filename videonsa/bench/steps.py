@@ -70,6 +70,9 @@ class Plan:
     training: str | None = None  # folder of its checkpoints, from which it goes on; None: it has none
     save_every: int = 10**9
     stop_after: int | None = None  # steps
+    uneven: bool = False  # each step has samples of all lengths, in turn; else a step's samples have one
+    micro_batch_size: int = 1
+    row_tokens: int | None = None  # of a packed row; None: samples are not packed
 
     @property
     def gpus(self) -> int:
@@ -78,6 +81,16 @@ class Plan:
     @property
     def batch(self) -> int:
         return self.samples or self.data_parallel
+
+    @property
+    def stages(self) -> int:
+        """Kinds of steps."""
+        return 1 if self.uneven else len(self.tokens)
+
+    def tokens_of(self, index: int) -> int:
+        """Of a sample's video."""
+        stage = index // self.batch // (1 + self.repeats)
+        return self.tokens[index % len(self.tokens) if self.uneven else min(stage, self.stages - 1)]
 
     @property
     def nsa(self) -> NSASettings:
@@ -90,9 +103,12 @@ class Plan:
         return TrainSettings(
             model="tiny",  # a name; the model is given
             nsa=self.nsa,
-            steps=len(self.tokens) * (1 + self.repeats),
+            steps=self.stages * (1 + self.repeats),
             pixels_per_frame=(SIDE[self.model] * TOKEN) ** 2,
             batch_size=self.batch,
+            micro_batch_size=self.micro_batch_size,
+            packing=self.row_tokens is not None,
+            row_tokens=self.row_tokens,
             learning_rate=RATE,
             sharding="full" if self.gpus > 1 else "none",
             sequence_parallel=self.sequence_parallel,
@@ -117,16 +133,15 @@ def conversation(frames: int, side: int, index: int) -> Conversation:
 
 
 class RandomVideos(SyntheticSource):
-    """Samples of the plan's lengths, as many steps of each, shortest first."""
+    """Samples of the plan's lengths, as many steps of each, shortest first; of an uneven one all lengths in turn."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan.settings)
-        self.plan, self.each = plan, 1 + plan.repeats
+        self.plan = plan
 
     def __getitem__(self, index: int) -> Conversation:
-        step, side = index // self.plan.batch, SIDE[self.plan.model]
-        tokens = self.plan.tokens[min(step // self.each, len(self.plan.tokens) - 1)]
-        return conversation(TEMPORAL_PATCH * (tokens // side**2), side, index)
+        side = SIDE[self.plan.model]
+        return conversation(TEMPORAL_PATCH * (self.plan.tokens_of(index) // side**2), side, index)
 
 
 class Lines:

@@ -185,7 +185,7 @@ class Training:
         if stopped:
             failed = [f"stopped after {self.limit / 60:g} minutes"]
         self.failure = next(iter(failed), f"ended with {process.returncode}" if process.returncode else "")
-        if done < len(self.plan.tokens) and self.failure != "out of memory":
+        if done < self.plan.stages and self.failure != "out of memory":
             log_tail = (self.folder / "log").read_text(errors="replace").splitlines()[-60:]
             print("\n".join(log_tail), file=sys.stderr, flush=True)
 
