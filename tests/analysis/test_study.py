@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from analysis.load import find_reference, load, read_plan
+from analysis.load import Results, find_reference, load, read_plan
+from analysis.pooled import shown
+from analysis.stats import SIGNIFICANT
 from analysis.tables import compare, to_markdown
 from videonsa.git import ROOT
 
 ARCHIVES = sorted((ROOT / "benchmarks" / "study").glob("*.tar.xz"))
-PAGE = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
-SHOWN = re.findall(r"<!-- (study-\S+) -->\n((?:\|.*\n)+)", PAGE)
+PAGE, README = (ROOT.joinpath(*place).read_text(encoding="utf-8") for place in (("docs", "study.md"), ("README.md",)))
+SHOWN = dict(re.findall(r"<!-- (study-\S+) -->\n((?:\|.*\n)+)", PAGE))
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +30,44 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def read(out: Path, sweep: str) -> tuple[dict, Results]:
+    plan = read_plan(out / "sweeps" / sweep)
+    return plan, load(out, plan)
+
+
+def compared(plan: dict, results: Results) -> pd.DataFrame:
+    return compare(results, find_reference(plan, results.cells))
+
+
 def test_the_records_are_small_and_say_no_path(out: Path):
     assert sum(archive.stat().st_size for archive in ARCHIVES) < 10e6
     for record in [*out.glob("*/*/record.json"), *out.glob("sweeps/*/plan.json")]:
         assert not re.search(r'"(/|~|[A-Z]:\\)\S', record.read_text(encoding="utf-8")), record
 
 
-@pytest.mark.parametrize("sweep", [name for name, _ in SHOWN])
+@pytest.mark.parametrize("sweep", SHOWN)
 def test_the_page_shows_what_the_records_say(out: Path, sweep: str):
-    plan = read_plan(out / "sweeps" / sweep)
-    results = load(out, plan)
-    rows = compare(results, find_reference(plan, results.cells))
+    plan, results = read(out, sweep)
+    rows = compared(plan, results)
     assert (rows["status"] == "done").all()
     made = [line for line in to_markdown(rows, plan).splitlines() if line.startswith("|")]
-    assert dict(SHOWN)[sweep].splitlines() == made
+    assert SHOWN[sweep].splitlines() == made
+
+
+@pytest.mark.long
+def test_what_one_seed_says_and_three_do_not(out: Path):
+    one = three = 0
+    for sweep in SHOWN:
+        plan, results = read(out, sweep)
+        first = replace(results, cells=results.cells[results.cells["seed"] == 0].reset_index(drop=True))
+        one += sure(compared(plan, first))
+        three += sure(compared(plan, results))
+    said = re.search(r"alone (\d+) differences .*?over three seeds (\d+) are", PAGE, re.DOTALL)
+    assert said
+    assert said.groups() == (str(one), str(three))
+    sentence = f"Of {one} differences that are sure over the questions of one seed, {three} are over the seeds"
+    assert sentence in README.replace("\n", " ")
+
+
+def sure(rows: pd.DataFrame) -> int:
+    return int((shown(rows)["p_holm"] < SIGNIFICANT).sum())
