@@ -68,7 +68,8 @@ class Rule(NamedTuple):
 
 RULES = {
     "tiny": Rule("2 cores", step=0.08, question=0.03, video=2.0),
-    "study": Rule(GPU, step=0.08, question=0.04, video=1.0, token=3e-6),  # of four trainings at once; alone 0.12
+    # A step of a training that shares the GPU: 0.05 (dense) to 0.10 (release) in benchmarks/study; alone it takes 0.12.
+    "study": Rule(GPU, step=0.08, question=0.04, video=1.0, token=3e-6),
 }
 
 
