@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -28,7 +27,7 @@ from videonsa.config import SettingsError
 from videonsa.disk import DiskError
 from videonsa.limit import Limit
 from videonsa.lock import Lock, LockHeld, is_alive_here, look
-from videonsa.process import process_started
+from videonsa.process import interrupted_when_told_to_end, process_started
 from videonsa.record import read_record
 
 POLL_SECONDS = 0.2
@@ -226,19 +225,10 @@ def _close_cells(sweep: Sweep, job: Job, error: dict[str, str], progress: dict) 
 
 @contextmanager
 def _workers_ended(running: dict[str, tuple[Job, Running]]) -> Iterator[None]:
-    """No worker outlives the block. SIGTERM and SIGHUP count as Ctrl-C, unless whoever started us had them ignored:
-    under nohup a sweep outlives its terminal. (Python itself leaves an ignored SIGINT ignored.)"""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
-    try:
-        yield
-    finally:
-        for _, process in running.values():
-            process.kill()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """No worker outlives the block."""
+    with interrupted_when_told_to_end():
+        try:
+            yield
+        finally:
+            for _, process in running.values():
+                process.kill()

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("videonsa", "ablations", "evals", "slurm", "analysis")
 
 OF_BENCH = (
-    *("videonsa.disk", "videonsa.options", "videonsa.git", "videonsa.video"),
+    *("videonsa.disk", "videonsa.options", "videonsa.git", "videonsa.video", "videonsa.process"),
     *("videonsa.config", "videonsa.names", "videonsa.kernels", "videonsa.modeling", "videonsa.bootstrap"),
     *("videonsa.methods", "videonsa.training", "videonsa.tiny", "videonsa.surroundings"),
     *("videonsa.small", "videonsa.synth", "videonsa.drawing"),

@@ -1,4 +1,4 @@
-"""Which process it is, so that others can tell whether it still runs. Imports no torch.
+"""Which process it is, so that others can tell whether it still runs, and how it ends when told to. Imports no torch.
 
 A process id means something inside its own pid namespace alone: containers of one node have one boot and often one
 name, yet each a process 1. And ids are used again: the time of its start tells a process from a later one.
@@ -8,11 +8,33 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PROC = Path("/proc")
+
+
+@contextmanager
+def interrupted_when_told_to_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP count as Ctrl-C while the context lasts, so that whoever started processes ends them; unless
+    whoever started us had them ignored: under nohup a command outlives its terminal. (Python itself leaves an ignored
+    SIGINT ignored.) For the main thread."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def me() -> dict[str, Any]:

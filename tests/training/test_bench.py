@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -169,6 +173,22 @@ def test_lengths_are_measured_until_one_fails(tmp_path):
     assert [bool(row["step_s"]) for row in rows] == [True, True, False, False]
     assert rows[2]["status"] == "stopped after 0.001 minutes"
     assert rows[3]["status"] == "not run: 64 did not"
+
+
+@pytest.mark.long
+def test_no_process_outlives_a_benchmark_that_is_told_to_end():
+    given = ["--model", "tiny", "--attention", "nsa", "--tokens", "64", "--repeats", "100000"]
+    bench = subprocess.Popen(
+        [sys.executable, "-m", "videonsa.bench.training", *given], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    end, started = time.monotonic() + 120, []
+    while len(started) < 2:  # the launcher and its process
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+        started = psutil.Process(bench.pid).children(recursive=True)
+    bench.terminate()
+    assert bench.wait(90) != 0
+    assert not any(process.is_running() for process in started)
 
 
 @pytest.mark.long

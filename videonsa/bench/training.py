@@ -39,6 +39,7 @@ from videonsa.bench import command, shapes
 from videonsa.bench.count import Sample, bound_seconds, memory, mfu, work
 from videonsa.bench.steps import SIDE, Plan
 from videonsa.options import positive
+from videonsa.process import interrupted_when_told_to_end
 from videonsa.tiny import build_processor
 
 NAME = "videonsa.bench.training"
@@ -165,9 +166,11 @@ class Training:
         self.failure = ""
 
     def lengths(self) -> Iterator[list[dict[str, Any]]]:
-        """The lines of all processes, of one length after the other; when they end, `failure` says what was wrong."""
+        """The lines of all processes, of one length after the other; when they end, `failure` says what was wrong.
+
+        None of the processes outlives this one, also where it is told to end."""
         done, began = 0, time.monotonic()
-        with open(self.folder / "log", "wb") as log:
+        with open(self.folder / "log", "wb") as log, interrupted_when_told_to_end():
             process = self._start(log)
             try:
                 running = True
