@@ -22,12 +22,12 @@ def read_losses(out: Path, plan: Mapping[str, Any] | None) -> pd.DataFrame:
     rows = []
     cells = (plan or {}).get("cells") or []
     labels, reference = served(cells, "training"), _trainings_of((plan or {}).get("reference"), cells)
+    variants = served(cells, "training", seeded=False)
     seeds = {str(cell.get("training")): cell.get("seed") for cell in cells}
     for name, settings in ((plan or {}).get("trainings") or {}).items():
         start = (settings.get("start") or {}).get("id")
         about = {"training": name, "label": labels.get(name, name), "seed": seeds.get(name), "start": start}
-        about["variant"] = about["label"].removesuffix(f" seed {about['seed']}")
-        about["is_reference"] = name in reference
+        about |= {"variant": variants.get(name, name), "is_reference": name in reference}
         rows += [about | line for line in _steps(out / "trainings" / name / "metrics.jsonl")]
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -29,8 +29,9 @@ def to_markdown(rows: pd.DataFrame, plan: Mapping[str, Any]) -> str:
         of = [{row.seed: row for row in each(own[own["suite"] == suite])} for suite in suites]
         name = f"**{markdown(variant)}**" if own["is_reference"].any() else markdown(variant)
         lines.append(markdown_row([name, *(_cell([here.get(seed) for seed in seeds]) for here in of)]))
-    numbers = ", ".join(f"{seed:g}" for seed in seeds)
+    numbers = ", ".join(str(int(seed)) for seed in seeds)
     about = f"- accuracy in % of training seeds {numbers}, then the difference of each to the reference's of that seed"
+    about += "; - has not run or failed, or has nothing to be compared with"
     return "\n".join([f"**{markdown(sweep_title(plan))}**", "", *lines, "", f"{about}\n"])
 
 

@@ -25,12 +25,12 @@ def common(labels: Sequence[str]) -> str:
     return " ".join(word for word in labels[0].split() if all(word in label.split() for label in labels))
 
 
-def served(cells: Iterable[Mapping[str, Any]], by: str) -> dict[str, str]:
+def served(cells: Iterable[Mapping[str, Any]], by: str, seeded: bool = True) -> dict[str, str]:
     """What each `training` or `probe` (by) of a plan's cells is called, after the variants that it serves.
 
     That is the lead of their names (a grid's `within`) or labels; where they have none, of those that begin with the
     first one's word, and so a label that stands alone. Where two would be called the same it is the first label, whole.
-    A variant that is trained with several seeds has its seed behind.
+    A variant that is trained with several seeds has its seed behind, unless it is not `seeded`.
     """
     of: dict[str, list[Mapping[str, Any]]] = {}
     seeds: dict[Any, set[Any]] = {}
@@ -43,7 +43,7 @@ def served(cells: Iterable[Mapping[str, Any]], by: str) -> dict[str, str]:
     short = {one: _called([str(cell.get("name") or cell.get("label")) for cell in own]) for one, own in of.items()}
     times = Counter((short[one], seed[one]) for one in of)
     return {
-        one: (short[one] if times[short[one], seed[one]] == 1 else str(firsts[one].get("label"))) + seed[one]
+        one: (short[one] if times[short[one], seed[one]] == 1 else str(firsts[one].get("label"))) + seed[one] * seeded
         for one in of
     }
 

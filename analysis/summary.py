@@ -107,10 +107,12 @@ def write_tables(plan: Mapping[str, Any], data: Mapping[str, Any], sweep: Path) 
         "table.md": to_markdown(rows, plan, problems),
         "seeds.md": seeds.to_markdown(rows, plan),
     }
-    made = {sweep / name: text for name, text in texts.items() if text}
-    for path, text in made.items():
-        write_text(path, text)
-    return list(made)
+    for name, text in texts.items():
+        if text:
+            write_text(sweep / name, text)
+        else:
+            (sweep / name).unlink(missing_ok=True)  # of a time when there was something to say
+    return [sweep / name for name, text in texts.items() if text]
 
 
 def draw_all(names: Iterable[str], data: Mapping[str, Any], folder: Path) -> tuple[list[Path], bool]:

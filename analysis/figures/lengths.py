@@ -20,6 +20,7 @@ from analysis.rows import each, groups_of
 COLUMNS = 4  # suites side by side
 NEXT = 0.035  # octaves between the intervals of two variants
 TRAINED = "trained"  # marks a panel with the line that says how long training videos were
+ROOM = 9  # points of accuracy below the lowest interval: for the name of a line there
 HEIGHT = 1.75  # inches of a panel
 
 
@@ -38,10 +39,10 @@ def draw(rows: pd.DataFrame) -> Figure:
     width = max(style.COLUMN_WIDTH, style.text_width(columns, COLUMNS) * columns / COLUMNS)
     figure, panels = style.panels(len(suites), columns, width, HEIGHT + 0.3, sharey=True)
     low, high = 100 * done["low"].astype(float).min(), 100 * done["high"].astype(float).max()
-    panels[0].set_ylim(max(-3, low - 5), min(103, high + 5))
+    panels[0].set_ylim(max(-3, low - ROOM), min(103, high + 5))
     for number, (suite, axes) in enumerate(zip(suites, panels, strict=True)):
         _lines(axes, done[done["suite"] == suite], names)
-        style.reference_lines(axes, rows[(rows["suite"] == suite) & (rows["attention"] != "dense")])
+        style.reference_lines(axes, rows[(rows["suite"] == suite) & (rows["attention"] != "dense")], below=True)
         axes.set_title(style.suite_title(suite, style.TEXT_WIDTH / COLUMNS), pad=9)
         axes.set_xlabel("vision tokens")
         if number % columns == 0:

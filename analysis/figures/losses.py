@@ -3,6 +3,7 @@
 Beside it, how much each is over the reference of its seed at the same step: trainings of one recipe and seed see the
 same samples in the same order, so that this shows what the samples' own differences hide; single steps, which would
 fill it, are left out. Of several seeds a variant has as many lines of one look, and single steps are left out, too.
+A training whose seed the reference does not have is not beside it.
 """
 
 from __future__ import annotations
@@ -54,9 +55,8 @@ def draw(losses: pd.DataFrame) -> Figure:
         lines.append(_curve(axes, rows["step"], rows["loss"], width, label=label, **look))
         if not several:
             _steps(axes, rows["step"], rows["loss"], colour)
-        for other in beside:
-            reference = references.get(seed, next(iter(references.values())))
-            more = rows.set_index("step")["loss"].sub(reference).dropna()
+        for other in beside if seed in references else ():
+            more = rows.set_index("step")["loss"].sub(references[seed]).dropna()
             over.append(_curve(other, more.index.to_series(), more, width, **look))
     for name in sorted(begun & set(losses["training"])):
         rows = losses[losses["training"] == name].sort_values("step")
@@ -74,14 +74,15 @@ def draw(losses: pd.DataFrame) -> Figure:
     for other in beside:
         other.set_ylim(*_wider(*_ends(over), 0.01))
     handles, names = axes.get_legend_handles_labels()
-    style.legend(figure, handles, names, 5, grow=True)
+    style.legend(figure, handles, names, 5, ["a line a training seed"] if several else (), grow=True)
     return figure
 
 
 def _trainings(losses: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
-    """(seed, steps in order) of each training."""
+    """(seed, steps in order) of each training; plans of before name no seed."""
     for _, rows in losses.groupby("training", sort=False):
-        yield rows["seed"].iloc[0], rows.sort_values("step")
+        seed = rows["seed"].iloc[0]
+        yield None if pd.isna(seed) else seed, rows.sort_values("step")
 
 
 def _describe(axes: Axes, beside: list[Axes], own: pd.DataFrame) -> None:

@@ -300,8 +300,9 @@ def _as_large_as_a_slide(svg: bytes) -> bytes:
     return re.sub(rb'width="[\d.]+pt" height="[\d.]+pt"', b" ".join(sizes), svg, count=1)
 
 
-def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> None:
-    """Chance, and over horizontal panels dense attention where the suite's rows have it, across accuracies in %.
+def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False, below: bool = False) -> None:
+    """Chance, and over horizontal panels dense attention where the suite's rows have it, across accuracies in %; named
+    above the line, or `below`.
 
     A value outside the panel is said above it instead: stretching the axis to it would flatten the intervals.
     """
@@ -320,7 +321,7 @@ def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False) -> N
         x, y, side = (value, 1.0, "center") if vertical else (0.99, value, "right")
         halo = [withStroke(linewidth=1.5, foreground="white")]
         small: dict[str, Any] = {"fontsize": 5.5, "color": "#444444", "path_effects": halo, "zorder": 5}
-        axes.text(x, y, name, transform=place, ha=side, va="bottom", **small)
+        axes.text(x, y, name, transform=place, ha=side, va="top" if below else "bottom", **small)
     if outside:
         axes.text(0, 1.0, "; ".join(outside), fontsize=5.5, color="#444444", transform=axes.transAxes, va="bottom")
 

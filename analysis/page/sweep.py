@@ -97,7 +97,7 @@ def _score(row: Any) -> Cell:
         kind = "better" if row.difference > 0 else "worse"
     hint = f"{int(row.answered)} questions" if pd.notna(row.answered) else "its questions are not recorded"
     hint += f"; {row.seeds} of {row.seeds_planned} seeds" if row.unit == SEEDS else ""
-    if row.unit == SEEDS and pd.notna(row.difference):
+    if row.unit == SEEDS and row.difference and pd.notna(row.difference):
         hint += f"; so in {int(row.seeds_agree)} of {int(row.seeds_compared)} seeds"
     if row.test:
         corrected = "" if pd.isna(row.p_holm) else f", Holm {row.p_holm:.2g}"

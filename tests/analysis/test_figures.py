@@ -303,6 +303,10 @@ def test_losses_of_several_seeds_are_compared_with_the_same_seed_of_the_referenc
     assert len(left.lines) == 4, "no single steps"
     assert len({line.get_color() for line in left.lines}) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert figure.legends[0].get_title().get_text() == "a line a training seed"
+    with style.style():
+        lacking = module("losses").draw(pd.concat([one for one in rows if one["training"].iloc[0] != "a1"]))
+    assert [set(line.get_ydata().round(6)) for line in lacking.axes[1].lines] == [{0.0}, {0.5}], "of seed 0 alone"
 
 
 def test_text_queries_that_keep_all_have_a_line_in_place_of_panels(data: dict) -> None:

@@ -202,6 +202,7 @@ def test_figures_page_and_wandb_show_means_and_lead_to_seeds(
     assert {names[int(variant)] for variant in order["given"]} >= {"b=1 w=2 seed 0", "b=1 w=2 seed 2", GIVEN}
     assert {names[place] for place in data["references"]} >= {synthetic.REFERENCE, f"{synthetic.REFERENCE} seed 0"}
     assert "each training seed" in page
+    assert "so in 3 of 3 seeds" in page
     table = cells_table(rows)
     assert [row[table.columns.index("variant")] for row in table.data] == list(shown(rows)["label"])
     runs = {run_id(row) for row in each(cells_of(rows)) if row.status != "missing"}

@@ -86,7 +86,7 @@ def test_state_is_what_adamw_keeps():
 def test_a_row_follows_from_what_the_processes_say():
     asked = plan(data_parallel=2)
     model = training.empty(asked)
-    said = {"tokens": 64, "data_s": [0.5], "first_s": 9.0, "step_s": [2.0], "losses": [7.0, 6.0], "peak_gib": 1.5}
+    said = {"data_s": [0.5], "first_s": 9.0, "step_s": [2.0], "losses": [7.0, 6.0], "peak_gib": 1.5}
     said |= {"attention_forward_s": 0.01, "attention_backward_s": 0.03}
     row = training.row(asked, model, 64, [said, {**said, "step_s": [4.0], "peak_gib": 2.0}])
     sample = training.sample_of(asked, 64)
@@ -118,45 +118,47 @@ def test_what_cannot_run_is_said(capsys):
 
 
 def test_each_step_of_uneven_samples_has_all_lengths():
-    plans = packing.planned(packing.parse(["--model", "tiny", "--tokens", "8", "32", "--gpus", "2", "--repeats", "1"]))
-    assert [(plan.micro_batch_size, plan.settings.packing) for plan in plans.values()] == [
-        (1, False),
-        (2, False),
-        (1, True),
-    ]
+    plans = packing.planned(packing.parse(["--model", "tiny", "--tokens", "8", "32", "--repeats", "1"]))
+    laid_out = [(plan.micro_batch_size, plan.settings.packing, plan.settings.row_tokens) for plan in plans.values()]
+    assert laid_out == [(1, False, None), (2, False, None), (1, True, 32768)]
     for plan in plans.values():
-        assert (plan.batch, plan.settings.batch_size, plan.settings.steps) == (8, 8, 2)
+        assert (plan.settings.batch_size, plan.settings.steps) == (4, 2)
         videos = RandomVideos(plan)
-        lengths = [videos[index].video.frames.shape[0] * 2 for index in range(16)]
-        assert lengths == [8, 32] * 8
+        assert [2 * videos[index].video.frames.shape[0] for index in range(8)] == [8, 32] * 4
 
 
 def test_a_row_of_packing_counts_what_is_no_padding():
     plan = packing.planned(packing.parse(["--model", "tiny", "--tokens", "8", "32"]))["padded"]
-    made = packing.row(
-        "padded", plan, {"step_s": [1.0, 2.0, 9.0], "data_s": [0.0], "peak_gib": 1, "losses": [5.0, 4.0]}
-    )
+    said = {"step_s": [1.0, 2.0, 9.0], "data_s": [0.0], "peak_gib": 1, "losses": [5.0, 4.0]}
+    made = packing.row("padded", plan, said)
     tokens = 2 * sum(training.sample_of(plan, length).tokens for length in (8, 32))
     assert (made["tokens_per_s"], made["samples"], made["loss"]) == (tokens / 2, 4, 4.0)
     assert set(made) | {"gpu", "torch", "triton", "transformers", "commit"} == set(packing.COLUMNS)
 
 
-def test_packing_of_what_cannot_be_dealt_is_refused(capsys):
-    assert packing.main(["--model", "tiny", "--tokens", "10"]) == 2
-    assert "tokens=10 is not valid: a multiple of 4" in capsys.readouterr().err
-    assert packing.main(["--model", "tiny", "--tokens", "8", "--samples", "3", "--micro-batch-size", "2"]) == 2
-    assert "samples of a step=3 is not valid: a multiple of 2" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--tokens", "10"], "tokens=10 is not valid: a multiple of 4"),
+        (["--tokens", "8", "--times", "3"], "micro_batch_size=2 is not valid: 2 or more that divide 3 samples"),
+        (["--tokens", "8", "--micro-batch-size", "1"], "micro_batch_size=1 is not valid"),
+        (["--tokens", "64", "8", "16", "--row-tokens", "50"], "or more, so that a row holds two neighbours"),
+    ],
+)
+def test_packing_of_what_cannot_be_laid_out_is_refused(given, said, capsys):
+    assert packing.main(["--model", "tiny", *given]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.long
 def test_samples_of_uneven_lengths_give_equal_losses_in_each_layout(tmp_path, capsys):
     out = tmp_path / "packing.csv"
-    given = ["--model", "tiny", "--tokens", "16", "64", "--row-tokens", "200", "--repeats", "1", "--out", str(out)]
+    given = ["--model", "tiny", "--tokens", "16", "64", "--row-tokens", "300", "--repeats", "1", "--out", str(out)]
     assert packing.main(given) == 0
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["layout"], row["micro_batch_size"], row["row_tokens"]) for row in rows] == [
-        ("alone", "1", ""), ("padded", "2", ""), ("packed", "", "200")
+        ("alone", "1", ""), ("padded", "2", ""), ("packed", "", "300")
     ]  # fmt: skip
     assert float(capsys.readouterr().out.splitlines()[-1].split(": ")[1]) < 1e-3
 

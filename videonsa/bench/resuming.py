@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         times_attention=False, samples=work,
     )  # fmt: skip
     after = replace(plan, data_parallel=resume_on)
-    if not can_run([plan, after]):
+    if not can_run([plan, after], NAME):
         return 2
     about = {**command.software(options.commit), "transformers": version("transformers")}
     table = command.table(COLUMNS, options.out, about)

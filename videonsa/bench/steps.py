@@ -180,7 +180,7 @@ class Stages(Teller):
     def _end(self, stage: int) -> None:
         first, *later = self.steps
         of = later or [first]
-        line = {"tokens": self.plan.tokens[stage], "first_s": first["step_s"]}
+        line = {"first_s": first["step_s"]}
         line |= {name: [step[name] for step in of] for name in ("step_s", "data_s")}
         line |= {"peak_gib": max(step["peak_gib"] for step in of), "losses": [step["loss"] for step in self.steps]}
         self.lines.add({**line, **(self.attention[stage] if self.attention else {})})

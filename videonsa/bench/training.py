@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for tokens in plan.tokens:
                 print(counted(plan, tokens))
         return 0
-    if not can_run(plans):
+    if not can_run(plans, NAME):
         return 2
     about = {**command.software(options.commit), "transformers": version("transformers")}
     table = command.table(COLUMNS, options.out, about)
@@ -110,15 +110,16 @@ def planned(options: argparse.Namespace) -> Iterator[Plan]:
             )  # fmt: skip
 
 
-def can_run(plans: Sequence[Plan]) -> bool:
-    """Whether there are GPUs enough, or none is needed: the tiny model's steps are tried on a CPU, too."""
+def can_run(plans: Sequence[Plan], name: str) -> bool:
+    """Whether there are GPUs enough, or none is needed: the tiny model's steps are tried on a CPU, too. name: of the
+    command that asks, which says so where it cannot."""
     if all(plan.model == "tiny" for plan in plans) and not torch.cuda.is_available():
         return True
-    if not command.has_device(NAME):
+    if not command.has_device(name):
         return False
     there, asked = torch.cuda.device_count(), max(plan.gpus for plan in plans)
     if there < asked:
-        print(f"{NAME}: {asked} GPUs are asked for, and torch finds {there}", file=sys.stderr)
+        print(f"{name}: {asked} GPUs are asked for, and torch finds {there}", file=sys.stderr)
     return there >= asked
 
 
