@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -56,18 +57,24 @@ def test_the_page_shows_what_the_records_say(out: Path, sweep: str):
 
 @pytest.mark.long
 def test_what_one_seed_says_and_three_do_not(out: Path):
-    one = three = 0
+    first, others, together = [], [], 0
     for sweep in SHOWN:
         plan, results = read(out, sweep)
-        first = replace(results, cells=results.cells[results.cells["seed"] == 0].reset_index(drop=True))
-        one += sure(compared(plan, first))
-        three += sure(compared(plan, results))
-    said = re.search(r"alone (\d+) differences .*?over three seeds (\d+) are", PAGE, re.DOTALL)
-    assert said
-    assert said.groups() == (str(one), str(three))
-    sentence = f"Of {one} differences that are sure over the questions of one seed, {three} are over the seeds"
-    assert sentence in README.replace("\n", " ")
-
-
-def sure(rows: pd.DataFrame) -> int:
-    return int((shown(rows)["p_holm"] < SIGNIFICANT).sum())
+        cells = [results.cells[results.cells["seed"] == seed].reset_index(drop=True) for seed in range(3)]
+        seeds = [shown(compared(plan, replace(results, cells=own))).reset_index() for own in cells]
+        sure = seeds[0]["p_holm"] < SIGNIFICANT
+        first += [seeds[0][sure]]
+        others += [[one[sure] for one in seeds[1:]]]
+        together += int((shown(compared(plan, results))["p_holm"] < SIGNIFICANT).sum())
+    own = np.sign(pd.concat(first)["difference"].to_numpy())
+    rest = [pd.concat(of) for of in zip(*others, strict=True)]
+    alike = np.all([np.sign(of["difference"].to_numpy()) == own for of in rest], axis=0).sum()
+    again = np.array([(of["p_holm"] < SIGNIFICANT).to_numpy() for of in rest])
+    page, readme = (text.replace("\n", " ").replace("  ", " ") for text in (PAGE, README))
+    own_seed = r"alone (\d+) differences .*?each; (\d+) of them have .*?seeds, (\d+) are sure .*?too, (\d+) in "
+    found = re.search(own_seed + r".*?together (\d+) are", page)
+    assert found
+    counts = (len(own), alike, again.any(axis=0).sum(), again.all(axis=0).sum(), together)
+    assert tuple(map(int, found.groups())) == counts
+    sentence = f"Of {len(own)} differences that are sure over the questions of one seed, {alike} have the same sign"
+    assert f"{sentence} in both others, and {together} are sure over the seeds" in readme
