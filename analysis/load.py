@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.arrays import of_first
 from analysis.losses import COLUMNS as LOSS_COLUMNS
 from analysis.losses import read_losses
-from analysis.numbers import SAME, number_of
+from analysis.numbers import SAME, by_cell, number_of
 from analysis.rows import (
     CELL_COLUMNS,
     CONTENT_COLUMNS,
@@ -219,7 +219,7 @@ def _tell_seeds_apart(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _disagreements(cells: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
     """Records whose accuracy is not what their own questions' scores come to, by the shares of their kinds."""
-    asked = dict(iter(questions.groupby("cell")))
+    asked = by_cell(questions)
     lines = []
     for row in each(cells[cells["status"] == "done"]):
         if row.id not in asked or asked[row.id]["score"].isna().all():

@@ -12,7 +12,13 @@ from analysis.stats import NO_ESTIMATE, NO_PAIRS, Estimate, Paired, estimate, pa
 
 Asked = Mapping[str, pd.DataFrame]  # cell -> its questions
 Pair = tuple[pd.DataFrame, pd.DataFrame]  # questions of a cell and of another
+NEEDED = ["cell", "doc_id", "prompt_hash", "score", "video", "kind", "parts"]  # of questions; fewer columns cost less
 SAME = 1e-6  # numbers that differ by less are one number
+
+
+def by_cell(questions: pd.DataFrame) -> Asked:
+    """The questions of each cell, with what numbers are made of."""
+    return {str(cell): own for cell, own in questions[NEEDED].groupby("cell")}
 
 
 def statistics(cell: Any, own: Sequence[pd.DataFrame], pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Results
-from analysis.numbers import SAME, Asked, number_of_part
+from analysis.numbers import SAME, Asked, by_cell, number_of_part
 from analysis.pooled import CELL, SEED, SEEDS, shown
 from analysis.rows import each
 from analysis.stats import NO_ESTIMATE, Estimate
@@ -28,7 +28,7 @@ COLUMNS = [
 def parts_of(results: Results) -> pd.DataFrame:
     """One row a finished cell and sub-score (COLUMNS), and one of the mean over a variant's seeds (`unit`, as in
     analysis.pooled). The interval is NaN where the record does not say of what."""
-    asked = {str(cell): questions for cell, questions in results.questions.groupby("cell")}
+    asked = by_cell(results.questions)
     rows = []
     for _, group in results.cells[results.cells["status"] == "done"].groupby(["variant", "suite"], sort=False):
         cells = list(each(group))

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.load import Results
-from analysis.numbers import Asked, pair_of, statistics
+from analysis.numbers import Asked, by_cell, pair_of, statistics
 from analysis.pooled import BY_SEED, cells_of, shown, with_pooled
 from analysis.rows import AGGREGATE, OF_PAGES, each, groups_of
 from analysis.stats import SIGNIFICANT, holm
@@ -61,8 +61,7 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     settings are one cell, and one test. A failed or missing cell has NaN everywhere.
     """
     cells = _by_group(results.cells)
-    asked = results.questions.drop_duplicates(["cell", "doc_id"], keep="last")
-    scores = {str(cell): group for cell, group in asked.groupby("cell")}
+    scores = by_cell(results.questions.drop_duplicates(["cell", "doc_id"], keep="last"))
     cells["reference"] = _references(cells, reference)
     cells["is_reference"] = cells["variant"] == cells["reference"]
     base = {(row.suite, row.seed, row.reference): row.id for row in each(cells) if row.is_reference}

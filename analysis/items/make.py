@@ -18,6 +18,7 @@ from analysis.items.probes import probes
 from analysis.items.scores import scores, settings
 from analysis.items.written import TRAINED, Page, page, to_csv, to_markdown
 from analysis.load import load
+from analysis.numbers import by_cell
 from analysis.paper.questions import OWN
 from analysis.parts import part_number
 from analysis.rows import each
@@ -82,7 +83,7 @@ def with_numbers(several: dict[str, list[Place]], found: Found) -> dict[str, lis
     results = load(found.out, {"cells": [{"id": cell} for cell in ids]})
     found.problems.extend(line for line in results.problems if line not in found.problems)
     rows = {row.id: row for row in each(compare(results, None))}
-    asked = dict(iter(results.questions.groupby("cell")))
+    asked = by_cell(results.questions)
 
     def ours(place: Place) -> tuple[Ours, ...]:
         return place.ours or tuple(_ours(place, rows[cell], asked.get(cell)) for cell in place.cells)
