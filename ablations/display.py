@@ -30,7 +30,8 @@ class Display:
         self.todo = set(cells)
         self.total, self.failed, self.started = len(self.todo), 0, time.time()
         self.cell_seconds: list[float] = []
-        self.expected = seconds_a_cell(sweep.out, [cell for cell in sweep.cells if cell.id in self.todo])
+        asked = [cell for cell in sweep.cells if cell.id in self.todo]
+        self.expected = seconds_a_cell(sweep.out, asked, sweep.facts.device)
         self.console = console or Console(file=sys.stderr)
         self.bars = Progress(
             TextColumn("{task.description}"),

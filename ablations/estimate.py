@@ -195,7 +195,7 @@ def estimate(sweep: Sweep, state: State, jobs: Iterable[Job], workers: int) -> s
     if not training.bases + spread.bases:
         return f"not known: no earlier records at this scale ({(training.strange + spread.strange)[0]})"
     here = sweep.facts.device == "cuda"
-    elsewhere = any(basis == ELSEWHERE or basis.endswith(GPU) for basis in training.bases + spread.bases)
+    elsewhere = any(basis == ELSEWHERE or _of_gpu(basis) for basis in training.bases + spread.bases)
     gpus = (training.seconds + spread.seconds) / 3600 if here or elsewhere else None
     count, what = (NODE, "GPUs") if gpus and not here else (workers, "worker" + "s" * (workers != 1))
     seconds = training.seconds + max(spread.seconds / max(1, count), min(spread.seconds, START_SECONDS))
@@ -259,12 +259,17 @@ def job_seconds(out: Path, job: Job) -> float | None:
     return work.seconds + spread.seconds if work.bases + spread.bases else None
 
 
-def seconds_a_cell(out: Path, cells: Iterable[Cell]) -> float | None:
-    """What a cell should take, before one is done; None where nothing is known."""
+def _of_gpu(basis: str) -> bool:
+    """It is a rule of thumb of a GPU."""
+    return basis.endswith(GPU)
+
+
+def seconds_a_cell(out: Path, cells: Iterable[Cell], device: str) -> float | None:
+    """What a cell should take on this device, before one is done; None where nothing is known."""
     rates, known = measured_rates(out), []
     for cell in cells:
         rate, count = rates.here("question", question_scale(cell.settings)), questions_of(cell.suite)
-        if rate is not None and count is not None:
+        if rate is not None and count is not None and (device == "cuda" or not any(map(_of_gpu, rate.basis))):
             known.append(rate.seconds * count)
     return sum(known) / len(known) if known else None
 

@@ -109,7 +109,9 @@ def test_a_paper_grid_is_estimated_in_gpu_hours(benchmarks: Path, tmp_path: Path
     assert " on 8 GPUs (" in said, "this machine has none"
     assert "recorded elsewhere, not measured here; an H200, question.csv; each video fills its frames" in said
     assert "without what has no record at its scale: probing timescope" in said
-    assert seconds_a_cell(tmp_path, sweep.cells) is None, "only what was measured here is expected of a running cell"
+    assert seconds_a_cell(tmp_path, sweep.cells, "cpu") is None, (
+        "only what was measured here is expected of a running cell"
+    )
     done(sweep.cells[0], tmp_path, 10.0)
     said = time_of(sweep)
     assert said.startswith(f"about {cells - 1} h"), "what was measured here goes before"
@@ -153,16 +155,23 @@ def test_a_rate_holds_for_its_own_scale_alone(tmp_path: Path, other: dict):
     small = {"suites": ["timescope"], "suite__limit": 10}
     measured, asked = (planned("budget", "paper", tmp_path, **small, **more) for more in ({}, other))
     done(measured.cells[0], tmp_path, 100.0)
-    assert seconds_a_cell(tmp_path, measured.cells) == 100.0  # another budget is of the same scale
-    assert seconds_a_cell(tmp_path, asked.cells) is None
+    assert seconds_a_cell(tmp_path, measured.cells, "cpu") == 100.0  # another budget is of the same scale
+    assert seconds_a_cell(tmp_path, asked.cells, "cpu") is None
 
 
 def test_a_whole_benchmark_counts_all_of_its_questions(tmp_path: Path):
     sweep = planned("budget", "paper", tmp_path, suites=["timescope"])
     done(sweep.cells[0], tmp_path, 100.0)
-    assert seconds_a_cell(tmp_path, sweep.cells) == pytest.approx(10 * 1500)
+    assert seconds_a_cell(tmp_path, sweep.cells, "cpu") == pytest.approx(10 * 1500)
     said = time_of(sweep)
     assert "without what has no record at its scale: probing timescope, 2048 frames of 64 tokens" in said
+
+
+def test_the_rule_of_a_gpu_is_not_expected_of_cells_on_a_cpu(tmp_path: Path):
+    cells = planned("twins", "study", tmp_path).cells
+    assert seconds_a_cell(tmp_path, cells, "cpu") is None
+    assert 1 < (seconds_a_cell(tmp_path, cells, "cuda") or 0) < 20
+    assert seconds_a_cell(tmp_path, planned("budget", "tiny", tmp_path).cells, "cpu")
 
 
 def test_all_grids_of_the_study_take_at_most_three_gpu_hours(tmp_path: Path):
