@@ -15,7 +15,6 @@ from analysis.numbers import Asked, pair_of, statistics
 from analysis.rows import SUMMARY, each
 
 CELL, SEED, SEEDS = "cell", "seed", "seeds"
-BY_SEED = "seeds_accuracies"  # a tuple, for figures: in tables the seeds have rows of their own
 
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
@@ -32,12 +31,12 @@ def with_pooled(cells: pd.DataFrame, asked: Asked, bases: Mapping[Any, str]) -> 
     """The cells, and before the first of a variant's several seeds on a benchmark the mean over those that are done.
 
     cells: of analysis.tables.compare. bases: (suite, seed, reference) -> the cell that such cells are compared with.
-    Adds `unit`; `seeds` that a row is over, of how many that are planned; the accuracy of each (for figures) and their
-    standard deviation; over how many of them the difference is, and in how many of these it has the mean's sign.
+    Adds `unit`; `seeds` that a row is over, of how many that are planned; each one's accuracy (a tuple: for figures)
+    and their standard deviation; over how many the difference is, and in how many of these it has the mean's sign.
     """
     apart = cells["label"] != cells["variant"]
     cells = cells.assign(unit=np.where(apart, SEED, CELL), seeds=1, seeds_planned=1)
-    cells = cells.assign(**{BY_SEED: None}, seeds_deviation=None, seeds_compared=None, seeds_agree=None)
+    cells = cells.assign(seeds_accuracies=None, seeds_deviation=None, seeds_compared=None, seeds_agree=None)
     several = cells[apart].groupby(["variant", "suite", "group"], sort=False, dropna=False)
     means = {group.index[0] - 0.5: _mean(group, asked, bases) for _, group in several}
     if not means:
@@ -56,7 +55,7 @@ def _mean(group: pd.DataFrame, asked: Asked, bases: Mapping[Any, str]) -> dict[s
     row |= {"id": "+".join(group["id"]), "label": row["variant"], "seed": None, "unit": SEEDS}
     row |= {"status": next(state for state in ("done", "failed", "missing") if state in states)}
     accuracies = done["accuracy"].astype(float)
-    row |= {"accuracy": accuracies.mean(), BY_SEED: tuple(accuracies), "seeds_deviation": accuracies.std()}
+    row |= {"accuracy": accuracies.mean(), "seeds_accuracies": tuple(accuracies), "seeds_deviation": accuracies.std()}
     row |= {"seeds": len(done), "seeds_planned": len(group)}
     return row | _compared(list(each(done)), asked, bases)
 

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from analysis.load import Results
 from analysis.numbers import Asked, by_cell, pair_of, statistics
-from analysis.pooled import BY_SEED, cells_of, shown, with_pooled
+from analysis.pooled import cells_of, shown, with_pooled
 from analysis.rows import AGGREGATE, OF_PAGES, each, groups_of
 from analysis.stats import SIGNIFICANT, holm
 from analysis.titles import sweep_title
@@ -96,7 +96,9 @@ def _statistics(row: Any, asked: Asked, bases: Mapping[Any, str]) -> dict[str, A
 def to_csv(rows: pd.DataFrame) -> str:
     """Tidy, every digit, one row a cell and one a mean over seeds (column `unit`); tracebacks and notes stay in the
     records, sub-scores have their own table."""
-    return rows.drop(columns=["traceback", *AGGREGATE, *OF_PAGES, BY_SEED]).to_csv(index=False, lineterminator="\n")
+    return rows.drop(columns=["traceback", *AGGREGATE, *OF_PAGES, "seeds_accuracies"]).to_csv(
+        index=False, lineterminator="\n"
+    )
 
 
 def costs_of(rows: pd.DataFrame) -> dict[str, tuple[str, float]]:

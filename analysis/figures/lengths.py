@@ -47,7 +47,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         axes.set_xlabel("vision tokens")
         if number % columns == 0:
             axes.set_ylabel("accuracy (%)")
-    _legend(figure, done, any(axes.get_gid() == TRAINED for axes in panels))
+    _legend(figure, names, style.seeds_entry(done, vertical=True), any(axes.get_gid() == TRAINED for axes in panels))
     return figure
 
 
@@ -75,9 +75,7 @@ def _lines(axes: Axes, here: pd.DataFrame, names: Sequence[str]) -> None:
     axes.set_xlim(ticks[0] / 2**0.35, ticks[-1] * 2**0.35)
 
 
-def _legend(figure: Figure, done: pd.DataFrame, beyond: bool) -> None:
-    names = list(dict.fromkeys(done["name"]))
-    entries = style.seeds_entry(done, vertical=True)
+def _legend(figure: Figure, names: Sequence[str], entries: dict[str, Line2D], beyond: bool) -> None:
     lines = [
         Line2D([], [], color=style.SERIES[number], marker=style.MARKERS[number], ms=3.6, lw=1.1)
         for number in range(len(names))

@@ -224,14 +224,17 @@ def seed_ticks(axes: Axes, row: Any, place: float, colour: str, vertical: bool =
     """
     for accuracy in row.seeds_accuracies or ():
         along = (place, 100 * accuracy) if vertical else (100 * accuracy, place)
-        axes.plot(*along, "_" if vertical else "|", ms=4.2, mew=0.7, color=colour, zorder=2.5)
+        axes.plot(*along, **_tick(vertical), color=colour, zorder=2.5)
 
 
 def seeds_entry(rows: pd.DataFrame, vertical: bool = False) -> dict[str, Line2D]:
     """The entry of a legend for `seed_ticks`; none where no row is a mean over seeds."""
-    marker = "_" if vertical else "|"
-    tick = Line2D([], [], ls="", marker=marker, ms=4.2, mew=0.7, color=GREY)
+    tick = Line2D([], [], **_tick(vertical), color=GREY)
     return {"one training seed": tick} if rows["seeds_accuracies"].notna().any() else {}
+
+
+def _tick(vertical: bool) -> dict[str, Any]:
+    return {"ls": "", "marker": "_" if vertical else "|", "ms": 4.2, "mew": 0.7}
 
 
 def shapes(groups: Sequence[Any]) -> dict[str, Line2D]:

@@ -66,13 +66,14 @@ def table(columns: tuple[str, ...], path: Path | None, about: Mapping[str, str])
     return Table(columns, path, about)
 
 
-def software(commit: str | None) -> dict[str, str]:
-    """What SOFTWARE names, of this process's GPU; "cpu" where a command is tried without one."""
+def software(commit: str | None, *packages: str) -> dict[str, str]:
+    """What SOFTWARE names, of this process's GPU ("cpu" where a command is tried without one), and more packages."""
     return {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
         "triton": version("triton") if find_spec("triton") else "",
         "commit": commit or this_commit(),
+        **{name: version(name) for name in packages},
     }
 
 

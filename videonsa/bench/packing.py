@@ -17,14 +17,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from videonsa.bench import command, shapes
 from videonsa.bench.resuming import Failed, most_apart, train
-from videonsa.bench.steps import SIDE, Plan
-from videonsa.bench.training import can_run, sample_of
+from videonsa.bench.steps import Plan
+from videonsa.bench.training import can_run, sample_of, wrong_length
 from videonsa.options import positive
 
 NAME = "videonsa.bench.packing"
@@ -58,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if not can_run(list(plans.values()), NAME):
         return 2
-    about = {**command.software(options.commit), "transformers": version("transformers")}
-    table = command.table(COLUMNS, options.out, about)
+    table = command.table(COLUMNS, options.out, command.software(options.commit, "transformers"))
     if table is None:
         return 2
     losses = []
@@ -78,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def refusal(plan: Plan, options: argparse.Namespace) -> str:
     """What is wrong with the options, or ''."""
-    if wrong := [tokens for tokens in plan.tokens if tokens % SIDE[plan.model] ** 2]:
-        return f"tokens={wrong[0]} is not valid: a multiple of {SIDE[plan.model] ** 2}"
+    if wrong := wrong_length([plan]):
+        return wrong
     if options.micro_batch_size < 2 or plan.batch % options.micro_batch_size:
         return f"micro_batch_size={options.micro_batch_size} is not valid: 2 or more that divide {plan.batch} samples"
     around = zip(plan.tokens, [*plan.tokens[1:], plan.tokens[0]], strict=True)

@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from videonsa.bench import command, shapes
@@ -62,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     after = replace(plan, data_parallel=resume_on)
     if not can_run([plan, after], NAME):
         return 2
-    about = {**command.software(options.commit), "transformers": version("transformers")}
-    table = command.table(COLUMNS, options.out, about)
+    table = command.table(COLUMNS, options.out, command.software(options.commit, "transformers"))
     if table is None:
         return 2
     try:

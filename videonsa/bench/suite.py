@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,7 +109,7 @@ def measured(
     """A command that makes one row, row(options, folder); the tiny model's try needs no device. Returns its code."""
     if options.model != "tiny" and not command.has_device(name):
         return 2
-    software = {**command.software(options.commit), "transformers": version("transformers")}
+    software = command.software(options.commit, "transformers")
     table = command.table(columns, options.out, software)
     if table is None:
         return 2

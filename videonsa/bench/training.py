@@ -17,7 +17,6 @@ A length that does not fit has a row that says so, and those after it too, with 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -27,9 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +70,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print and append the rows; 0 when all lengths were measured, 1 when some were not, 2 when it cannot begin."""
     options = parse(arguments)
-    for model, tokens in itertools.product(options.model, options.tokens):
-        if tokens % SIDE[model] ** 2:
-            print(
-                f"tokens={tokens} is not valid: a multiple of {SIDE[model] ** 2}, two frames' of {model}",
-                file=sys.stderr,
-            )
-            return 2
     plans = list(planned(options))
+    if refused := wrong_length(plans):
+        print(refused, file=sys.stderr)
+        return 2
     if options.count:
         for plan in plans:
             for tokens in plan.tokens:
@@ -87,8 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not can_run(plans, NAME):
         return 2
-    about = {**command.software(options.commit), "transformers": version("transformers")}
-    table = command.table(COLUMNS, options.out, about)
+    table = command.table(COLUMNS, options.out, command.software(options.commit, "transformers"))
     if table is None:
         return 2
     missed = 0
@@ -108,6 +101,15 @@ def planned(options: argparse.Namespace) -> Iterator[Plan]:
                 model, attention, tokens, options.data_parallel, options.sequence_parallel, options.repeats,
                 options.layers, options.vision_layers, options.deterministic,
             )  # fmt: skip
+
+
+def wrong_length(plans: Iterable[Plan]) -> str:
+    """What is wrong with a plan's lengths, or ''."""
+    for plan in plans:
+        patch = SIDE[plan.model] ** 2
+        if wrong := [tokens for tokens in plan.tokens if tokens % patch]:
+            return f"tokens={wrong[0]} is not valid: a multiple of {patch}, two frames' of {plan.model}"
+    return ""
 
 
 def can_run(plans: Sequence[Plan], name: str) -> bool:
