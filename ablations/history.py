@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,14 +99,33 @@ def open_ends(sweep: Sweep, state: State, cells: Iterable[Cell]) -> Iterator[Tra
     yield from {cell.id: cell for cell in cells if state.cells[cell.id] != DONE}.values()
 
 
-def again_lines(sweep: Sweep, state: State, cells: Iterable[Cell]) -> list[str]:
+def again_lines(sweep: Sweep, state: State, cells: Sequence[Cell]) -> list[str]:
     """Why what was done once is to be done again: a line for each reason."""
     history, because = read_history(sweep), dict[str, list[Training | Cell | Probe]]()
     for what in open_ends(sweep, state, cells):
         earlier = history.nearest(what)
         if earlier is not None:
             because.setdefault(_reason(earlier), []).append(what)
-    return [f"Again: {_named(whats)}: {reason}" for reason, whats in because.items()]
+    return [f"Again: {_named(whats)}: {reason}" for reason, whats in because.items()] + _remade(sweep, state, cells)
+
+
+def _remade(sweep: Sweep, state: State, cells: Sequence[Cell]) -> list[str]:
+    """Trainings that are made again for more questions, and what stands of what was asked of the weights that are gone.
+
+    On a GPU the new weights need not be the same bits, and only what was asked of the same ones is compared
+    (analysis.tables.compare).
+    """
+    lines = []
+    for key in dict.fromkeys(cell.training.id for cell in cells):
+        states = {cell.id: state.cells[cell.id] for cell in sweep.cells if cell.training.id == key}
+        done = sum(one == DONE for one in states.values())
+        if state.trainings[key] == GONE and 0 < done < len(states):
+            lines.append(
+                f"Again: training {key}: its weights are gone. What is done stands ({done} of {len(states)} cells), and "
+                "is not compared with the others if the new weights are other bits (`train.deterministic: true` makes "
+                "equal ones; another --out asks all anew)"
+            )
+    return lines
 
 
 def plan_changes(planned: Sweep, now: Sweep) -> list[str]:

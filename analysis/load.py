@@ -233,8 +233,14 @@ def _disagreements(cells: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
 
 
 def _probe_labels(out: Path, plan: Mapping[str, Any] | None) -> dict[str, str]:
-    """Probe id -> what the variants are called that it looks at."""
-    return served(plan["cells"], "probe") if plan else {name: f"probe {name[:6]}" for name in folders(out / "probes")}
+    """Probe id -> what the variants are called that it looks at; where all are other methods, those of the weights."""
+    if not plan:
+        return {name: f"probe {name[:6]}" for name in folders(out / "probes")}
+    cells = [cell for cell in plan["cells"] if cell.get("probe")]
+    labels, weights = served(cells, "probe"), served(plan["cells"], "training")
+    own = {cell["probe"] for cell in cells if not cell.get("method")}
+    asked = {cell["probe"]: weights.get(str(cell.get("training"))) for cell in cells}
+    return {probe: label if probe in own else asked[probe] or label for probe, label in labels.items()}
 
 
 def _probe_variants(plan: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:

@@ -41,7 +41,19 @@ CELL_COLUMNS = [
     "method",
     *("branches", "budget", "local_share", "as_trained", "train_block_count", "train_window", "train_frames"),
     *SUITE,
-    *("weights", "weights_mib", "packed_bits", "model", "steps", "error_type", "error", "traceback", "code", "commit"),
+    *(
+        "weights",
+        "digest",
+        "weights_mib",
+        "packed_bits",
+        "model",
+        "steps",
+        "error_type",
+        "error",
+        "traceback",
+        "code",
+        "commit",
+    ),
     "source",  # of a row that was not made here (analysis/joined.py)
     *OF_PAGES,
 ]
@@ -112,6 +124,7 @@ def cell_row(
     }
     loaded = part(record, "weights")
     row |= {"weights_mib": loaded.get("mib"), "packed_bits": part(loaded, "packed").get("bits")}
+    row |= {"digest": loaded.get("digest")}  # of weights that were trained here; records of before have none
     row |= {"training": planned.get("training") or identities.get("training"), "probe": planned.get("probe")}
     row |= {"train_frames": max(train.get("frames") or [None])}
     row |= {"error_type": error.get("type"), "error": error.get("message"), "traceback": error.get("traceback")}

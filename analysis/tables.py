@@ -55,7 +55,8 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     """The cells with columns added: those of COMPARED and p_holm; `videos` is NaN where the record names none.
 
     A difference is the cell minus the reference variant on the same suite and seed, over the questions both answered;
-    in a sweep of groups, minus the variant that is like the reference in the cell's own group.
+    in a sweep of groups, minus the variant that is like the reference in the cell's own group. Where both are of one
+    training that was made again between them, to other bits (`made_again`), there is none: it would be of two weights.
     A variant of several seeds has a row more on each benchmark, the mean over them (analysis/pooled.py).
     Holm's correction is over every test of the frame that is shown, so not over single seeds' ones; labels of equal
     settings are one cell, and one test. A failed or missing cell has NaN everywhere.
@@ -64,7 +65,9 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     scores = by_cell(results.questions.drop_duplicates(["cell", "doc_id"], keep="last"))
     cells["reference"] = _references(cells, reference)
     cells["is_reference"] = cells["variant"] == cells["reference"]
-    base = {(row.suite, row.seed, row.reference): row.id for row in each(cells) if row.is_reference}
+    bases = {(row.suite, row.seed, row.reference): row for row in each(cells) if row.is_reference}
+    cells["made_again"] = [_made_again(row, bases.get((row.suite, row.seed, row.reference))) for row in each(cells)]
+    base = {place: row.id for place, row in bases.items()}
     rows = [_statistics(row, scores, base) for row in each(cells)]
     cells[COMPARED] = pd.DataFrame(rows, index=cells.index, columns=COMPARED)
     cells = with_pooled(cells, scores, base)
@@ -86,6 +89,21 @@ def _references(cells: pd.DataFrame, reference: str | None) -> pd.Series:
     alike = cells["name"].isin(cells.loc[cells["variant"] == reference, "name"]) & cells["group"].notna()
     of_groups = cells[alike].drop_duplicates("group").set_index("group")["variant"]
     return cells["group"].map(of_groups).astype(object).where(cells["group"].notna(), reference)
+
+
+def _made_again(row: Any, base: Any) -> bool:
+    """The cell and the one that it is compared with were asked of other weights, though of one training.
+
+    A training whose weights are gone is made again for more questions, on a GPU not always to the same bits. What was
+    asked before that records whose weights had no digest is of weights that are not known.
+    """
+    asked = base is not None and row.status == base.status == "done"
+    return asked and row.training == base.training and _digest(row) != _digest(base)
+
+
+def _digest(row: Any) -> str:
+    """Of the weights that a cell was asked of, in words."""
+    return row.digest if isinstance(row.digest, str) else "not recorded"
 
 
 def _statistics(row: Any, asked: Asked, bases: Mapping[Any, str]) -> dict[str, Any]:
@@ -208,6 +226,7 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
     lines += (
         _by_video(body)
         + _other_questions(body)
+        + _other_weights(cells)
         + _two_seeds(body)
         + _fewer_seeds(body)
         + _over_seeds(body)
@@ -332,9 +351,22 @@ def _other_questions(rows: pd.DataFrame) -> list[str]:
     ready = {(row.suite, row.reference) for row in each(rows[rows["is_reference"] & (rows["status"] == "done")])}
     asked = pd.Series([(row.suite, row.reference) in ready for row in each(rows)], index=rows.index, dtype=bool)
     alone = rows[(rows["status"] == "done") & ~rows["is_reference"] & (rows["pairs"] == 0) & asked]
+    alone = alone[~alone["made_again"].astype(bool)]
     if not len(alone):
         return []
     return [f"not compared, as they were asked other questions than the reference: {len(alone)} cells"]
+
+
+def _other_weights(cells: pd.DataFrame) -> list[str]:
+    """Cells whose reference was asked of weights that are gone: their training was made again, to other bits."""
+    again: dict[tuple[str, str], dict[str, None]] = {}
+    for row in each(cells[cells["made_again"].astype(bool)]):
+        again.setdefault((row.training, _digest(row)), {})[row.label] = None
+    return [
+        f"not compared, as training {training} was made again and these were asked of other weights ({digest}) than "
+        f"the reference: {', '.join(labels)}"
+        for (training, digest), labels in again.items()
+    ]
 
 
 def _over_seeds(rows: pd.DataFrame) -> list[str]:

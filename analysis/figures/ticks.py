@@ -41,14 +41,22 @@ def thinned(values: Sequence[float], gap: float) -> list[float]:
     return sorted(kept)
 
 
+MOST = 8  # ticks of a logarithmic axis that stand apart in a panel
+
+
 class FewTicks(LogLocator):
-    """Those of a LogLocator; where fewer than two are in sight, some other round numbers, no more than have room."""
+    """Those of a LogLocator; where fewer than two are in sight, some other round numbers, no more than have room, and
+    where too many are, powers of ten alone, at equal distances."""
 
     def tick_values(self, vmin: float, vmax: float) -> list[float]:
-        ticks = np.outer(10.0 ** np.arange(np.floor(np.log10(vmin)), np.ceil(np.log10(vmax)) + 1), (1, 2, 5))
-        if np.count_nonzero((ticks >= vmin) & (ticks <= vmax)) > 1:
-            return list(super().tick_values(vmin, vmax))
-        return list(MaxNLocator(4).tick_values(vmin, vmax))
+        decades = np.arange(np.floor(np.log10(vmin)), np.ceil(np.log10(vmax)) + 1)
+        powers = 10.0**decades
+        ticks = np.outer(powers, (1, 2, 5))
+        seen = np.count_nonzero((ticks >= vmin) & (ticks <= vmax))
+        if seen > MOST:
+            apart = -(-np.count_nonzero((powers >= vmin) & (powers <= vmax)) // MOST)
+            return list(powers[decades % apart == 0])
+        return list(super().tick_values(vmin, vmax)) if seen > 1 else list(MaxNLocator(4).tick_values(vmin, vmax))
 
 
 def log_scale(axes: Axes, which: str) -> None:

@@ -38,12 +38,18 @@ def test_without_weights_answers_stand_and_nothing_runs(sweep: Sweep, out: Path,
 
 
 @pytest.mark.parametrize("cluster", ["debug", "local"])
-def test_for_more_questions_they_are_made_again(sweep: Sweep, out: Path, grid_file: Path, cluster: str):
+def test_for_more_questions_they_are_made_again(
+    sweep: Sweep, out: Path, grid_file: Path, cluster: str, capsys: pytest.CaptureFixture[str]
+):
     assert sweep() == 0
     before = records(out)
     lose_weights(out)
     ask_more(grid_file)
+    assert sweep("--dry-run") == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "its weights are gone" in line]
+    assert "What is done stands (1 of 2 cells), and is not compared with the others if" in said
     assert sweep(cluster=cluster) == 0
+    assert "not compared" not in capsys.readouterr().out  # the same bits
     assert sorted(fakes.calls(out)[6:]) == ["synth_needle", "train"]
     found = records(out)
     assert found["b=3 synth_needle"]["status"] == "done"

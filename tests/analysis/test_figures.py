@@ -359,10 +359,16 @@ def test_ticks_keep_powers_of_two_and_their_distance(values: list[float], kept: 
     assert ticks.thinned(values, 1.4) == kept
 
 
-@pytest.mark.parametrize(("least", "most"), [(25.2, 43.9), (17.4, 33.1), (3, 4.8), (9, 700)])
+COST_RANGES = [(25.2, 43.9), (17.4, 33.1), (3, 4.8), (9, 700), (7e-4, 135), (1e-9, 100)]
+
+
+@pytest.mark.parametrize(("least", "most"), COST_RANGES)
 def test_ticks_of_a_cost_have_room(least: float, most: float) -> None:
-    shown = ticks.FewTicks(10, subs=(1, 2, 5)).tick_values(least, most)
-    assert 2 <= sum(least <= tick <= most for tick in shown) <= 6
+    shown = [tick for tick in ticks.FewTicks(10, subs=(1, 2, 5)).tick_values(least, most) if least <= tick <= most]
+    assert 2 <= len(shown) <= 6
+    if most / least > 1e4:
+        apart = np.diff(np.log10(shown))
+        np.testing.assert_allclose(apart, apart[0])
 
 
 @pytest.mark.parametrize(

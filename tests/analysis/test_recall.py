@@ -55,6 +55,15 @@ def test_the_table_has_means_and_the_lowest_layer(sweep: Path):
     assert rows["layer"].tolist() == [0, 0, 0, 1, 1, 1]
 
 
+def test_a_probe_of_other_methods_alone_is_called_after_its_weights(sweep: Path):
+    plan = read_plan(sweep)
+    probe, weights = plan["cells"][0]["probe"], plan["cells"][0] | {"label": "twin", "probe": None}
+    others = {**plan, "cells": [weights, *plan["cells"][1:]]}
+    assert set(load(sweep.parent.parent, plan).recall["label"]) == {"b=1 w=24"}
+    found = load(sweep.parent.parent, others).recall
+    assert (set(found["probe"]), set(found["label"])) == ({probe}, {"twin"})
+
+
 @pytest.mark.filterwarnings("error")
 def test_it_is_one_command(sweep: Path, capsys: pytest.CaptureFixture):
     assert main(["recall_table", "recall", "--out", str(sweep.parent.parent), "--sweep", sweep.name]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,30 @@ def test_other_questions_are_not_paired(results: Results) -> None:
     rows = compare(other, synthetic.REFERENCE)
     assert at(rows, "b=1 w=24", "synth_needle")["pairs"] == 0
     assert any("other questions than the reference: 3 cells" in line for line in notes(rows, {}))
+
+
+@pytest.mark.parametrize("of_reference", ["0123456789ab", None])
+def test_what_was_asked_of_a_training_that_was_made_again_is_not_compared(
+    results: Results, of_reference: str | None
+) -> None:
+    """One training, whose weights were gone and came out as other bits: a difference would be of two weights."""
+    cells = results.cells.assign(training="feedfacecafe", digest=of_reference)
+    later = cells["variant"].isin(["b=1 w=24", "b=2 w=8"])
+    cells.loc[later, "digest"] = "ba9876543210"
+    rows = compare(replace(results, cells=cells), synthetic.REFERENCE)
+    before = compare(results, synthetic.REFERENCE)
+    assert rows.loc[rows["made_again"], ["difference", "p", "p_holm"]].isna().all(axis=None)
+    assert set(rows.loc[rows["made_again"], "variant"]) == {"b=1 w=24", "b=2 w=8"}
+    stands = ~rows["variant"].isin(["b=1 w=24", "b=2 w=8"])
+    assert rows.loc[stands, "p"].equals(before.loc[stands, "p"])
+    assert rows["p_holm"].notna().sum() < before["p_holm"].notna().sum()  # of fewer tests
+    said = [line for line in notes(rows, {}) if line.startswith("not compared")]
+    assert said == [
+        "not compared, as training feedfacecafe was made again and these were asked of other weights (ba9876543210) "
+        "than the reference: b=1 w=24, b=2 w=8"
+    ]
+    apart = compare(replace(results, cells=cells.assign(training=cells["id"])), synthetic.REFERENCE)
+    assert not apart["made_again"].any(), "other trainings have other weights"
 
 
 def test_weights_of_few_bits_are_named_as_their_times_are_of_another_kind(rows: pd.DataFrame) -> None:
