@@ -120,10 +120,10 @@ def _remade(sweep: Sweep, state: State, cells: Sequence[Cell]) -> list[str]:
         states = {cell.id: state.cells[cell.id] for cell in sweep.cells if cell.training.id == key}
         done = sum(one == DONE for one in states.values())
         if state.trainings[key] == GONE and 0 < done < len(states):
+            stands = f"What is done stands ({done} of {len(states)} cells)"
             lines.append(
-                f"Again: training {key}: its weights are gone. What is done stands ({done} of {len(states)} cells), and "
-                "is not compared with the others if the new weights are other bits (`train.deterministic: true` makes "
-                "equal ones; another --out asks all anew)"
+                f"Again: training {key}: its weights are gone. {stands}; it is not compared with the others if the new "
+                "weights are other bits (`train.deterministic: true` makes equal ones; another --out asks all anew)"
             )
     return lines
 
