@@ -253,10 +253,11 @@ def _watched(cell: Cell) -> tuple[str, ...]:
     return cell.run, method.name, str(method.sampling())
 
 
-def job_seconds(out: Path, job: Job) -> float | None:
-    """What a job should take; None where that is not known."""
+def job_seconds(out: Path, job: Job, device: str) -> float | None:
+    """What a job should take on this device; None where that is not known."""
     work, spread = _work([job], measured_rates(out))
-    return work.seconds + spread.seconds if work.bases + spread.bases else None
+    bases = work.bases + spread.bases
+    return work.seconds + spread.seconds if bases and _holds_on(device, bases) else None
 
 
 def _of_gpu(basis: str) -> bool:
@@ -264,12 +265,17 @@ def _of_gpu(basis: str) -> bool:
     return basis.endswith(GPU)
 
 
+def _holds_on(device: str, bases: Iterable[str]) -> bool:
+    """A GPU's rule of thumb says nothing of a CPU."""
+    return device == "cuda" or not any(map(_of_gpu, bases))
+
+
 def seconds_a_cell(out: Path, cells: Iterable[Cell], device: str) -> float | None:
     """What a cell should take on this device, before one is done; None where nothing is known."""
     rates, known = measured_rates(out), []
     for cell in cells:
         rate, count = rates.here("question", question_scale(cell.settings)), questions_of(cell.suite)
-        if rate is not None and count is not None and (device == "cuda" or not any(map(_of_gpu, rate.basis))):
+        if rate is not None and count is not None and _holds_on(device, rate.basis):
             known.append(rate.seconds * count)
     return sum(known) / len(known) if known else None
 

@@ -124,7 +124,7 @@ def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resource
 def ends_within(sweep: Sweep, job: Job, limit: Limit) -> bool:
     """There is time for the job. What goes on where it was ended always has it; what begins again each time, a probe,
     needs as long as it is estimated to take."""
-    return job.kind != "probe" or limit.left >= (job_seconds(sweep.out, job) or 0.0)
+    return job.kind != "probe" or limit.left >= (job_seconds(sweep.out, job, sweep.facts.device) or 0.0)
 
 
 def let_save(trainings: list[Running], limit: Limit) -> None:

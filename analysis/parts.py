@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.files import write_texts
 from analysis.load import Results
 from analysis.numbers import SAME, Asked, by_cell, number_of_part
 from analysis.pooled import CELL, SEED, SEEDS, shown
@@ -16,7 +17,6 @@ from analysis.rows import each
 from analysis.stats import NO_ESTIMATE, Estimate
 from analysis.tables import markdown_row
 from analysis.titles import sweep_title
-from videonsa.record import write_text
 from videonsa.text import markdown
 
 COLUMNS = [
@@ -76,11 +76,8 @@ def part_number(cell: Any, questions: pd.DataFrame | None, name: str) -> Estimat
 def write_parts(plan: Mapping[str, Any], results: Results, sweep: Path) -> list[Path]:
     """parts.md and .csv in the sweep folder; no path where no record has sub-scores."""
     parts = parts_of(results)
-    if not len(parts):
-        return []
-    write_text(sweep / "parts.md", to_markdown(parts, plan))
-    write_text(sweep / "parts.csv", parts.to_csv(index=False, lineterminator="\n"))
-    return [sweep / "parts.md", sweep / "parts.csv"]
+    rows = parts.to_csv(index=False, lineterminator="\n") if len(parts) else ""
+    return write_texts(sweep, {"parts.md": rows and to_markdown(parts, plan), "parts.csv": rows})
 
 
 def to_markdown(parts: pd.DataFrame, plan: Mapping[str, Any]) -> str:

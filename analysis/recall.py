@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.files import write_texts
 from analysis.load import Results
 from analysis.tables import markdown_row
 from analysis.titles import sweep_title
-from videonsa.record import write_text
 from videonsa.text import markdown
 
 PARTS = {"vision": "vision", "text": "text", "slc": "vision, selection alone", "swa": "vision, window alone"}
@@ -21,11 +21,8 @@ HEADINGS = ["variant", "queries", "density %", "mass %", "oracle's mass %", "ora
 def write_recall(plan: Mapping[str, Any], results: Results, sweep: Path) -> list[Path]:
     """recall.md (means over layers) and recall.csv (by layer) in the sweep folder; no path where no probe has any."""
     recall = results.recall
-    if not len(recall):
-        return []
-    write_text(sweep / "recall.md", to_markdown(recall, plan))
-    write_text(sweep / "recall.csv", recall.to_csv(index=False, lineterminator="\n"))
-    return [sweep / "recall.md", sweep / "recall.csv"]
+    rows = recall.to_csv(index=False, lineterminator="\n") if len(recall) else ""
+    return write_texts(sweep, {"recall.md": rows and to_markdown(recall, plan), "recall.csv": rows})
 
 
 def to_markdown(recall: pd.DataFrame, plan: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.files import write_texts
 from analysis.page import version as page_version
 from videonsa.identity import code_version
 from videonsa.record import write_text
@@ -107,12 +108,7 @@ def write_tables(plan: Mapping[str, Any], data: Mapping[str, Any], sweep: Path) 
         "table.md": to_markdown(rows, plan, problems),
         "seeds.md": seeds.to_markdown(rows, plan),
     }
-    for name, text in texts.items():
-        if text:
-            write_text(sweep / name, text)
-        else:
-            (sweep / name).unlink(missing_ok=True)  # of a time when there was something to say
-    return [sweep / name for name, text in texts.items() if text]
+    return write_texts(sweep, texts)
 
 
 def draw_all(names: Iterable[str], data: Mapping[str, Any], folder: Path) -> tuple[list[Path], bool]:

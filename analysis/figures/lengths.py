@@ -31,7 +31,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     done = done.dropna(subset="tokens")  # what was not asked here does not say
     if len(groups_of(done)) < 2 or done.groupby("group")["tokens"].nunique().max() > 1 or done["tokens"].nunique() < 2:
         raise ValueError("no groups of two or more context lengths")
-    names = list(dict.fromkeys(done["name"]))
+    names = style.reference_first(done["name"], done["is_reference"])
     if len(names) > len(style.SERIES):
         raise ValueError(f"{len(names)} variants are more lines than can be told apart")
     suites = list(dict.fromkeys(done["suite"]))

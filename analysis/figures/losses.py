@@ -41,7 +41,7 @@ def draw(losses: pd.DataFrame) -> Figure:
     axes, *beside = figure.subplots(1, 1 + bool(references), squeeze=False)[0]
     longest = int(own["step"].max())
     width = max(1, longest // SMOOTH)
-    variants = list(dict.fromkeys(own["variant"]))
+    variants = style.reference_first(own["variant"], own["is_reference"])
     labels = dict(zip(variants, style.names(variants), strict=True))
     looks = dict(zip(variants, LOOKS * len(variants), strict=False))
     several = own.groupby("variant")["training"].nunique().max() > 1

@@ -329,6 +329,12 @@ def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False, belo
         axes.text(0, 1.0, "; ".join(outside), fontsize=5.5, color="#444444", transform=axes.transAxes, va="bottom")
 
 
+def reference_first(names: pd.Series, is_reference: pd.Series) -> list[str]:
+    """Each name once, in their order, but first what the others are compared with: it has one colour in all figures."""
+    theirs = set(names[is_reference.astype(bool)])
+    return sorted(dict.fromkeys(names), key=lambda name: name not in theirs)
+
+
 def suite_title(name: str, wide: float = math.inf) -> str:
     """'synth_long_needle' -> 'long needle (synthetic)', on two lines where a panel is not `wide` enough, in inches;
     'mlvu_test' -> 'MLVU'."""

@@ -359,6 +359,11 @@ def test_ticks_keep_powers_of_two_and_their_distance(values: list[float], kept: 
     assert ticks.thinned(values, 1.4) == kept
 
 
+def test_what_is_compared_with_has_the_first_colour() -> None:
+    names, is_reference = pd.Series(["a", "b", "c", "b"]), pd.Series([False, True, False, True])
+    assert style.reference_first(names, is_reference) == ["b", "a", "c"]
+
+
 COST_RANGES = [(25.2, 43.9), (17.4, 33.1), (3, 4.8), (9, 700), (7e-4, 135), (1e-9, 100)]
 
 

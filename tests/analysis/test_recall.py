@@ -73,5 +73,7 @@ def test_it_is_one_command(sweep: Path, capsys: pytest.CaptureFixture):
 
 def test_without_a_probe_it_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     sweep = synthetic.branch_sweep(tmp_path)
+    (sweep / "recall.md").write_text("of a probe that is gone")
     assert main(["recall_table", "--out", str(tmp_path), "--sweep", sweep.name]) == 1
     assert "it needs a finished probe" in capsys.readouterr().err
+    assert not (sweep / "recall.md").exists()
