@@ -19,7 +19,7 @@ from pathlib import Path
 
 from videonsa.bench import command, shapes
 from videonsa.bench.steps import Plan
-from videonsa.bench.training import Training, can_run
+from videonsa.bench.training import Training, can_run, wrong_length
 from videonsa.options import positive
 
 NAME = "videonsa.bench.resuming"
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         times_attention=False, samples=work,
     )  # fmt: skip
     after = replace(plan, data_parallel=resume_on)
+    if refused := wrong_length([plan]):
+        print(refused, file=sys.stderr)
+        return 2
     if not can_run([plan, after], NAME):
         return 2
     table = command.table(COLUMNS, options.out, command.software(options.commit, "transformers"))
