@@ -119,11 +119,12 @@ def _remade(sweep: Sweep, state: State, cells: Sequence[Cell]) -> list[str]:
     for key in dict.fromkeys(cell.training.id for cell in cells):
         states = {cell.id: state.cells[cell.id] for cell in sweep.cells if cell.training.id == key}
         done = sum(one == DONE for one in states.values())
-        if state.trainings[key] == GONE and 0 < done < len(states):
+        more = done < len(states) or state.probes.get(key, DONE) != DONE
+        if state.trainings[key] == GONE and done and more:
             stands = f"What is done stands ({done} of {len(states)} cells)"
             lines.append(
-                f"Again: training {key}: its weights are gone. {stands}; it is not compared with the others if the new "
-                "weights are other bits (`train.deterministic: true` makes equal ones; another --out asks all anew)"
+                f"Again: training {key}: its weights are gone. {stands}, and is compared with what is asked now only "
+                "if they come out as the same bits (another --out asks all anew)"
             )
     return lines
 

@@ -52,6 +52,7 @@ def _mean(group: pd.DataFrame, asked: Asked, bases: Mapping[Any, str]) -> dict[s
     known = done if len(done) else group
     row: dict[str, Any] = {str(name): _shared(known[name]) for name in group}
     row |= known[list(SUMMARY.values())].apply(pd.to_numeric, errors="coerce").median().to_dict()
+    row |= {"made_again": bool(known["made_again"].any())}  # in some seed
     row |= {"id": "+".join(group["id"]), "label": row["variant"], "seed": None, "unit": SEEDS}
     row |= {"status": next(state for state in ("done", "failed", "missing") if state in states)}
     accuracies = done["accuracy"].astype(float)

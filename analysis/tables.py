@@ -219,7 +219,7 @@ def notes(rows: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
             f"then the difference to {_reference(rows, plan)} on the same {over}; "
             f"* p < {SIGNIFICANT} in a paired test, Holm-corrected over {tests} comparisons"
         )
-    elif _reference(rows, plan):
+    elif _reference(rows, plan) and not cells["made_again"].any():
         lines.append(
             f"no comparison: {_reference(rows, plan)} and another variant have no finished questions in common"
         )
@@ -280,8 +280,8 @@ def _fewer_seeds(rows: pd.DataFrame) -> list[str]:
     fewer = rows.assign(compared=compared, most=most)
     fewer = fewer[fewer["compared"] < fewer["most"]]
     return [
-        f"{suite}: the difference is over {compared:.0f} of {most:.0f} seeds, in which {reference} is finished, too: "
-        f"{', '.join(group['label'])}"
+        f"{suite}: the difference is over {compared:.0f} of {most:.0f} seeds, those in which {reference} can be "
+        f"compared with: {', '.join(group['label'])}"
         for (suite, reference, compared, most), group in fewer.groupby(
             ["suite", "reference", "compared", "most"], sort=False
         )
@@ -358,15 +358,28 @@ def _other_questions(rows: pd.DataFrame) -> list[str]:
 
 
 def _other_weights(cells: pd.DataFrame) -> list[str]:
-    """Cells whose reference was asked of weights that are gone: their training was made again, to other bits."""
-    again: dict[tuple[str, str], dict[str, None]] = {}
-    for row in each(cells[cells["made_again"].astype(bool)]):
-        again.setdefault((row.training, _digest(row)), {})[row.label] = None
+    """Trainings that were made again, to other bits, between cells of this table."""
+    done = cells[(cells["status"] == "done") & cells["training"].notna()]
+    asked: dict[str, dict[str, list[Any]]] = {}
+    for row in each(done):
+        asked.setdefault(row.training, {}).setdefault(_digest(row), []).append(row)
+    apart = {training: of for training, of in asked.items() if len(of) > 1}
     return [
-        f"not compared, as training {training} was made again and these were asked of other weights ({digest}) than "
-        f"the reference: {', '.join(labels)}"
-        for (training, digest), labels in again.items()
+        f"training {training} was made again, and cells of other weights are not compared: "
+        + "; ".join(f"{digest}: {_named(own, done)}" for digest, own in of.items())
+        for training, of in apart.items()
     ]
+
+
+def _named(own: Sequence[Any], of: pd.DataFrame) -> str:
+    """Labels of cells, with their benchmarks where these are not all of a label's."""
+    suites: dict[str, list[str]] = {}
+    for row in own:
+        suites.setdefault(row.label, []).append(row.suite)
+    whole = of["label"].value_counts()
+    return ", ".join(
+        label if len(on) == whole[label] else f"{label} on {', '.join(on)}" for label, on in suites.items()
+    )
 
 
 def _over_seeds(rows: pd.DataFrame) -> list[str]:

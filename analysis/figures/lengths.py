@@ -41,14 +41,22 @@ def draw(rows: pd.DataFrame) -> Figure:
     low, high = 100 * done["low"].astype(float).min(), 100 * done["high"].astype(float).max()
     panels[0].set_ylim(max(-3, low - ROOM), min(103, high + 5))
     for number, (suite, axes) in enumerate(zip(suites, panels, strict=True)):
-        _lines(axes, done[done["suite"] == suite], names)
-        style.reference_lines(axes, rows[(rows["suite"] == suite) & (rows["attention"] != "dense")], below=True)
+        here = done[done["suite"] == suite]
+        _lines(axes, here, names)
+        level = rows[(rows["suite"] == suite) & (rows["attention"] != "dense")]
+        style.reference_lines(axes, level, below=True, left=_near_chance_at_the_end(here))
         axes.set_title(style.suite_title(suite, style.TEXT_WIDTH / COLUMNS), pad=9)
         axes.set_xlabel("vision tokens")
         if number % columns == 0:
             axes.set_ylabel("accuracy (%)")
     _legend(figure, names, style.seeds_entry(done, vertical=True), any(axes.get_gid() == TRAINED for axes in panels))
     return figure
+
+
+def _near_chance_at_the_end(here: pd.DataFrame) -> bool:
+    """A point stands where the line of chance would be named."""
+    last = here[here["tokens"] == here["tokens"].max()]
+    return bool(((last["accuracy"] - last["chance"]).abs() < ROOM / 100).any())
 
 
 def _lines(axes: Axes, here: pd.DataFrame, names: Sequence[str]) -> None:

@@ -303,9 +303,11 @@ def _as_large_as_a_slide(svg: bytes) -> bytes:
     return re.sub(rb'width="[\d.]+pt" height="[\d.]+pt"', b" ".join(sizes), svg, count=1)
 
 
-def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False, below: bool = False) -> None:
+def reference_lines(
+    axes: Axes, rows: pd.DataFrame, vertical: bool = False, below: bool = False, left: bool = False
+) -> None:
     """Chance, and over horizontal panels dense attention where the suite's rows have it, across accuracies in %; named
-    above the line, or `below`.
+    above the line, or `below`, at its right end or its `left`.
 
     A value outside the panel is said above it instead: stretching the axis to it would flatten the intervals.
     """
@@ -321,7 +323,8 @@ def reference_lines(axes: Axes, rows: pd.DataFrame, vertical: bool = False, belo
             outside.append(f"{name} {value:.0f} %")
             continue
         (axes.axvline if vertical else axes.axhline)(value, color=GREY, lw=0.7, ls=":", zorder=1)
-        x, y, side = (value, 1.0, "center") if vertical else (0.99, value, "right")
+        end = (0.01, value, "left") if left else (0.99, value, "right")
+        x, y, side = (value, 1.0, "center") if vertical else end
         halo = [withStroke(linewidth=1.5, foreground="white")]
         small: dict[str, Any] = {"fontsize": 5.5, "color": "#444444", "path_effects": halo, "zorder": 5}
         axes.text(x, y, name, transform=place, ha=side, va="top" if below else "bottom", **small)

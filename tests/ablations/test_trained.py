@@ -47,7 +47,7 @@ def test_for_more_questions_they_are_made_again(
     ask_more(grid_file)
     assert sweep("--dry-run") == 0
     (said,) = [line for line in capsys.readouterr().out.splitlines() if "its weights are gone" in line]
-    assert "What is done stands (1 of 2 cells); it is not compared with the others if" in said
+    assert "What is done stands (1 of 2 cells), and is compared with what is asked now only if" in said
     assert sweep(cluster=cluster) == 0
     assert "not compared" not in capsys.readouterr().out  # the same bits
     assert sorted(fakes.calls(out)[6:]) == ["synth_needle", "train"]

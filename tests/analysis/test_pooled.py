@@ -86,6 +86,23 @@ def test_its_difference_is_over_the_seeds_that_both_have(rows: pd.DataFrame, res
     assert at(rows, GIVEN, "synth_order")["test"] == "mcnemar"
 
 
+def test_a_seed_that_was_made_again_is_left_out_of_the_difference(results: Results, plan: dict) -> None:
+    cells = results.cells.assign(training="of seed " + results.cells["seed"].astype(str), digest="before")
+    again = (cells["variant"] == OTHER) & (cells["seed"] == 0)
+    cells.loc[again, "digest"] = "after"
+    rows = compare(replace(results, cells=cells), synthetic.REFERENCE)
+    mean = at(rows, OTHER, "synth_order")
+    assert (mean["seeds"], mean["seeds_compared"], mean["made_again"]) == (3, 2, True)
+    assert not at(rows, LOST, "synth_order")["made_again"]
+    said = notes(rows, plan)
+    fewer = (
+        f"synth_order: the difference is over 2 of 3 seeds, those in which {synthetic.REFERENCE} can be compared with"
+    )
+    assert any(line.startswith(fewer) and OTHER in line for line in said)
+    assert any(line.endswith(f"after: {OTHER} seed 0") for line in said if "made again" in line)
+    assert not any("other questions" in line for line in said)
+
+
 def test_holm_counts_what_is_shown(rows: pd.DataFrame, plan: dict) -> None:
     body = shown(rows)
     assert rows.loc[rows["unit"] == "seed", "p"].notna().sum() > 6
@@ -133,9 +150,8 @@ def test_what_intervals_cover_is_said_of_each(rows: pd.DataFrame, plan: dict) ->
         "interval does not cover another: given"
     )
     assert "on the same questions and seeds" in second
-    assert (
-        "synth_layout: the difference is over 2 of 3 seeds, in which b=5 w=4 is finished, too: b=1 w=2, b=2 w=8" in more
-    )
+    fewer = "synth_layout: the difference is over 2 of 3 seeds, those in which b=5 w=4 can be compared with"
+    assert f"{fewer}: b=1 w=2, b=2 w=8" in more
     assert any(line.startswith("standard deviation over training seeds, in points: synth_order") for line in more)
     lost = rows.assign(seeds=rows["seeds"].mask((rows["label"] == LOST) & (rows["suite"] == "synth_order"), 1))
     assert notes(lost, plan)[0].endswith("does not cover another: b=2 w=8 on synth_order, given")
