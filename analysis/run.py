@@ -3,6 +3,7 @@
 
 python analysis/run.py budget gates sinks              # these figures, of every sweep that has them
 python analysis/run.py table --sweep tiny-budget       # one sweep's table, shown and written
+python analysis/run.py table --sweep tiny-budget --reference b=4   # shown beside another variant than the grid's
 python analysis/run.py parts --sweep tiny-budget       # the same for the benchmarks' sub-scores
 python analysis/run.py table --join FOLDER=LABEL       # a row more: what lmms-eval wrote elsewhere with --log_samples
 python analysis/run.py budget fig3 --style slides      # figures of 16:9, in folders named slides
@@ -20,6 +21,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
@@ -99,6 +101,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sweep", type=text, action="append", default=[], help="only this sweep (may be repeated)")
     what = "a row more, of samples that lmms-eval wrote with --log_samples: FOLDER or FOLDER=LABEL (may be repeated)"
     parser.add_argument("--join", type=text, action="append", default=[], help=what)
+    what = "with `table`: compare with this variant, by its label, not with the grid's reference; shown, not written"
+    parser.add_argument("--reference", type=text, metavar="VARIANT", help=what)
     what = "with `report`: a copy to share, report-no-media.html, without the frames of the benchmarks' videos"
     parser.add_argument("--no-media", action="store_true", help=what)
     parser.add_argument(
@@ -130,6 +134,8 @@ def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         parser.error("--no-media makes another copy of the report: say `report --no-media`")
     if options.no_questions and "wandb" not in options.names:
         parser.error("--no-questions makes the W&B report without them: say `wandb --no-questions`")
+    if options.reference is not None and (options.names != ["table"] or options.all):
+        parser.error("--reference compares a table's rows with another variant: say `table --reference VARIANT` alone")
     if options.list and (options.names or options.all):
         parser.error("--list tells all names, and makes nothing: say it without any")
     if options.sweep and options.names and not options.all:
@@ -169,6 +175,9 @@ def _make(options: argparse.Namespace) -> int:
     measurements = {figure: given[name.strip("-").replace("-", "_")] for name, _, figure in MEASURED}
     if options.style != PAPER:
         names = _figures(names, options, measurements)
+    if options.reference is not None:
+        _show_beside(options)
+        return 0
     if options.join:
         return 0 if _joined(names, options) else 1
     whole = read = True
@@ -318,14 +327,7 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path, pictu
     if name in DRAWINGS:
         return draw_all([name], data, folder / "figures")
     if name == "table":
-        from rich.console import Console
-
-        from analysis.tables import rich_table
-
-        console, shown = Console(), rich_table(data["all rows"], plan, data["problems"])
-        least = console.measure(shown, options=console.options.update(max_width=1000)).minimum
-        console.width = max(console.width, LEAST_WIDTH, least)  # a number that is cut is another
-        console.print(shown)
+        _print_table(plan, data)
         return write_tables(plan, data, folder), True
     if name == "report":
         from analysis.load import axes_of
@@ -345,6 +347,34 @@ def _one(name: str, plan: dict, results: object, data: dict, folder: Path, pictu
     from analysis.paper import write_beside
 
     return write_beside(data["rows"], folder), True
+
+
+def _print_table(plan: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    from rich.console import Console
+
+    from analysis.tables import rich_table
+
+    console, shown = Console(), rich_table(data["all rows"], plan, data["problems"])
+    least = console.measure(shown, options=console.options.update(max_width=1000)).minimum
+    console.width = max(console.width, LEAST_WIDTH, least)  # a number that is cut is another
+    console.print(shown)
+
+
+def _show_beside(options: argparse.Namespace) -> None:
+    """Print the table of each chosen sweep that has this variant, for its reference. Raises Refused where none has."""
+    from analysis.sweeps import read_sweeps
+
+    sweeps = _chosen_sweeps(options.out, options.sweep)
+    known: dict[str, None] = {}
+    for plan, results, _ in read_sweeps(options.out, sweeps, options.join):
+        variants = list(map(str, results.cells["variant"]))
+        known |= dict.fromkeys(variants)
+        if options.reference in variants:
+            plan = {**plan, "reference": options.reference}
+            _print_table(plan, sweep_data(plan, results))
+    if options.reference not in known:
+        named = f"variants: {', '.join(known) or 'none'}{unknown(options.reference, list(known))}"
+        raise Refused(f"no variant {options.reference!r} in {', '.join(sweeps) or options.out}; {named}")
 
 
 def _why_not(name: str, sweeps: Sequence[str], out: Path) -> str:

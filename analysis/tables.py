@@ -172,7 +172,7 @@ def _rich_part(rows: pd.DataFrame, suites: Sequence[str], plan: Mapping[str, Any
     table.add_column("variant", no_wrap=True, min_width=max(map(cell_len, names.values()), default=0))
     for suite in suites:
         table.add_column(
-            Text(line_of(suite)), min_width=12
+            Text(line_of(suite)), min_width=12, overflow="fold"
         )  # "91.0 [86–94]"; the difference folds below it on a narrow terminal
     for heading, _ in costs_of(rows).values():
         table.add_column(heading, justify="right", no_wrap=True)

@@ -162,6 +162,24 @@ def test_the_table_is_shown_and_written(
     assert shown.count("   76.2\n") == 7, "no column is cut off in a narrow terminal"
 
 
+def test_the_table_is_shown_beside_another_variant(
+    tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    asked = ["table", "--out", str(tmp_path), "--sweep", sweep.name, "--reference"]
+    before = sorted(sweep.rglob("*"))
+    assert main([*asked, "slc+swa"]) == 0
+    assert "the difference to slc+swa on the same questions" in capsys.readouterr().out
+    assert sorted(sweep.rglob("*")) == before
+    assert main([*asked, "slc+sw"]) == 2
+    said = capsys.readouterr().err
+    assert f"error: no variant 'slc+sw' in {sweep.name}; variants: " in said
+    assert "did you mean slc+swa" in said
+    with pytest.raises(SystemExit):
+        main(["parts", *asked[1:], "slc+swa"])
+    assert "say `table --reference VARIANT` alone" in capsys.readouterr().err
+
+
 def test_it_works_as_typed_with_any_python(out: Path) -> None:
     environment = {**os.environ, "COLUMNS": "120"}
     command = ["python3", "analysis/run.py", "--list", "--out", str(out)]
