@@ -106,10 +106,11 @@ def again_lines(sweep: Sweep, state: State, cells: Sequence[Cell]) -> list[str]:
         earlier = history.nearest(what)
         if earlier is not None:
             because.setdefault(_reason(earlier), []).append(what)
-    return [f"Again: {_named(whats)}: {reason}" for reason, whats in because.items()] + _remade(sweep, state, cells)
+    lines = [f"Again: {_named(whats)}: {reason}" for reason, whats in because.items()]
+    return lines + remade_lines(sweep, state, cells)
 
 
-def _remade(sweep: Sweep, state: State, cells: Sequence[Cell]) -> list[str]:
+def remade_lines(sweep: Sweep, state: State, cells: Sequence[Cell]) -> list[str]:
     """Trainings that are made again for more questions, and what stands of what was asked of the weights that are gone.
 
     On a GPU the new weights need not be the same bits, and only what was asked of the same ones is compared

@@ -23,7 +23,7 @@ from ablations.amend import amended_sweep, planned_changes, write_amended
 from ablations.cell import Cell, Probe
 from ablations.facts import facts_now, keep_files, pin_revisions
 from ablations.grid import load_grid
-from ablations.history import again_lines, older_records, plan_changes
+from ablations.history import again_lines, older_records, plan_changes, remade_lines
 from ablations.local import Resources, local_resources, run_debug, run_local
 from ablations.placement import check_processes, find_placement
 from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_state, write_plan
@@ -192,8 +192,8 @@ def run(options: argparse.Namespace, stages: Stages, limit: Limit) -> int:
         if on_slurm and queued(make(as_planned=True)):
             raise ClusterError(f"{sweep.name} is in the queue with the code of then: --status, or --cancel it first")
     state = read_state(sweep)
-    lacking = needs_lines(cell for cell in chosen if state.cells[cell.id] != DONE)
-    print("\n".join(lacking), end="\n" if lacking else "")
+    said = needs_lines(cell for cell in chosen if state.cells[cell.id] != DONE) + remade_lines(sweep, state, chosen)
+    print("\n".join(said), end="\n" if said else "")
     if older := older_records(sweep, state, chosen):
         print(f"{len(older)} finished records of an older form ask the same: --adopt says which can stand, and why not")
     if others:

@@ -49,7 +49,9 @@ def test_for_more_questions_they_are_made_again(
     (said,) = [line for line in capsys.readouterr().out.splitlines() if "its weights are gone" in line]
     assert "What is done stands (1 of 2 cells), and is compared with what is asked now only if" in said
     assert sweep(cluster=cluster) == 0
-    assert "not compared" not in capsys.readouterr().out  # the same bits
+    shown = capsys.readouterr().out
+    assert said in shown, "before it begins"
+    assert "was made again, and" not in shown, "the same bits"
     assert sorted(fakes.calls(out)[6:]) == ["synth_needle", "train"]
     found = records(out)
     assert found["b=3 synth_needle"]["status"] == "done"
