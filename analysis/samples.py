@@ -17,6 +17,7 @@ from scipy import special  # not scipy.stats: it takes more than a second to imp
 
 Names = Sequence[Any] | np.ndarray
 Ends = tuple[float, float]
+SAME = 1e-9  # scores that differ by less are one score
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,12 @@ class Sample:
 
     @cached_property
     def _squares(self) -> np.ndarray:
-        """[kinds] sums of squared distances from the kind's mean; exactly 0 where all are the same."""
+        """[kinds] sums of squared distances from the kind's mean; exactly 0 where all are the SAME."""
         least, most = np.full((2, len(self.shares)), np.inf) * [[1], [-1]]
         np.minimum.at(least, self.kind, self.values)
         np.maximum.at(most, self.kind, self.values)
         squares = (self.relative * (self.values - self.means[self.kind])) ** 2
-        return np.where(least == most, 0.0, np.bincount(self.kind, squares))
+        return np.where(most - least < SAME, 0.0, np.bincount(self.kind, squares))
 
     def alone(self, corrected: bool) -> float:
         """The mean's variance with questions as the draws. `corrected`: not biased; kinds of one question show none."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import special
 from scipy import stats as reference
@@ -31,6 +31,7 @@ def test_the_number_is_the_sum_of_shares_times_means() -> None:
 
 
 @given(rows)
+@example([(0.0, 0.0, "b", "needle"), (1.0, 0.0, "a", "count"), (1e-92, 0.0, "a", "needle")])
 @settings(deadline=None, max_examples=60)
 def test_an_interval_holds_its_number_and_stays_a_share(questions: list[tuple[float, float, str, str]]) -> None:
     first, second, videos, kinds = (list(column) for column in zip(*questions, strict=True))
