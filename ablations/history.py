@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from ablations.cell import Cell, Probe, Training
 from ablations.evidence import shown
-from ablations.plan import DONE, GONE, State, Sweep
+from ablations.plan import DONE, GONE, Job, State, Sweep
 from ablations.reasons import changes
 from ablations.records import FOLDERS, KINDS, is_asked
 from videonsa.identity import VERSION
@@ -99,33 +99,30 @@ def open_ends(sweep: Sweep, state: State, cells: Iterable[Cell]) -> Iterator[Tra
     yield from {cell.id: cell for cell in cells if state.cells[cell.id] != DONE}.values()
 
 
-def again_lines(sweep: Sweep, state: State, cells: Sequence[Cell]) -> list[str]:
+def again_lines(sweep: Sweep, state: State, cells: Iterable[Cell]) -> list[str]:
     """Why what was done once is to be done again: a line for each reason."""
     history, because = read_history(sweep), dict[str, list[Training | Cell | Probe]]()
     for what in open_ends(sweep, state, cells):
         earlier = history.nearest(what)
         if earlier is not None:
             because.setdefault(_reason(earlier), []).append(what)
-    lines = [f"Again: {_named(whats)}: {reason}" for reason, whats in because.items()]
-    return lines + remade_lines(sweep, state, cells)
+    return [f"Again: {_named(whats)}: {reason}" for reason, whats in because.items()]
 
 
-def remade_lines(sweep: Sweep, state: State, cells: Sequence[Cell]) -> list[str]:
-    """Trainings that are made again for more questions, and what stands of what was asked of the weights that are gone.
+def remade_lines(sweep: Sweep, state: State, jobs: Iterable[Job]) -> list[str]:
+    """Trainings that these jobs make again, as their weights are gone, and what stands of what was asked of those.
 
     On a GPU the new weights need not be the same bits, and only what was asked of the same ones is compared
     (analysis.tables.compare).
     """
     lines = []
-    for key in dict.fromkeys(cell.training.id for cell in cells):
-        states = {cell.id: state.cells[cell.id] for cell in sweep.cells if cell.training.id == key}
-        done = sum(one == DONE for one in states.values())
-        more = done < len(states) or state.probes.get(key, DONE) != DONE
-        if state.trainings[key] == GONE and done and more:
-            stands = f"What is done stands ({done} of {len(states)} cells)"
+    for key in (job.training.id for job in jobs if job.kind == "train" and state.trainings[job.training.id] == GONE):
+        cells = {cell.id for cell in sweep.cells if cell.training.id == key}
+        if done := sum(state.cells[cell] == DONE for cell in cells):
             lines.append(
-                f"Again: training {key}: its weights are gone. {stands}, and is compared with what is asked now only "
-                "if they come out as the same bits (another --out asks all anew)"
+                f"Again: training {key}: its weights are gone. What is done stands ({done} of {len(cells)} cells), and "
+                "is compared with what is asked now only if they come out as the same bits (another --out asks all "
+                "anew)"
             )
     return lines
 

@@ -178,7 +178,9 @@ def run(options: argparse.Namespace, stages: Stages, limit: Limit) -> int:
     if options.dry_run:
         return dry_run(sweep, chosen, options.retry_failed, workers, processes)
     identify(sweep)
-    check_processes(make_jobs(sweep, read_state(sweep), chosen, options.retry_failed, workers), processes)
+    state = read_state(sweep)
+    jobs = make_jobs(sweep, state, chosen, options.retry_failed, workers)
+    check_processes(jobs, processes)
     check_out(options.out)
     print("\n".join(hub_lines(sweep)), end="\n" if hub_lines(sweep) else "")
     pin_revisions(facts, options.out)
@@ -191,8 +193,7 @@ def run(options: argparse.Namespace, stages: Stages, limit: Limit) -> int:
         print(f"Since {sweep.name} was planned: {'; '.join(changed)}. What depends on that is made again.")
         if on_slurm and queued(make(as_planned=True)):
             raise ClusterError(f"{sweep.name} is in the queue with the code of then: --status, or --cancel it first")
-    state = read_state(sweep)
-    said = needs_lines(cell for cell in chosen if state.cells[cell.id] != DONE) + remade_lines(sweep, state, chosen)
+    said = needs_lines(cell for cell in chosen if state.cells[cell.id] != DONE) + remade_lines(sweep, state, jobs)
     print("\n".join(said), end="\n" if said else "")
     if older := older_records(sweep, state, chosen):
         print(f"{len(older)} finished records of an older form ask the same: --adopt says which can stand, and why not")
@@ -216,7 +217,8 @@ def dry_run(sweep: Sweep, chosen: list[Cell], retry: bool, workers: int, process
     state = read_state(sweep)
     jobs = make_jobs(sweep, state, chosen, retry, workers)
     check_processes(jobs, processes)
-    print(dry_run_text(sweep, state, jobs, workers, again_lines(sweep, state, chosen), processes))
+    again = again_lines(sweep, state, chosen) + remade_lines(sweep, state, jobs)
+    print(dry_run_text(sweep, state, jobs, workers, again, processes))
     return 0
 
 

@@ -43,12 +43,10 @@ def statistics(cell: Any, own: Sequence[pd.DataFrame], pairs: Sequence[Pair]) ->
     }
 
 
-def pair_of(cell: Any, asked: Asked, bases: Mapping[Any, str]) -> Pair | None:
-    """The questions of a cell and of the one that it is compared with, where both are recorded and of the same weights
-    wherever the same training is meant (analysis.tables.compare)."""
-    own, other = asked.get(cell.id), asked.get(bases.get((cell.suite, cell.seed, cell.reference), ""))
-    compared = not (cell.is_reference or cell.made_again)
-    return (own, other) if compared and own is not None and other is not None else None
+def pair_of(cell: Any, asked: Asked) -> Pair | None:
+    """The questions of a cell and of its `base`, the one that it is compared with, where both are recorded."""
+    own, other = asked.get(cell.id), asked.get(cell.base)
+    return None if own is None or other is None else (own, other)
 
 
 def number_of(cell: Any, *seeds: pd.DataFrame) -> Estimate:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,18 +26,18 @@ def cells_of(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["unit"] != SEEDS]
 
 
-def with_pooled(cells: pd.DataFrame, asked: Asked, bases: Mapping[Any, str]) -> pd.DataFrame:
+def with_pooled(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
     """The cells, and before the first of a variant's several seeds on a benchmark the mean over those that are done.
 
-    cells: of analysis.tables.compare. bases: (suite, seed, reference) -> the cell that such cells are compared with.
-    Adds `unit`; `seeds` that a row is over, of how many that are planned; each one's accuracy (a tuple: for figures)
-    and their standard deviation; over how many the difference is, and in how many of these it has the mean's sign.
+    cells: of analysis.tables.compare. Adds `unit`; `seeds` that a row is over, of how many that are planned; each one's
+    accuracy (a tuple: for figures) and their standard deviation; over how many the difference is, and in how many of
+    these it has the mean's sign.
     """
     apart = cells["label"] != cells["variant"]
     cells = cells.assign(unit=np.where(apart, SEED, CELL), seeds=1, seeds_planned=1)
     cells = cells.assign(seeds_accuracies=None, seeds_deviation=None, seeds_compared=None, seeds_agree=None)
     several = cells[apart].groupby(["variant", "suite", "group"], sort=False, dropna=False)
-    means = {group.index[0] - 0.5: _mean(group, asked, bases) for _, group in several}
+    means = {group.index[0] - 0.5: _mean(group, asked) for _, group in several}
     if not means:
         return cells
     added = pd.DataFrame(means.values(), index=list(means), columns=cells.columns)
@@ -46,7 +45,7 @@ def with_pooled(cells: pd.DataFrame, asked: Asked, bases: Mapping[Any, str]) -> 
     return whole.infer_objects()
 
 
-def _mean(group: pd.DataFrame, asked: Asked, bases: Mapping[Any, str]) -> dict[str, Any]:
+def _mean(group: pd.DataFrame, asked: Asked) -> dict[str, Any]:
     """The row of a variant's seeds on a benchmark: what they share; of costs their median."""
     done, states = group[group["status"] == "done"], set(group["status"])
     known = done if len(done) else group
@@ -58,7 +57,7 @@ def _mean(group: pd.DataFrame, asked: Asked, bases: Mapping[Any, str]) -> dict[s
     accuracies = done["accuracy"].astype(float)
     row |= {"accuracy": accuracies.mean(), "seeds_accuracies": tuple(accuracies), "seeds_deviation": accuracies.std()}
     row |= {"seeds": len(done), "seeds_planned": len(group)}
-    return row | _compared(list(each(done)), asked, bases)
+    return row | _compared(list(each(done)), asked)
 
 
 def _shared(values: pd.Series) -> Any:
@@ -67,10 +66,10 @@ def _shared(values: pd.Series) -> Any:
     return first if all(other == first or (other != other and first != first) for other in others) else None
 
 
-def _compared(seeds: list[Any], asked: Asked, bases: Mapping[Any, str]) -> dict[str, Any]:
+def _compared(seeds: list[Any], asked: Asked) -> dict[str, Any]:
     """The statistics over seeds that are done."""
     own = [asked[seed.id] for seed in seeds if seed.id in asked]
-    pairs = [pair for seed in seeds if (pair := pair_of(seed, asked, bases))]
+    pairs = [pair for seed in seeds if (pair := pair_of(seed, asked))]
     found = statistics(seeds[0] if seeds else None, own if len(own) == len(seeds) else [], pairs)
     agree = [seed.difference * found["difference"] > 0 for seed in seeds]
     return found | ({"seeds_compared": len(pairs), "seeds_agree": sum(agree)} if pairs else {})

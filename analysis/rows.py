@@ -41,19 +41,8 @@ CELL_COLUMNS = [
     "method",
     *("branches", "budget", "local_share", "as_trained", "train_block_count", "train_window", "train_frames"),
     *SUITE,
-    *(
-        "weights",
-        "digest",
-        "weights_mib",
-        "packed_bits",
-        "model",
-        "steps",
-        "error_type",
-        "error",
-        "traceback",
-        "code",
-        "commit",
-    ),
+    *("weights", "digest", "weights_mib", "packed_bits", "model", "steps"),
+    *("error_type", "error", "traceback", "code", "commit"),
     "source",  # of a row that was not made here (analysis/joined.py)
     *OF_PAGES,
 ]

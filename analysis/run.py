@@ -3,7 +3,7 @@
 
 python analysis/run.py budget gates sinks              # these figures, of every sweep that has them
 python analysis/run.py table --sweep tiny-budget       # one sweep's table, shown and written
-python analysis/run.py table --sweep tiny-budget --reference b=4   # shown beside another variant than the grid's
+python analysis/run.py table --sweep tiny-branches --reference slc+swa   # shown beside another variant than the grid's
 python analysis/run.py parts --sweep tiny-budget       # the same for the benchmarks' sub-scores
 python analysis/run.py table --join FOLDER=LABEL       # a row more: what lmms-eval wrote elsewhere with --log_samples
 python analysis/run.py budget fig3 --style slides      # figures of 16:9, in folders named slides

@@ -62,15 +62,18 @@ def compare(results: Results, reference: str | None) -> pd.DataFrame:
     settings are one cell, and one test. A failed or missing cell has NaN everywhere.
     """
     cells = _by_group(results.cells)
+    cells["digest"] = cells["digest"].astype(object).where(cells["digest"].notna(), None)
     scores = by_cell(results.questions.drop_duplicates(["cell", "doc_id"], keep="last"))
     cells["reference"] = _references(cells, reference)
     cells["is_reference"] = cells["variant"] == cells["reference"]
     bases = {(row.suite, row.seed, row.reference): row for row in each(cells) if row.is_reference}
-    cells["made_again"] = [_made_again(row, bases.get((row.suite, row.seed, row.reference))) for row in each(cells)]
-    base = {place: row.id for place, row in bases.items()}
-    rows = [_statistics(row, scores, base) for row in each(cells)]
+    beside = [bases.get((row.suite, row.seed, row.reference)) for row in each(cells)]
+    cells["made_again"] = [_made_again(row, base) for row, base in zip(each(cells), beside, strict=True)]
+    cells["base"] = pd.Series([base.id if base else None for base in beside], index=cells.index, dtype=object)
+    cells.loc[cells["is_reference"] | cells["made_again"], "base"] = None
+    rows = [_statistics(row, scores) for row in each(cells)]
     cells[COMPARED] = pd.DataFrame(rows, index=cells.index, columns=COMPARED)
-    cells = with_pooled(cells, scores, base)
+    cells = with_pooled(cells, scores)
     again = cells["id"].duplicated() | cells["id"].isin(cells.loc[cells["is_reference"], "id"])
     counted = ~again & cells.index.isin(shown(cells).index)
     cells["p_holm"] = holm(cells["p"].astype(float).where(counted).to_numpy()) if len(cells) else []
@@ -97,24 +100,19 @@ def _made_again(row: Any, base: Any) -> bool:
     A training whose weights are gone is made again for more questions, on a GPU not always to the same bits. What was
     asked before that records whose weights had no digest is of weights that are not known.
     """
-    asked = base is not None and row.status == base.status == "done"
-    return asked and row.training == base.training and _digest(row) != _digest(base)
+    done = base is not None and row.status == base.status == "done"
+    return done and row.training == base.training and row.digest != base.digest
 
 
-def _digest(row: Any) -> str:
-    """Of the weights that a cell was asked of, in words."""
-    return row.digest if isinstance(row.digest, str) else "not recorded"
-
-
-def _statistics(row: Any, asked: Asked, bases: Mapping[Any, str]) -> dict[str, Any]:
-    pair = pair_of(row, asked, bases)
+def _statistics(row: Any, asked: Asked) -> dict[str, Any]:
+    pair = pair_of(row, asked)
     return statistics(row, [asked[row.id]] if row.id in asked else [], [pair] if pair else [])
 
 
 def to_csv(rows: pd.DataFrame) -> str:
     """Tidy, every digit, one row a cell and one a mean over seeds (column `unit`); tracebacks and notes stay in the
     records, sub-scores have their own table."""
-    return rows.drop(columns=["traceback", *AGGREGATE, *OF_PAGES, "seeds_accuracies"]).to_csv(
+    return rows.drop(columns=["traceback", *AGGREGATE, *OF_PAGES, "base", "seeds_accuracies"]).to_csv(
         index=False, lineterminator="\n"
     )
 
@@ -258,11 +256,16 @@ def _covered(rows: pd.DataFrame) -> str:
         return "accuracy in % [95 % interval over questions; it does not cover another training seed]"
     seeds = "–".join(f"{count}" for count in sorted({several["seeds"].min(), several["seeds"].max()}))
     said = f"accuracy in %, mean over {seeds} training seeds [95 % interval over questions and seeds]"
-    alone = [
-        str(label) if len(group) == (done["label"] == label).sum() else f"{label} on {', '.join(group['suite'])}"
-        for label, group in one.groupby("label", sort=False)
-    ]
-    return f"{said}; of one seed, whose interval does not cover another: {', '.join(alone)}" if alone else said
+    return f"{said}; of one seed, whose interval does not cover another: {_named(one, done)}" if len(one) else said
+
+
+def _named(rows: pd.DataFrame, among: pd.DataFrame) -> str:
+    """Labels of rows, with their benchmarks where `among` the rows a label has others, too."""
+    whole = among["label"].value_counts()
+    return ", ".join(
+        str(label) if len(group) == whole[label] else f"{label} on {', '.join(group['suite'])}"
+        for label, group in rows.groupby("label", sort=False)
+    )
 
 
 def _two_seeds(rows: pd.DataFrame) -> list[str]:
@@ -360,26 +363,15 @@ def _other_questions(rows: pd.DataFrame) -> list[str]:
 def _other_weights(cells: pd.DataFrame) -> list[str]:
     """Trainings that were made again, to other bits, between cells of this table."""
     done = cells[(cells["status"] == "done") & cells["training"].notna()]
-    asked: dict[str, dict[str, list[Any]]] = {}
-    for row in each(done):
-        asked.setdefault(row.training, {}).setdefault(_digest(row), []).append(row)
-    apart = {training: of for training, of in asked.items() if len(of) > 1}
-    return [
-        f"training {training} was made again, and cells of other weights are not compared: "
-        + "; ".join(f"{digest}: {_named(own, done)}" for digest, own in of.items())
-        for training, of in apart.items()
-    ]
-
-
-def _named(own: Sequence[Any], of: pd.DataFrame) -> str:
-    """Labels of cells, with their benchmarks where these are not all of a label's."""
-    suites: dict[str, list[str]] = {}
-    for row in own:
-        suites.setdefault(row.label, []).append(row.suite)
-    whole = of["label"].value_counts()
-    return ", ".join(
-        label if len(on) == whole[label] else f"{label} on {', '.join(on)}" for label, on in suites.items()
-    )
+    lines = []
+    for training, own in done.groupby("training", sort=False):
+        parts = {
+            digest: _named(of, done) for digest, of in own.groupby(own["digest"].fillna("not recorded"), sort=False)
+        }
+        if len(parts) > 1:
+            named = "; ".join(f"{digest}: {labels}" for digest, labels in parts.items())
+            lines.append(f"training {training} was made again, and cells of other weights are not compared: {named}")
+    return lines
 
 
 def _over_seeds(rows: pd.DataFrame) -> list[str]:

@@ -10,6 +10,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from analysis.figures.lettering import TICK, widest
 
+MOST = 8  # ticks of a logarithmic axis that stand apart in a panel
+
 
 def log_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
     """A base-2 logarithmic axis around these values, ticked at the values themselves where their labels have room."""
@@ -39,9 +41,6 @@ def thinned(values: Sequence[float], gap: float) -> list[float]:
         if all(max(value, other) >= gap * min(value, other) for other in kept):
             kept.append(value)
     return sorted(kept)
-
-
-MOST = 8  # ticks of a logarithmic axis that stand apart in a panel
 
 
 class FewTicks(LogLocator):

@@ -48,6 +48,8 @@ def test_for_more_questions_they_are_made_again(
     assert sweep("--dry-run") == 0
     (said,) = [line for line in capsys.readouterr().out.splitlines() if "its weights are gone" in line]
     assert "What is done stands (1 of 2 cells), and is compared with what is asked now only if" in said
+    assert sweep("--dry-run", "--only", "b=1") == 0
+    assert "its weights are gone" not in capsys.readouterr().out, "nothing is trained for what is done"
     assert sweep(cluster=cluster) == 0
     shown = capsys.readouterr().out
     assert said in shown, "before it begins"

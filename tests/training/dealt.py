@@ -93,10 +93,10 @@ def counting_begins() -> Iterator[None]:
 def held() -> int:
     """Bytes of all tensors in this process's memory, weights or not; the least of a few looks, as a message between
     processes is let go a moment after it was sent, by the thread that sent it."""
-    looks = [look()]
-    for _ in range(3):
-        time.sleep(0.02)
+    looks = []
+    for _ in range(4):
         looks.append(look())
+        time.sleep(0.02)
     return min(looks)
 
 
