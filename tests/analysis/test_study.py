@@ -17,18 +17,28 @@ from analysis.stats import SIGNIFICANT
 from analysis.tables import compare, to_markdown
 from videonsa.git import ROOT
 
-ARCHIVES = sorted((ROOT / "benchmarks" / "study").glob("*.tar.xz"))
+STUDY = ROOT / "benchmarks" / "study"
+ARCHIVES, BEFORE = (sorted(folder.glob("*.tar.xz")) for folder in (STUDY, STUDY / "before"))
 PAGE, README = (ROOT.joinpath(*place).read_text(encoding="utf-8") for place in (("docs", "study.md"), ("README.md",)))
 SHOWN = dict(re.findall(r"<!-- (study-\S+) -->\n((?:\|.*\n)+)", PAGE))
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    for archive in ARCHIVES:
+def unpacked(archives: list[Path], folder: Path) -> Path:
+    for archive in archives:
         with tarfile.open(archive) as file:
             file.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpacked(ARCHIVES, tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What was asked of weights of seed 0 that were made again since."""
+    return unpacked([STUDY / "plans.tar.xz", *BEFORE], tmp_path_factory.mktemp("before"))
 
 
 def read(out: Path, sweep: str) -> tuple[dict, Results]:
@@ -40,9 +50,9 @@ def compared(plan: dict, results: Results) -> pd.DataFrame:
     return compare(results, find_reference(plan, results.cells))
 
 
-def test_the_records_are_small_and_say_no_path(out: Path):
-    assert sum(archive.stat().st_size for archive in ARCHIVES) < 10e6
-    for record in [*out.glob("*/*/record.json"), *out.glob("sweeps/*/plan.json")]:
+def test_the_records_are_small_and_say_no_path(out: Path, before: Path):
+    assert sum(archive.stat().st_size for archive in ARCHIVES + BEFORE) < 10e6
+    for record in [path for folder in (out, before) for path in folder.glob("*/*/*.json")]:
         assert not re.search(r'"(/|~|[A-Z]:\\)\S', record.read_text(encoding="utf-8")), record
 
 
@@ -65,20 +75,51 @@ def test_answers_through_mp4_are_those_without(out: Path):
         assert files[same].equals(drawn[same])
 
 
-def test_methods_are_compared_where_they_were_asked_of_the_same_weights(out: Path):
-    plan, results = read(out, "study-baselines")
-    rows = compared(plan, results)
-    others = ~rows["label"].isin(["dense", "videonsa"])
-    assert rows["made_again"].eq(others).all()
-    assert rows.loc[others, "difference"].isna().all()
-    nearly_dense = compare(results, "minference").query("label not in ['dense', 'videonsa']")
-    assert not nearly_dense["made_again"].any()
-    apart = nearly_dense.groupby("label")["p"].min()
-    alike = ["flexprefill", "flexprefill 2304", "fastv", "fastv 25 %", "vscan", "vscan 25 %", "oracle 2304"]
-    assert (apart[alike] > SIGNIFICANT).all()
-    sure = nearly_dense[(nearly_dense["p_holm"] < SIGNIFICANT) & (nearly_dense["suite"] == "synth_long_order")]
-    controls = ["uniform tokens 25 %", "fewer pixels 25 %", "fewer frames 25 %", "text alone"]
-    assert sorted(sure["label"]) == sorted(["tri_shape 2304", "xattention 0.5", *controls])
+def test_no_cell_is_of_other_weights_than_the_one_it_is_compared_with(out: Path):
+    for sweep in SHOWN:
+        _, results = read(out, sweep)
+        assert results.cells.groupby("training")["digest"].nunique().eq(1).all(), sweep
+
+
+def sure(rows: pd.DataFrame, suite: str) -> set[str]:
+    return set(rows.loc[(rows["p_holm"] < SIGNIFICANT) & (rows["suite"] == f"synth_long_{suite}"), "label"])
+
+
+def test_the_methods_that_the_page_says_lose_something_do(out: Path, before: Path):
+    rows = compared(*read(out, "study-baselines"))
+    controls = {"uniform tokens 25 %", "fewer pixels 25 %", "fewer frames 25 %"}
+    assert sure(rows, "order") == {"xattention", "xattention 0.5", "text alone", *controls}
+    assert sure(rows, "needle") | sure(rows, "count") == {"text alone", *controls}
+    assert sure(rows, "layout") == {"text alone"}
+    earlier = compare(read(before, "study-baselines")[1], "minference")
+    assert sure(earlier, "order") == {"tri_shape 2304", "xattention 0.5", "text alone", *controls}
+
+
+def test_weights_that_rounding_sets_apart_differ_as_seeds_do(out: Path, before: Path):
+    """Dense attention's seed 0 as it was made first, and as it is: the distance in points that the page names."""
+    keys = ["variant", "suite"]
+    (_, results), (_, old) = read(out, "study-context"), read(before, "study-context")
+    dense = results.cells[results.cells["variant"].str.startswith("dense")]
+    now = dense.pivot(index=keys, columns="seed", values="accuracy")
+    first = old.cells.dropna(subset="accuracy").set_index(keys)["accuracy"]
+    assert len(first) == len(now) == 12
+    pairs = [now[0] - first, now[0] - now[1], now[0] - now[2], now[1] - now[2]]
+    apart = [f"{100 * np.sqrt((pair**2).mean()):.1f}" for pair in pairs]
+    assert re.findall(r"are ([\d.]+) points apart .*? seeds ([\d.]+), ([\d.]+) and ([\d.]+)\)", PAGE) == [tuple(apart)]
+
+
+def test_answers_asked_again_of_the_same_weights_are_the_same(out: Path, before: Path):
+    said = ["doc_id", "prompt_hash", "answer", "prediction", "score"]
+    asked = 0
+    for sweep in ("study-context_beyond", "study-no_gates"):
+        (_, results), (_, old) = read(out, sweep), read(before, sweep)
+        digests = results.cells.set_index("id")["digest"]
+        for cell, digest in old.cells.dropna(subset="accuracy").set_index("id")["digest"].items():
+            if digest == digests[cell]:
+                earlier, now = (of.questions[of.questions["cell"] == cell][said] for of in (old, results))
+                assert earlier.reset_index(drop=True).equals(now.reset_index(drop=True))
+                asked += len(now)
+    assert f"all {asked} answers were the same" in PAGE
 
 
 @pytest.mark.long
