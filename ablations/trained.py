@@ -69,7 +69,7 @@ def weights_digest(folder: Path) -> str | None:
 
 
 def of_weights(out: Path, training: Training, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a cell's record says of its weights, with the digest of those that were trained."""
+    """What the record of a cell or a probe says of its weights, with the digest of those that were trained."""
     trained = None if training.exists else read_record(training_folder(out, training.id) / "record.json")
     digest = ((trained or {}).get("summary") or {}).get("weights")
     return {"weights": {**(record.get("weights") or {}), "digest": digest}} if digest else {}

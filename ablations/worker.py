@@ -358,6 +358,7 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
                 record |= {"arrays": write_arrays(folder / ARRAYS, arrays)}
             record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
             record |= {"status": DONE, "summary": {"seconds": round(time.time() - started, 3)}, "error": None}
+            record |= of_weights(work.out, probe.training, record)
         except Exception as error:
             record |= {"status": FAILED, "error": _failure(error, folder)}
         claim.check()

@@ -126,7 +126,7 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
         gates,
         sinks,
         points,
-        tuple(problems + _disagreements(frame, asked)),
+        tuple(problems + _disagreements(frame, asked) + _other_weights(out, frame)),
         recall,
         content,
         latency,
@@ -229,6 +229,19 @@ def _disagreements(cells: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
             lines.append(
                 f"cell {row.id}: the record says accuracy {row.accuracy:.4f}, its answered questions come to {mean:.4f}"
             )
+    return lines
+
+
+def _other_weights(out: Path, cells: pd.DataFrame) -> list[str]:
+    """Probes that looked at other weights than their cells were asked of, as the training was made again between."""
+    lines = []
+    done = cells[cells["status"] == "done"].dropna(subset=["probe", "digest"])
+    for probe, digests in done.groupby("probe")["digest"].unique().items():
+        record = read_kind(out / "probes" / str(probe) / "record.json", "probe", [])
+        looked_at = part(record, "weights").get("digest")  # records of before have none
+        if looked_at and looked_at not in digests:
+            asked = ", ".join(sorted(digests))
+            lines.append(f"probe {probe} looked at weights {looked_at}, the cells were asked of {asked}: made again")
     return lines
 
 

@@ -37,6 +37,14 @@ def test_without_weights_answers_stand_and_nothing_runs(sweep: Sweep, out: Path,
     assert {path: path.read_bytes() for path in out.rglob("record.json")} == before
 
 
+def test_cells_and_probes_say_which_weights_they_were_of(sweep: Sweep, out: Path):
+    assert sweep() == 0
+    (training,) = records(out, "trainings").values()
+    asked = [*records(out).values(), *records(out, "probes").values()]
+    assert {record["weights"]["digest"] for record in asked} == {training["summary"]["weights"]}
+    assert {record["kind"] for record in asked} == {"evaluation", "probe"}
+
+
 @pytest.mark.parametrize("cluster", ["debug", "local"])
 def test_for_more_questions_they_are_made_again(
     sweep: Sweep, out: Path, grid_file: Path, cluster: str, capsys: pytest.CaptureFixture[str]

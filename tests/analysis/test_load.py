@@ -156,6 +156,19 @@ def test_a_probe_of_another_layout_is_named(tmp_path: Path) -> None:
     assert "as a probe writes them" in results.problems[0]
 
 
+@pytest.mark.parametrize(("looked_at", "said"), [("later", True), ("first", False), (None, False)])
+def test_a_probe_of_other_weights_than_the_cells_is_named(tmp_path: Path, looked_at: str | None, said: bool) -> None:
+    plan = read_plan(synthetic.budget_sweep(tmp_path))
+    own = [cell for cell in plan["cells"] if cell["probe"] == plan["cells"][0]["probe"]]
+    of = {tmp_path / "cells" / cell["id"] / "record.json": "first" for cell in own}
+    for path, digest in {**of, tmp_path / "probes" / own[0]["probe"] / "record.json": looked_at}.items():
+        path.write_text(
+            json.dumps({**json.loads(path.read_text()), **({"weights": {"digest": digest}} if digest else {})})
+        )
+    lines = [line for line in load(tmp_path, plan).problems if "looked at weights later, the cells" in line]
+    assert len(lines) == said
+
+
 def test_an_accuracy_that_its_own_questions_deny_is_named(tmp_path: Path) -> None:
     sweep = synthetic.branch_sweep(tmp_path)
     plan = read_plan(sweep)
