@@ -6,8 +6,10 @@ What an exception ended has the exception's own name; the names below are found 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from videonsa.disk import DiskError
+from videonsa.disk import DiskError, disk_error
+from videonsa.record import failure, without_paths
 
 
 class TrainingFailed(RuntimeError):
@@ -43,3 +45,17 @@ def training_failure(training: str, error: Mapping[str, str]) -> dict[str, str]:
     """The error of a cell whose training failed; an interrupted training interrupts it too."""
     kind = error["type"] if error["type"] in INTERRUPTIONS else TRAINING_FAILED
     return {"type": kind, "message": f"training {training} failed: {error['message']}", "traceback": error["traceback"]}
+
+
+def problem(name: str, error: Mapping[str, str]) -> str:
+    """What failed, in a line. Raises DiskError where it was the disk: what comes after would fail in the same way."""
+    if error["type"] == DISK_ERROR:
+        raise DiskError(error["message"])
+    return f"{name}: {error['message']}"
+
+
+def error_of(error: Exception, folder: Path) -> dict[str, str]:
+    """What a record says of an exception. Where a disk is to blame, in whatever library's words, it says which."""
+    disk = disk_error(error, folder)
+    told = {} if disk is None else {"type": DISK_ERROR, "message": without_paths(str(disk))}
+    return failure(error) | told

@@ -20,7 +20,8 @@ from ablations.progress import read_progress
 from ablations.records import fail_record, set_aside
 from ablations.stages import Stages
 from ablations.trained import is_trained
-from ablations.worker import Parent, Work, job_folder, make_work
+from ablations.work import Parent
+from ablations.worker import Worker, job_folder, make_worker
 from slurm.executor import Running, run_here, start_local
 from slurm.machine import local_cores, local_gpus
 from videonsa.config import SettingsError
@@ -70,7 +71,7 @@ def run_debug(sweep: Sweep, jobs: list[Job], stages: Stages) -> None:
     for job in jobs:
         if can_start(sweep, job):
             folder = job_folder(sweep, job)
-            error = run_here(make_work(sweep, job, stages, attempt), folder)
+            error = run_here(make_worker(sweep, job, stages, attempt), folder)
             if isinstance(error, DiskError):  # what else went wrong is in the records
                 raise error
 
@@ -107,8 +108,8 @@ def run_local(sweep: Sweep, jobs: list[Job], stages: Stages, resources: Resource
                 if begun and not ends_within(sweep, job, limit):
                     continue
                 begun = True
-                work = make_work(sweep, job, stages, attempt)
-                running[job.name] = (job, start(sweep, work, waiting, running, resources, gpus))
+                worker = make_worker(sweep, job, stages, attempt)
+                running[job.name] = (job, start(sweep, worker, waiting, running, resources, gpus))
                 size = f" ({len(job.cells)} cells)" if job.cells else ""
                 display.say(f"start   {job.kind}{size}{named(gpus)}")
             display.update((name, process.folder) for name, (_, process) in running.items())
@@ -158,18 +159,18 @@ def next_jobs(sweep: Sweep, waiting: list[Job], running: list[Job], resources: R
 
 
 def start(
-    sweep: Sweep, work: Work, waiting: list[Job], running: dict, resources: Resources, gpus: GPUs = ()
+    sweep: Sweep, worker: Worker, waiting: list[Job], running: dict, resources: Resources, gpus: GPUs = ()
 ) -> Running:
-    """Start the work of one job on its GPUs. The cores are divided among the jobs that can run beside it."""
-    processes = resources.processes if work.job.trains else 1
-    now = [work.job, *(job for job, _ in running.values())]
+    """Start the worker of one job on its GPUs. The cores are divided among the jobs that can run beside it."""
+    processes = resources.processes if worker.job.trains else 1
+    now = [worker.job, *(job for job, _ in running.values())]
     beside = [*now, *(other for other in waiting if can_start(sweep, other))]
     threads = max(1, resources.cores // max(processes, min(resources.workers, sum(map(resources.places, beside)))))
     parent = Parent(os.getpid(), process_started(os.getpid()))
     trainings = min(resources.workers, sum(job.trains for job in beside))
     sharing = max(1.0, trainings * processes / max(1, len(resources.gpus))) if gpus else 1.0
-    work = replace(work, parent=parent, sharing=sharing)
-    return start_local(work, work.folder, work.job.name, threads, gpus, processes)
+    worker = replace(worker, parent=parent, sharing=sharing)
+    return start_local(worker, worker.folder, worker.job.name, threads, gpus, processes)
 
 
 def can_start(sweep: Sweep, job: Job) -> bool:

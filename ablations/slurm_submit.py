@@ -17,7 +17,7 @@ from ablations.records import fail_untrained, set_aside
 from ablations.slurm_jobs import Submitted, active_jobs, read_submitted, settle
 from ablations.snapshot import origin, take_snapshot
 from ablations.stages import Stages
-from ablations.worker import make_work
+from ablations.worker import make_worker
 from slurm.executor import Request, signal_seconds, submit_slurm
 from slurm.profile import ClusterError, SlurmProfile
 from slurm.queue import QueueAway, cancel, max_array_size, require_slurm
@@ -80,9 +80,9 @@ def submit_sweep(
             dependency=dependency,
             parallel=parallel,
         )
-        made, seconds = (make_work(sweep, job, stages, attempt) for job in batch), 0.75 * signal_seconds(profile, whole)
-        works = [replace(work, origin=origin(), save_seconds=seconds) for work in made]
-        ids = submit_slurm(works, request)
+        seconds = 0.75 * signal_seconds(profile, whole)
+        made = (make_worker(sweep, job, stages, attempt) for job in batch)
+        ids = submit_slurm([replace(worker, origin=origin(), save_seconds=seconds) for worker in made], request)
         calls += 1
         now = time.time()
         new = [_submitted(job, number, now) for job, number in zip(batch, ids, strict=True)]

@@ -201,7 +201,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_disk_that_fills_up_meanwhile_loses_no_record(sweep, out: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    from ablations import worker
+    from ablations import job_evaluate
 
     assert sweep("--only", "b=1") == 0
     before = {path: path.read_bytes() for path in out.rglob("record.json")}
@@ -209,7 +209,7 @@ def test_a_disk_that_fills_up_meanwhile_loses_no_record(sweep, out: Path, monkey
     def full(path: Path, record: dict) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(worker, "write_record", full)
+    monkeypatch.setattr(job_evaluate, "write_record", full)
     capsys.readouterr()
     assert sweep() == 1
     assert {path: path.read_bytes() for path in out.rglob("record.json")} == before

@@ -12,11 +12,12 @@ import pytest
 
 from ablations.cell import Training
 from ablations.facts import facts_now
+from ablations.job_train import run_training, train_along
 from ablations.plan import Job
 from ablations.progress import Progress
 from ablations.results import skipped_lines
 from ablations.stages import Stages
-from ablations.worker import Work, run_training, train_along
+from ablations.work import Work
 from tests.ablations.conftest import records
 from tests.training.conftest import quick
 from videonsa.record import read_record
@@ -39,7 +40,7 @@ def work_of(out: Path) -> Work:
 
 
 def test_the_process_that_failed_first_has_the_word(tmp_path, monkeypatch):
-    monkeypatch.setattr("ablations.worker.distributed_environment", lambda: (0, 2))
+    monkeypatch.setattr("ablations.job_train.distributed_environment", lambda: (0, 2))
     work = work_of(tmp_path)
     assert run_training(work, Progress(tmp_path)) == [f"training {work.job.training.id}: no such sample"]
     record = read_record(tmp_path / "trainings" / work.job.training.id / "record.json") or {}
@@ -67,7 +68,7 @@ def test_a_requeued_training_begins_beside_a_claim_of_this_launch_alone(tmp_path
         seen.append(begun.exists())
         said.pop(0)()
 
-    monkeypatch.setattr("ablations.worker.time.sleep", wait)
+    monkeypatch.setattr("ablations.job_train.time.sleep", wait)
     train_along(work)
     assert (seen, begun.exists(), said) == ([False] * 3, True, [])
 

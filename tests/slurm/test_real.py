@@ -18,7 +18,7 @@ from ablations.plan import Job
 from ablations.profile import load_profile
 from ablations.snapshot import take_snapshot
 from ablations.stages import Stages
-from ablations.worker import Work
+from ablations.worker import Worker
 from slurm import executor
 from slurm.profile import make_slurm_profile
 from tests.ablations import fakes
@@ -115,10 +115,10 @@ def real_settings(**changes: Any) -> TrainSettings:
     return from_dict(TrainSettings, {**load_profile("tiny").train, "steps": 24, "save_every": 4, **changes})
 
 
-def real_training(out: Path, **changes: Any) -> Work:
+def real_training(out: Path, **changes: Any) -> Worker:
     training = Training(real_settings(**changes), None, facts_now())
     out.mkdir()
-    return Work(Job("train", "train", training), out, out, "two")
+    return Worker(Job("train", "train", training), out, out, "two")
 
 
 def curve(out: Path) -> list[tuple[int, float, int]]:
