@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 import torch
 
-from videonsa.bench import busy, probe, sweep
+from videonsa.bench import busy, dealing, probe, sweep
+from videonsa.bench.check import CheckFailed
 
 TRY = [
     *("--model", "tiny", "--size", "360p", "--seconds", "20", "--videos", "2", "--frames", "8"),
@@ -17,7 +18,7 @@ TRY = [
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("command", [busy, sweep, probe], ids=lambda each: each.NAME)
+@pytest.mark.parametrize("command", [busy, dealing, sweep, probe], ids=lambda each: each.NAME)
 def test_without_a_device_it_says_so(command, capsys):
     assert command.main([]) == 2
     assert f"{command.NAME} measures on CUDA, and torch finds no CUDA device" in capsys.readouterr().err
@@ -32,6 +33,41 @@ def test_a_probe_has_a_row_for_each_observer_and_beside_them(tmp_path, capsys):
     with pytest.raises(SystemExit):
         probe.main(["--tokens", "100"])
     assert "--tokens 100: give whole temporal patches of 64 tokens" in capsys.readouterr().err
+
+
+def test_a_cell_dealt_over_gpus_counts_from_when_each_has_answered():
+    seen = {"a.jsonl": [10.0, 12.0, 14.0, 16.0], "b.jsonl": [11.0, 13.0, 15.0], "c.jsonl": []}
+    assert dealing.times(seen, 2) == {"loading_s": 11.0, "asking_s": 5.0, "answers": 5, "questions_per_s": 1.0}
+    with pytest.raises(CheckFailed, match="2 processes answered on 3 GPUs"):
+        dealing.times(seen, 3)
+    with pytest.raises(CheckFailed, match="ask more questions"):
+        dealing.times({"a.jsonl": [10.0], "b.jsonl": [11.0]}, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--tokens", "100"], "--tokens 100: give whole temporal patches of 64 tokens"),
+        (["--questions", "15", "--gpus", "1", "8"], "--questions 15: give 2 for each of 8 GPUs or more, up to 192"),
+        (["--questions", "193"], "--questions 193: give 2 for each of 2 GPUs or more, up to 192"),
+    ],
+    ids=["tokens", "few", "many"],
+)
+def test_a_cell_that_cannot_be_dealt_is_refused(asked, said, capsys):
+    with pytest.raises(SystemExit):
+        dealing.main(asked)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_cell_is_dealt_over_processes_that_answer_alike(tmp_path):
+    out, asked = tmp_path / "dealing.csv", ["--model", "tiny", "--tokens", "128", "--questions", "24"]
+    assert dealing.main([*asked, "--gpus", "1", "2", "--out", str(out)]) == 0
+    one, two = csv.DictReader(out.open())
+    assert (one["gpus"], two["gpus"], one["answers"], one["speedup"]) == ("1", "2", "23", "1.0")
+    assert float(two["questions_per_s"]) > 0
+    assert int(two["answers"]) < 23
+    assert float(two["loading_s"]) + float(two["asking_s"]) < float(two["command_s"])
 
 
 @pytest.mark.long
