@@ -113,7 +113,7 @@ def remade_lines(sweep: Sweep, state: State, jobs: Iterable[Job]) -> list[str]:
     """Trainings that these jobs make again, as their weights are gone, and what stands of what was asked of those.
 
     On a GPU the new weights need not be the same bits, and only what was asked of the same ones is compared
-    (analysis.tables.compare).
+    (analysis.compared.compare).
     """
     lines = []
     for key in (job.training.id for job in jobs if job.kind == "train" and state.trainings[job.training.id] == GONE):

@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.cell_text import score_text
 from analysis.pooled import cells_of, shown
 from analysis.rows import each
 from analysis.stats import SIGNIFICANT
-from analysis.tables import score_text
 
 MOST = 3  # variants that a sentence names before it counts
 
@@ -17,7 +17,7 @@ MOST = 3  # variants that a sentence names before it counts
 def answer_lines(rows: pd.DataFrame) -> list[str]:
     """A line a benchmark: the highest accuracy, and who differs from the reference; then what stands behind them.
 
-    rows: of analysis.tables.compare.
+    rows: of analysis.compared.compare.
     """
     body, cells = shown(rows), cells_of(rows)
     done = body[body["status"] == "done"]

@@ -22,7 +22,7 @@ def by_cell(questions: pd.DataFrame) -> Asked:
 
 
 def statistics(cell: Any, own: Sequence[pd.DataFrame], pairs: Sequence[Pair]) -> dict[str, Any]:
-    """What analysis.tables.compare adds to a cell, of its questions and of those that it is compared on; of several
+    """What analysis.compared.compare adds to a cell, of its questions and of those that it is compared on; of several
     seeds' cells, to the mean over them. None or NaN where nothing is recorded."""
     mean = number_of(cell, *own) if own else NO_ESTIMATE
     test = difference_of(cell, *pairs) if pairs else NO_PAIRS

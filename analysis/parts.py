@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.cell_text import markdown_row
 from analysis.files import write_texts
 from analysis.load import Results
 from analysis.numbers import SAME, Asked, by_cell, number_of_part
 from analysis.pooled import CELL, SEED, SEEDS, shown
 from analysis.rows import each
 from analysis.stats import NO_ESTIMATE, Estimate
-from analysis.tables import markdown_row
 from analysis.titles import sweep_title
 from videonsa.text import markdown
 

@@ -29,9 +29,9 @@ def cells_of(rows: pd.DataFrame) -> pd.DataFrame:
 def with_pooled(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
     """The cells, and before the first of a variant's several seeds on a benchmark the mean over those that are done.
 
-    cells: of analysis.tables.compare. Adds `unit`; `seeds` that a row is over, of how many that are planned; each one's
-    accuracy (a tuple: for figures) and their standard deviation; over how many the difference is, and in how many of
-    these it has the mean's sign.
+    cells: of analysis.compared.compare. Adds `unit`; `seeds` that a row is over, of how many that are planned; each
+    one's accuracy (a tuple: for figures) and their standard deviation; over how many the difference is, and in how many
+    of these it has the mean's sign.
     """
     apart = cells["label"] != cells["variant"]
     cells = cells.assign(unit=np.where(apart, SEED, CELL), seeds=1, seeds_planned=1)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.cell_text import markdown_row
 from analysis.files import write_texts
 from analysis.load import Results
-from analysis.tables import markdown_row
 from analysis.titles import sweep_title
 from videonsa.text import markdown
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.cell_text import markdown_row
 from analysis.pooled import SEED
 from analysis.rows import each
-from analysis.tables import markdown_row
 from analysis.titles import sweep_title
 from videonsa.text import markdown
 
@@ -17,8 +17,8 @@ from videonsa.text import markdown
 def to_markdown(rows: pd.DataFrame, plan: Mapping[str, Any]) -> str:
     """A row a variant, a column a benchmark; '' where no variant has several seeds.
 
-    rows: of analysis.tables.compare. '70.8 / 79.2 / - (+4.2 / -1.4 / -)' are accuracies in %, and their differences to
-    the reference of the same seed; '-' has not run or failed, or has nothing to be compared with.
+    rows: of analysis.compared.compare. '70.8 / 79.2 / - (+4.2 / -1.4 / -)' are accuracies in %, and their differences
+    to the reference of the same seed; '-' has not run or failed, or has nothing to be compared with.
     """
     single = rows[rows["unit"] == SEED]
     if not len(single):

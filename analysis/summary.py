@@ -85,9 +85,9 @@ def _made(sweep: Path, key: str) -> list[Path] | None:
 def sweep_data(plan: Mapping[str, Any], results: Results) -> dict[str, Any]:
     """What figures draw from: the compared `rows` that are shown, the probes' tables and arrays; for tables and pages
     `all rows`, with those of single seeds, and `problems` for the notes."""
+    from analysis.compared import compare
     from analysis.load import find_reference
     from analysis.pooled import shown
-    from analysis.tables import compare
 
     rows = compare(results, find_reference(plan, results.cells))
     tables = {"gates": results.gates, "sinks": results.sinks, "points": results.points, "recall": results.recall}

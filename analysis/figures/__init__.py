@@ -24,7 +24,7 @@ class Drawing:
     function: (
         str  # "module:function" below analysis.figures; takes one DataFrame, or arrays; ValueError: nothing to draw
     )
-    source: str  # "rows" (analysis.tables.compare), a table of Results, or "OBSERVER arrays"
+    source: str  # "rows" (analysis.compared.compare), a table of Results, or "OBSERVER arrays"
     axes: tuple[str, ...] = ()  # a sweep has this figure when it varies one of these settings; (): every sweep
     needs: str = ""  # what there must be to draw, with {name}; '': a sweep that varies these axes, or finished cells
 

@@ -38,7 +38,7 @@ def usable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(rows: pd.DataFrame) -> Figure:
-    """From the tidy table (analysis.tables.compare); ValueError when its cells have no place on the two axes."""
+    """From the tidy table (analysis.compared.compare); ValueError when its cells have no place on the two axes."""
     cells = usable(rows)
     ringed, ring_name = _ringed(cells)
     cells = cells.assign(ringed=ringed)

@@ -23,7 +23,7 @@ DASHES = (0, (4, 2))
 
 
 def draw(rows: pd.DataFrame) -> Figure:
-    """From the tidy table (analysis.tables.compare): one panel a suite. ValueError where nothing is finished."""
+    """From the tidy table (analysis.compared.compare): one panel a suite. ValueError where nothing is finished."""
     done = rows[(rows["status"] == "done") & rows["frames"].notna() & rows["tokens_per_frame"].notna()]
     done = done.drop_duplicates(["suite", "frames", "tokens_per_frame"])
     if not len(done):

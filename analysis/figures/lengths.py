@@ -25,7 +25,7 @@ HEIGHT = 1.75  # inches of a panel
 
 
 def draw(rows: pd.DataFrame) -> Figure:
-    """From the tidy table (analysis.tables.compare); ValueError where groups are no lengths, or lines too many."""
+    """From the tidy table (analysis.compared.compare); ValueError where groups are no lengths, or lines too many."""
     done = rows[(rows["status"] == "done") & rows["group"].notna()]
     done = done.assign(tokens=done["frames"].astype(float) / 2 * done["tokens_per_frame"].astype(float))
     done = done.dropna(subset="tokens")  # what was not asked here does not say

@@ -220,7 +220,7 @@ def legend(
 def seed_ticks(axes: Axes, row: Any, place: float, colour: str, vertical: bool = False) -> None:
     """Across the interval of a mean over training seeds a tick for each seed's accuracy; of one seed none.
 
-    row: of analysis.tables.compare. place: of the interval on the other axis. vertical: accuracies are along y.
+    row: of analysis.compared.compare. place: of the interval on the other axis. vertical: accuracies are along y.
     """
     for accuracy in row.seeds_accuracies or ():
         along = (place, 100 * accuracy) if vertical else (100 * accuracy, place)

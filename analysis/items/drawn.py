@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.arrays import of_observer
+from analysis.compared import compare
 from analysis.figures import module
 from analysis.items import Item
 from analysis.items.found import Asked, Found
@@ -14,7 +15,6 @@ from analysis.items.scores import base_questions
 from analysis.load import load, probe_tables
 from analysis.paper.questions import Question
 from analysis.pooled import cells_of
-from analysis.tables import compare
 from videonsa.arrays import NoArrays
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from analysis.compared import compare
 from analysis.figures import module
 from analysis.items import Item, catalog
 from analysis.items.drawn import draw
@@ -22,7 +23,6 @@ from analysis.numbers import by_cell
 from analysis.paper.questions import OWN
 from analysis.parts import part_number
 from analysis.rows import each
-from analysis.tables import compare
 from videonsa.disk import write_bytes
 from videonsa.record import write_text
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.cell_text import markdown_row
 from analysis.items import Item
 from analysis.items.places import ALONE, DONE, FAILED, MISSING, Ours, Place, commands, stand_ins, status
 from analysis.items.scores import PLANE
 from analysis.paper import SOURCE
-from analysis.tables import markdown_row
 from videonsa.text import markdown
 
 TRAINED = "trained here"  # of weights that repeat the paper's

@@ -16,7 +16,7 @@ from videonsa.wandb_rules import fitting, plain
 TABLE, QUESTIONS, FIGURES = "table", "questions", "figures"  # under which names a sweep's run keeps them
 MOST_ROWS = 100_000  # of a table of questions; W&B keeps 200,000 and shows fewer
 
-OF_CELLS = {  # heading -> (column of analysis.tables.compare, factor)
+OF_CELLS = {  # heading -> (column of analysis.compared.compare, factor)
     "accuracy %": ("accuracy", 100.0),
     "low": ("low", 100.0),
     "high": ("high", 100.0),

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.cell_text import costs_of
 from analysis.load import Results
 from analysis.page.media import MOST, Media
 from analysis.pooled import shown
 from analysis.rows import each
-from analysis.tables import costs_of
 from videonsa.text import line_of
 
 LIMIT = 30_000_000  # bytes of a page

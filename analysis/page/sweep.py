@@ -10,8 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.cell_text import cost_text, costs_of, score_text
 from analysis.figures import DRAWINGS
 from analysis.load import Results
+from analysis.notes import notes
 from analysis.page import Section, document, file, text
 from analysis.page.data import LIMIT, page_data, to_json
 from analysis.page.media import Media
@@ -21,7 +23,6 @@ from analysis.parts import parts_of
 from analysis.pooled import SEED, SEEDS, cells_of, shown
 from analysis.rows import each, part
 from analysis.stats import SIGNIFICANT
-from analysis.tables import cost_text, costs_of, notes, score_text
 from analysis.titles import sweep_title
 from videonsa.record import write_text
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from analysis.compared import compare
 from analysis.load import Results, find_reference, load, read_plan
-from analysis.tables import compare
 from tests.analysis import synthetic
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.compared import compare
 from analysis.load import find_reference, load, read_plan
 from analysis.page.index import write_index
 from analysis.page.sweep import write_report
-from analysis.tables import compare
 from tests.analysis import pages, synthetic
 
 pytestmark = pytest.mark.long

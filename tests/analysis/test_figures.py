@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from analysis.compared import compare
 from analysis.figures import DRAWINGS, draw, module, pareto, style, ticks, tokens
 from analysis.figures import budget as budget_figure
 from analysis.figures.content import sentence
@@ -20,7 +21,6 @@ from analysis.figures.vectors import components
 from analysis.figures.vectors import draw as draw_vectors
 from analysis.load import Results, find_reference, load, read_plan
 from analysis.summary import sweep_data
-from analysis.tables import compare
 from tests.analysis.synthetic import measurements, observed, probe, write
 from tests.disks import fill, small_disk
 from videonsa.arrays import ARRAYS, write_arrays

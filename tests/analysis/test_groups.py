@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 
 from analysis.answer import answer_lines
+from analysis.compared import compare
 from analysis.figures import accuracy, lengths, style
 from analysis.foreign import NotForeign, read_foreign
 from analysis.joined import join
 from analysis.load import Results
+from analysis.notes import notes
 from analysis.page.index import _reference
-from analysis.tables import compare, notes, to_csv
+from analysis.tables import to_csv
 from tests.analysis import synthetic
 from tests.analysis.test_joined import line, write
 

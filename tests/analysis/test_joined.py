@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.compared import compare
 from analysis.foreign import NotForeign, read_foreign
 from analysis.joined import join
 from analysis.load import Results
 from analysis.numbers import difference_of
 from analysis.run import main
-from analysis.tables import compare
 from tests.analysis.synthetic import QUESTIONS, REFERENCE, budget_sweep
 
 MODEL = "Qwen__Qwen2.5-VL-7B"

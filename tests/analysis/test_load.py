@@ -8,10 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.compared import compare
 from analysis.load import NotAPlan, Results, axes_of, find_reference, load, read_plan
+from analysis.notes import notes
 from analysis.page.sweep import write_report
 from analysis.run import main
-from analysis.tables import compare, notes, to_markdown
+from analysis.tables import to_markdown
 from tests.analysis import synthetic
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ablations.grid import grid_names
 from ablations.plan import Sweep
+from analysis.compared import compare
 from analysis.items import catalog
 from analysis.items.found import Found, find
 from analysis.items.make import places
@@ -19,7 +20,6 @@ from analysis.items.printed import BROWSERS
 from analysis.load import find_reference, load, read_plan
 from analysis.paper import compared, load_reference
 from analysis.run import main
-from analysis.tables import compare
 from tests.analysis.paper_records import finished
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 
 from analysis.answer import answer_lines
+from analysis.compared import compare
 from analysis.figures import accuracy, style
 from analysis.load import Results, load, read_plan
 from analysis.mirror.spec import make_report
 from analysis.mirror.tables import cells_table, question_tables, run_id
+from analysis.notes import notes
 from analysis.page.media import Media
 from analysis.page.sweep import write_report
 from analysis.parts import parts_of
@@ -24,7 +26,7 @@ from analysis.rows import each
 from analysis.seeds import to_markdown as to_seeds
 from analysis.stats import estimate, holm, paired
 from analysis.summary import sweep_data
-from analysis.tables import compare, notes, to_csv, to_markdown, to_text
+from analysis.tables import to_csv, to_markdown, to_text
 from tests.analysis import synthetic
 
 OTHER, LOST, GIVEN = "b=1 w=2", "b=2 w=8", "given"

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.compared import compare
 from analysis.load import Results, find_reference, load, read_plan
 from analysis.pooled import shown
 from analysis.stats import SIGNIFICANT
-from analysis.tables import compare, to_markdown
+from analysis.tables import to_markdown
 from videonsa.git import ROOT
 
 STUDY = ROOT / "benchmarks" / "study"

@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from analysis.cell_text import cost_text
+from analysis.compared import compare
 from analysis.load import Results, load, read_plan
-from analysis.tables import compare, cost_text, notes, rich_table, to_csv, to_markdown, to_text
+from analysis.notes import notes
+from analysis.tables import rich_table, to_csv, to_markdown, to_text
 from tests.analysis import synthetic
 
 
