@@ -1,4 +1,4 @@
-"""What failures are called: the `type` of an error that a record keeps. Imports no torch.
+"""Failures: what a record keeps of an error, its `type` and words, and what is said of it. Imports no torch.
 
 What an exception ended has the exception's own name; the names below are found out from outside the job.
 """
@@ -47,7 +47,7 @@ def training_failure(training: str, error: Mapping[str, str]) -> dict[str, str]:
     return {"type": kind, "message": f"training {training} failed: {error['message']}", "traceback": error["traceback"]}
 
 
-def problem(name: str, error: Mapping[str, str]) -> str:
+def line_of_failure(name: str, error: Mapping[str, str]) -> str:
     """What failed, in a line. Raises DiskError where it was the disk: what comes after would fail in the same way."""
     if error["type"] == DISK_ERROR:
         raise DiskError(error["message"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from ablations.cell import Cell
 from ablations.facts import check_here
-from ablations.failures import error_of, problem
+from ablations.failures import error_of, line_of_failure
 from ablations.gates import read_gates
 from ablations.here import checkpoint_of, observed, provenance_here
 from ablations.inputs import PACKAGES
@@ -130,7 +130,7 @@ def close_cell(work: Work, cell: Cell, find: Find, loaded: Any, wait: bool) -> l
         return []
     if work.mirror:
         mirror(record, work.out, work.sweep, cell.label)
-    return [] if record["status"] == DONE else [problem(str(cell), record["error"])]
+    return [] if record["status"] == DONE else [line_of_failure(str(cell), record["error"])]
 
 
 def has_record(out: Path, cell: Cell) -> bool:

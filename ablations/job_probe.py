@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from ablations.facts import check_here
-from ablations.failures import error_of, problem
+from ablations.failures import error_of, line_of_failure
 from ablations.here import checkpoint_of, observed, provenance_here
 from ablations.inputs import PACKAGES
 from ablations.plan import DONE, FAILED
@@ -52,4 +52,4 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
             record |= {"status": FAILED, "error": error_of(error, folder)}
         claim.check()
         write_record(folder / "record.json", record | {"provenance": provenance_here(work)})
-    return [] if record["status"] == DONE else [problem(f"probe {probe.id}", record["error"])]
+    return [] if record["status"] == DONE else [line_of_failure(f"probe {probe.id}", record["error"])]

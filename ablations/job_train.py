@@ -12,7 +12,7 @@ from typing import Any
 
 from ablations.cell import Training
 from ablations.facts import check_here
-from ablations.failures import error_of, problem, training_failure
+from ablations.failures import error_of, line_of_failure, training_failure
 from ablations.gates import FILE
 from ablations.here import observed, provenance_here
 from ablations.inputs import TRAIN_PACKAGES
@@ -61,7 +61,7 @@ def run_training(work: Work, progress: Progress) -> list[str]:
     reason = record["error"]
     for cell in work.job.cells:
         fail_record(work.out, cell, training_failure(training.id, reason))
-    return [problem(f"training {training.id}", reason)]
+    return [line_of_failure(f"training {training.id}", reason)]
 
 
 def _train(work: Work, folder: Path, report: Callable[..., None], say: Callable[[str], None]) -> dict[str, Any]:

@@ -20,8 +20,7 @@ from ablations.progress import read_progress
 from ablations.records import fail_record, set_aside
 from ablations.stages import Stages
 from ablations.trained import is_trained
-from ablations.work import Parent
-from ablations.worker import Worker, job_folder, make_worker
+from ablations.worker import Parent, Worker, job_folder, make_worker
 from slurm.executor import Running, run_here, start_local
 from slurm.machine import local_cores, local_gpus
 from videonsa.config import SettingsError

@@ -12,14 +12,6 @@ from ablations.stages import Stages
 
 
 @dataclass(frozen=True)
-class Parent:
-    """The process that a local worker must not outlive."""
-
-    pid: int
-    started: str
-
-
-@dataclass(frozen=True)
 class Work:
     """A job with all that it needs, as ablations/job_*.py take it."""
 
@@ -29,8 +21,6 @@ class Work:
     sweep: str
     stages: Stages = field(default_factory=Stages)
     attempt: str = ""  # jobs that were started together share this name, and settle among them what is an error
-    parent: Parent | None = None
     mirror: bool = True  # to W&B
     origin: Mapping[str, Any] = field(default_factory=dict)  # commit and state of the checkout that a snapshot is of
     sharing: float = 1.0  # trainings that have the GPU of a training, with it
-    save_seconds: float = 30.0  # that a training has for its last step and for saving it, once Slurm interrupts it

@@ -16,7 +16,7 @@ from ablations.job_train import run_training, train_along
 from ablations.plan import Job, Sweep
 from ablations.progress import Progress
 from ablations.stages import Stages
-from ablations.work import Parent, Work
+from ablations.work import Work
 from slurm.executor import delayed, distributed_environment, leave, leave_when_told
 from videonsa.process import is_alive
 from videonsa.surroundings import settings_decide
@@ -24,8 +24,19 @@ from videonsa.training.watch import Left
 
 
 @dataclass(frozen=True)
+class Parent:
+    """The process that a local worker must not outlive."""
+
+    pid: int
+    started: str
+
+
+@dataclass(frozen=True)
 class Worker(Work):
     """Runs its job when it is called; submitit pickles it. A requeued job simply starts again: its stages resume."""
+
+    parent: Parent | None = None
+    save_seconds: float = 30.0  # that a training has for its last step and for saving it, once Slurm interrupts it
 
     def __call__(self) -> None:
         """Run the job; raises JobFailed at the end when anything in it failed, DiskError when a disk did."""

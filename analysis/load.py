@@ -32,6 +32,7 @@ from analysis.rows import (
     SUMMARY,
     cell_row,
     content_rows,
+    digest_of,
     each,
     latency_rows,
     layer_rows,
@@ -126,7 +127,7 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
         gates,
         sinks,
         points,
-        tuple(problems + _disagreements(frame, asked) + _other_weights(out, frame)),
+        tuple(problems + _disagreements(frame, asked) + _probes_of_other_weights(out, frame)),
         recall,
         content,
         latency,
@@ -232,16 +233,15 @@ def _disagreements(cells: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _other_weights(out: Path, cells: pd.DataFrame) -> list[str]:
-    """Probes that looked at other weights than their cells were asked of, as the training was made again between."""
+def _probes_of_other_weights(out: Path, cells: pd.DataFrame) -> list[str]:
+    """Probes that looked at other weights than some of their cells were asked of, as a training was made again."""
     lines = []
-    done = cells[cells["status"] == "done"].dropna(subset=["probe", "digest"])
-    for probe, digests in done.groupby("probe")["digest"].unique().items():
-        record = read_kind(out / "probes" / str(probe) / "record.json", "probe", [])
-        looked_at = part(record, "weights").get("digest")  # records of before have none
-        if looked_at and looked_at not in digests:
-            asked = ", ".join(sorted(digests))
-            lines.append(f"probe {probe} looked at weights {looked_at}, the cells were asked of {asked}: made again")
+    done = cells[cells["status"] == "done"].dropna(subset=["probe"])
+    for probe, digests in done.groupby("probe")["digest"]:
+        looked_at = digest_of(read_kind(out / "probes" / str(probe) / "record.json", "probe", []))
+        others = sorted(set(digests.dropna()) - {looked_at})
+        if looked_at and others:
+            lines.append(f"probe {probe} looked at weights {looked_at}; cells were asked of {', '.join(others)}")
     return lines
 
 

@@ -82,6 +82,12 @@ def part(mapping: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def digest_of(record: Mapping[str, Any] | None) -> str | None:
+    """The trained weights that a cell was asked of or a probe looked at; None where a record of before has none."""
+    digest = part(record, "weights").get("digest")
+    return digest if isinstance(digest, str) else None
+
+
 def cell_row(
     name: str, record: Mapping[str, Any] | None, planned: Mapping[str, Any], trained: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def cell_row(
     }
     loaded = part(record, "weights")
     row |= {"weights_mib": loaded.get("mib"), "packed_bits": part(loaded, "packed").get("bits")}
-    row |= {"digest": loaded.get("digest")}  # of weights that were trained here; records of before have none
+    row |= {"digest": digest_of(record)}
     row |= {"training": planned.get("training") or identities.get("training"), "probe": planned.get("probe")}
     row |= {"train_frames": max(train.get("frames") or [None])}
     row |= {"error_type": error.get("type"), "error": error.get("message"), "traceback": error.get("traceback")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -158,17 +159,33 @@ def test_a_probe_of_another_layout_is_named(tmp_path: Path) -> None:
     assert "as a probe writes them" in results.problems[0]
 
 
-@pytest.mark.parametrize(("looked_at", "said"), [("later", True), ("first", False), (None, False)])
-def test_a_probe_of_other_weights_than_the_cells_is_named(tmp_path: Path, looked_at: str | None, said: bool) -> None:
+@pytest.mark.parametrize(
+    ("looked_at", "asked", "said"),
+    [
+        ("later", ["first"], "later; cells were asked of first"),
+        ("first", ["first", "later"], "first; cells were asked of later"),
+        ("first", ["first"], None),
+        (None, ["first"], None),
+        ("first", [["odd"], {"a": 1}, None], None),
+        (["odd"], ["first", "later"], None),
+    ],
+    ids=["others", "some", "the same", "not known", "odd cells", "odd probe"],
+)
+def test_a_probe_of_other_weights_than_the_cells_is_named(
+    tmp_path: Path, looked_at: Any, asked: list[Any], said: str | None
+) -> None:
     plan = read_plan(synthetic.budget_sweep(tmp_path))
-    own = [cell for cell in plan["cells"] if cell["probe"] == plan["cells"][0]["probe"]]
-    of = {tmp_path / "cells" / cell["id"] / "record.json": "first" for cell in own}
-    for path, digest in {**of, tmp_path / "probes" / own[0]["probe"] / "record.json": looked_at}.items():
-        path.write_text(
-            json.dumps({**json.loads(path.read_text()), **({"weights": {"digest": digest}} if digest else {})})
-        )
-    lines = [line for line in load(tmp_path, plan).problems if "looked at weights later, the cells" in line]
-    assert len(lines) == said
+    probe = plan["cells"][0]["probe"]
+    own = [cell["id"] for cell in plan["cells"] if cell["probe"] == probe]
+    digests = {f"cells/{cell}": asked[place % len(asked)] for place, cell in enumerate(own)}
+    for place, digest in {**digests, f"probes/{probe}": looked_at}.items():
+        path = tmp_path / place / "record.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "weights": {"digest": digest}}))
+    results = load(tmp_path, plan)
+    compare(results, plan["reference"])
+    assert [line for line in results.problems if "looked at weights" in line] == (
+        [f"probe {probe} looked at weights {said}"] if said else []
+    )
 
 
 def test_an_accuracy_that_its_own_questions_deny_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
@@ -44,14 +45,29 @@ def test_a_cell_dealt_over_gpus_counts_from_when_each_has_answered():
         dealing.times({"a.jsonl": [10.0], "b.jsonl": [11.0]}, 2)
 
 
+def test_a_cell_with_an_error_or_a_question_missing_is_no_measurement(tmp_path):
+    record = tmp_path / "cells" / "one" / "record.json"
+    record.parent.mkdir(parents=True)
+    questions = [{"doc_id": str(number), "prediction": "red", "error": None} for number in range(3)]
+    record.write_text(json.dumps({"questions": questions}))
+    assert dealing.answers(tmp_path, 3)["said"] == dict.fromkeys("012", "red")
+    with pytest.raises(CheckFailed, match="3 of 4 questions were asked"):
+        dealing.answers(tmp_path, 4)
+    record.write_text(json.dumps({"questions": [*questions[:2], {**questions[2], "error": "out of memory"}]}))
+    with pytest.raises(CheckFailed, match="1 questions ended in an error: out of memory"):
+        dealing.answers(tmp_path, 3)
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         (["--tokens", "100"], "--tokens 100: give whole temporal patches of 64 tokens"),
-        (["--questions", "15", "--gpus", "1", "8"], "--questions 15: give 2 for each of 8 GPUs or more, up to 192"),
-        (["--questions", "193"], "--questions 193: give 2 for each of 2 GPUs or more, up to 192"),
+        (["--questions", "95", "--gpus", "1", "8"], "--questions 95: 8 GPUs want 96 to 192"),
+        (["--questions", "193"], "--questions 193: 2 GPUs want 24 to 192"),
+        (["--gpus", "2", "1", "2"], "--gpus 2 1 2: give each number once"),
+        (["--model", "tiny", "--layers", "2"], "the tiny model has its own"),
     ],
-    ids=["tokens", "few", "many"],
+    ids=["tokens", "few", "many", "twice", "tiny"],
 )
 def test_a_cell_that_cannot_be_dealt_is_refused(asked, said, capsys):
     with pytest.raises(SystemExit):

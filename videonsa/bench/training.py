@@ -20,20 +20,19 @@ import argparse
 import json
 import math
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from videonsa.bench import command, shapes
+from videonsa.bench.children import end, environment
 from videonsa.bench.count import Sample, bound_seconds, memory, mfu, work
 from videonsa.bench.steps import SIDE, Plan
 from videonsa.options import positive
@@ -41,14 +40,12 @@ from videonsa.process import interrupted_when_told_to_end
 from videonsa.tiny import build_processor
 
 NAME = "videonsa.bench.training"
-ROOT = Path(__file__).parents[2]
 COLUMNS = (
     *("gpu", "gpus", "model", "attention", "tokens", "data_parallel", "sequence_parallel", "tokens_per_s", "mfu"),
     *("peak_gib", "step_s", "data_s", "first_s", "attention_s", "bound_step_s", "bound_tokens_per_s", "forward_tflop"),
     *("counted_gib", "status", "steps", "layers", "sharding", "tower", "deterministic", "loss", "torch", "triton"),
     *("transformers", "commit"),
 )
-ENDS = 60.0  # seconds that processes have to end when they are asked to
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -186,7 +183,7 @@ class Training:
                     time.sleep(0.2)
             finally:
                 stopped = process.poll() is None
-                _end(process)
+                end(process)
         failed = [line["failed"] for own in lines for line in own if "failed" in line]
         if stopped:
             failed = [f"stopped after {self.limit / 60:g} minutes"]
@@ -199,14 +196,13 @@ class Training:
         plan = self.folder / "plan.json"
         plan.write_text(json.dumps(self.plan.__dict__), encoding="utf-8")
         launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(self.plan.gpus)]
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         threads = max(1, len(os.sched_getaffinity(0)) // self.plan.gpus)
         return subprocess.Popen(
             [sys.executable, "-m", *launch, "-m", "videonsa.bench.steps", str(plan), str(self.folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": path},
+            env={"OMP_NUM_THREADS": str(threads), **environment()},
             start_new_session=True,
         )
 
@@ -214,16 +210,6 @@ class Training:
         file = self.folder / f"{rank}.jsonl"
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _end(process: subprocess.Popen) -> None:
-    """The launcher ends its processes when it is asked; what does not end is killed with it."""
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(ENDS)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def row(
