@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -119,15 +119,16 @@ def load(out: Path, plan: Mapping[str, Any] | None = None) -> Results:
     asked["label"] = asked["cell"].map(frame.drop_duplicates("id").set_index("id")["label"])
     asked["score"] = pd.to_numeric(asked["score"], errors="coerce")
     probes = _probe_labels(out, plan)
-    gates, sinks, points, recall, content, latency = probe_tables(out, probes, _probe_variants(plan), problems)
-    arrays = _arrays(out, probes, problems)
+    records = read_probes(out, probes, problems)
+    gates, sinks, points, recall, content, latency = probe_tables(records, probes, _probe_variants(plan), problems)
+    arrays = _arrays(out, records, probes, problems)
     return Results(
         frame,
         asked,
         gates,
         sinks,
         points,
-        tuple(problems + _disagreements(frame, asked) + _probes_of_other_weights(out, frame)),
+        tuple(problems + _disagreements(frame, asked) + _probes_of_other_weights(records, frame)),
         recall,
         content,
         latency,
@@ -233,12 +234,12 @@ def _disagreements(cells: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _probes_of_other_weights(out: Path, cells: pd.DataFrame) -> list[str]:
+def _probes_of_other_weights(records: Mapping[str, Mapping[str, Any]], cells: pd.DataFrame) -> list[str]:
     """Probes that looked at other weights than some of their cells were asked of, as a training was made again."""
     lines = []
     done = cells[cells["status"] == "done"].dropna(subset=["probe"])
     for probe, digests in done.groupby("probe")["digest"]:
-        looked_at = digest_of(read_kind(out / "probes" / str(probe) / "record.json", "probe", []))
+        looked_at = digest_of(records.get(str(probe)))
         others = sorted(set(digests.dropna()) - {looked_at})
         if looked_at and others:
             lines.append(f"probe {probe} looked at weights {looked_at}; cells were asked of {', '.join(others)}")
@@ -270,17 +271,27 @@ def _probe_variants(plan: Mapping[str, Any] | None) -> dict[str, dict[str, str]]
     return {probe: {method: name for method, name in of.items() if name} for probe, of in named.items()}
 
 
-def _arrays(out: Path, probes: Mapping[str, str], problems: list[str]) -> dict[str, dict[str, Any]]:
+def read_probes(out: Path, names: Iterable[str], problems: list[str]) -> dict[str, dict[str, Any]]:
+    """The records of these probes, those that there are."""
+    records = {name: read_kind(out / "probes" / name / "record.json", "probe", problems) for name in names}
+    return {name: record for name, record in records.items() if record is not None}
+
+
+def _arrays(
+    out: Path, records: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str], problems: list[str]
+) -> dict[str, dict[str, Any]]:
     """Of the observers that figures of sweeps are drawn from, of labelled probes."""
-    records = {name: read_kind(out / "probes" / name / "record.json", "probe", []) for name in probes}
     said = {name: part(record, "arrays") for name, record in records.items()}
     first = {observer: of_first(out, said, observer, problems) for observer in ("maps", "sinks")}
-    label = {name: {"label": label} for name, label in probes.items()} if len(probes) > 1 else {}
+    label = {name: {"label": label} for name, label in labels.items()} if len(labels) > 1 else {}
     return {observer: arrays | label.get(probe, {}) for observer, (probe, arrays) in first.items()}
 
 
 def probe_tables(
-    out: Path, labels: Mapping[str, str], variants: Mapping[str, Mapping[str, str]], problems: list[str]
+    records: Mapping[str, Mapping[str, Any]],
+    labels: Mapping[str, str],
+    variants: Mapping[str, Mapping[str, str]],
+    problems: list[str],
 ) -> tuple[pd.DataFrame, ...]:
     """(gates, sinks, points, recall, content, latency) of labelled probes; `variants`: what each one's methods are
     called."""
@@ -290,13 +301,11 @@ def probe_tables(
     recall: list[dict] = []
     content: list[dict] = []
     latency: list[dict] = []
-    for name, label in labels.items():
-        path = out / "probes" / name / "record.json"
-        record = read_kind(path, "probe", problems)
-        if record is None or record["status"] != "done":
+    for name, record in records.items():
+        if record["status"] != "done":
             continue
         suite = part(part(record, "settings"), "suite").get("name") or ""
-        about = {"probe": name, "label": label, "suite": suite}
+        about = {"probe": name, "label": labels[name], "suite": suite}
         try:
             gates += layer_rows(record, "gates", about)
             sinks += layer_rows(record, "sinks", about)
@@ -305,9 +314,8 @@ def probe_tables(
             content += content_rows(record, about)
             latency += latency_rows(record, about)
         except (KeyError, TypeError, AttributeError) as error:
-            problems.append(
-                f"{below_out(path)}: its layers are not as a probe writes them ({type(error).__name__}: {error})"
-            )
+            what = f"its layers are not as a probe writes them ({type(error).__name__}: {error})"
+            problems.append(f"probes/{name}/record.json: {what}")
     frames = (
         *((gates, GATE_COLUMNS), (sinks, SINK_COLUMNS), (points, POINT_COLUMNS), (recall, RECALL_COLUMNS)),
         *((content, CONTENT_COLUMNS), (latency, LATENCY_COLUMNS)),

@@ -133,6 +133,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "videonsa.bench.suite": (*OF_BENCH, "evals"),
     "videonsa.bench.sweep": (*OF_BENCH, "evals"),
     "videonsa.bench.busy": (*OF_BENCH, "evals"),
+    "videonsa.bench.dealing": (*OF_BENCH, "evals"),
     "videonsa.bench.observers": (*OF_BENCH, "evals"),
     "videonsa.bench.probe": (*OF_BENCH, "evals"),
     "videonsa.fidelity": ("videonsa.config", "videonsa.kernels", "videonsa.bootstrap", "videonsa.options"),

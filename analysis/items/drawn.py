@@ -12,7 +12,7 @@ from analysis.items import Item
 from analysis.items.found import Asked, Found
 from analysis.items.probes import probes_of
 from analysis.items.scores import base_questions
-from analysis.load import load, probe_tables
+from analysis.load import load, probe_tables, read_probes
 from analysis.paper.questions import Question
 from analysis.pooled import cells_of
 from videonsa.arrays import NoArrays
@@ -58,7 +58,8 @@ def _probes(item: Item, found: Found) -> Figure:
     if not near:
         raise ValueError("no probe looked at it")
     labels = {probe: module("style").suite_title(row.suite) for probe, row in near.items()}
-    tables = dict(zip(TABLES, probe_tables(found.out, labels, {}, []), strict=True))
+    records = read_probes(found.out, labels, [])
+    tables = dict(zip(TABLES, probe_tables(records, labels, {}, []), strict=True))
     rows = tables[item.of["tables"]]
     sizes = {name: [getattr(near[probe], name) for probe in rows["probe"]] for name in ("block_size", "window")}
     return _drawer(item)(rows.assign(**sizes))

@@ -86,18 +86,18 @@ def test_every_cell_is_compared_with_one_of_its_own_weights_and_nothing_is_wrong
         assert results.problems == ()
 
 
-def sure(rows: pd.DataFrame, suite: str) -> set[str]:
+def losers(rows: pd.DataFrame, suite: str) -> set[str]:
     return set(rows.loc[(rows["p_holm"] < SIGNIFICANT) & (rows["suite"] == f"synth_long_{suite}"), "label"])
 
 
 def test_the_methods_that_the_page_says_lose_something_do(out: Path, before: Path):
     rows = compared(*read(out, "study-baselines"))
     controls = {"uniform tokens 25 %", "fewer pixels 25 %", "fewer frames 25 %"}
-    assert sure(rows, "order") == {"xattention", "xattention 0.5", "text alone", *controls}
-    assert sure(rows, "needle") | sure(rows, "count") == {"text alone", *controls}
-    assert sure(rows, "layout") == {"text alone"}
+    assert losers(rows, "order") == {"xattention", "xattention 0.5", "text alone", *controls}
+    assert losers(rows, "needle") | losers(rows, "count") == {"text alone", *controls}
+    assert losers(rows, "layout") == {"text alone"}
     earlier = compare(read(before, "study-baselines")[1], "minference")
-    assert sure(earlier, "order") == {"tri_shape 2304", "xattention 0.5", "text alone", *controls}
+    assert losers(earlier, "order") == {"tri_shape 2304", "xattention 0.5", "text alone", *controls}
 
 
 def test_weights_that_rounding_sets_apart_differ_as_seeds_do(out: Path, before: Path):

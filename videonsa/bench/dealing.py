@@ -29,6 +29,7 @@ from typing import Any
 import torch
 import transformers
 
+from evals.suites import get_suite
 from videonsa.bench import command, shapes
 from videonsa.bench.check import CheckFailed
 from videonsa.bench.children import end, environment
@@ -38,10 +39,10 @@ from videonsa.options import positive
 from videonsa.process import interrupted_when_told_to_end
 
 NAME = "videonsa.bench.dealing"
-SUITE = "synth_long_needle"
-ALL = 192  # questions of it
+SUITE = get_suite("synth_long_needle")
+ALL = SUITE.questions or 0
+TOKENS = SUITE.settings.tokens_per_frame  # of a temporal patch, which is two frames
 EACH = 12  # questions that a GPU has at least: of fewer a rate says little
-TOKENS = 64  # of a temporal patch, which is two frames
 DEPTH = ("layers", "vision_layers")
 COLUMNS = (
     *("gpu", "gpus", "model", *DEPTH, "tokens", "questions", "loading_s", "asking_s", "answers", "questions_per_s"),
@@ -142,9 +143,9 @@ def write_grid(options: argparse.Namespace, folder: Path) -> list[str]:
         "asks": "test",
         "axes": {"nsa.attention": ["nsa"]},
         "base": {"checkpoint": str(folder / "weights")},
-        "suites": {SUITE: suite},
+        "suites": {SUITE.name: suite},
     }
-    profile = {"description": "No probes.", "train": {"model": "tiny", "steps": 1}, "suites": {SUITE: {}}}
+    profile = {"description": "No probes.", "train": {"model": "tiny", "steps": 1}, "suites": {SUITE.name: {}}}
     for name, content in (("grid", grid), ("profile", profile)):
         (folder / f"{name}.yaml").write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return ["--grid", str(folder / "grid.yaml"), "--profile", str(folder / "profile.yaml"), "--cluster", "local"]
