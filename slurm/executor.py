@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import shlex
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slurm.environment import (
+    CHOICES,
+    ROOT,
+    changed_environment,
+    deaf_to_interrupts,
+    profile_decides,
+    worker_environment,
+)
 from slurm.machine import local_cores, local_device, local_gpus, named_gpus
 from slurm.profile import ClusterError, SlurmProfile
-from slurm.queue import NOT_SHARED, partitions
+from slurm.queue import NOT_SHARED
+from slurm.refusals import explain, is_busy, words_of
 
 __all__ = ["local_cores", "local_device", "local_gpus"]  # of slurm.machine, for whoever starts jobs
 
 CLUSTERS = ("auto", "debug", "local", "slurm")
-ROOT = Path(__file__).resolve().parent.parent
-BUSY = ("Unable to contact", "timed out", "temporarily unable", "temporarily unavailable", "Connection refused")
 RETRY_SECONDS = (1, 2, 4, 8, 16)  # pauses before sbatch is called again
 MAX_TIMEOUTS = 1000  # a training of weeks reaches many time limits; each time it resumes
 INTERRUPTED = 255  # exit code, as submitit's
 KILLED_WITHIN = 600.0  # seconds from Slurm's SIGTERM to its end; sites give half a minute, or some minutes
 LOCAL_MINUTES = 60 * 24 * 30  # submitit wants a time limit; this machine has none
-CHOICES = ("partition", "account", "qos", "constraint")  # of a profile, each with a variable of sbatch's
-KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SBATCH_CLUSTERS", "SBATCH_RESERVATION")
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -209,23 +212,9 @@ def start_local(
     executor = submitit.LocalExecutor(folder)
     executor.update_parameters(timeout_min=LOCAL_MINUTES, gpus_per_node=len(gpus), tasks_per_node=processes)
     executor.parameters["visible_gpus"] = gpus  # set as a parameter, a UUID would be refused
-    with _environment(worker_environment(threads)), _deaf_to_interrupts():
+    with changed_environment(worker_environment(threads)), deaf_to_interrupts():
         job = executor.submit(function)
     return Running(name, folder, job, time.time(), gpus, processes)
-
-
-def worker_environment(threads: int, code: Path = ROOT) -> dict[str, str]:
-    """Environment of a job: our packages first on its path, text in UTF-8, no warning an error, its share of cores."""
-    paths = [str(code), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-        "PYTHONSAFEPATH": "1",  # `python -m` would put the working folder, and packages there, before all others
-        "PYTHONUTF8": "1",
-        "PYTHONIOENCODING": "utf-8:backslashreplace",
-        "PYTHONWARNINGS": "",
-        "PYTHONOPTIMIZE": "",
-        "TOKENIZERS_PARALLELISM": "false",
-    } | dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
 def submit_slurm(functions: Sequence[Callable[[], Any]], request: Request) -> list[str]:
@@ -238,16 +227,16 @@ def submit_slurm(functions: Sequence[Callable[[], Any]], request: Request) -> li
         heard = io.StringIO()
         try:
             with (
-                _profile_decides(request.profile),
+                profile_decides(request.profile),
                 redirect_stderr(heard),
                 executor.batch(),
             ):  # submitit passes sbatch's words on to stderr
                 jobs = [executor.submit(function) for function in functions]
             return [job.job_id for job in jobs]
         except Exception as error:
-            text = " ".join(f"{heard.getvalue()} {_said(error)}".split())
-            if pause is None or not any(sign in text for sign in BUSY):
-                raise ClusterError(_explain(text, request.profile)) from None
+            text = " ".join(f"{heard.getvalue()} {words_of(error)}".split())
+            if pause is None or not is_busy(text):
+                raise ClusterError(explain(text, request.profile)) from None
             time.sleep(pause)
     raise AssertionError("unreachable")
 
@@ -315,37 +304,6 @@ def _setup_lines(profile: SlurmProfile, request: Request, cpus: int) -> list[str
     return [*lines, *profile.setup, *(f"export {key}={shlex.quote(value)}" for key, value in variables.items())]
 
 
-def _said(error: Exception) -> str:
-    """What sbatch wrote, of the several ways in which submitit hands it on."""
-    parts = [str(error), *(str(getattr(error, name, "") or "") for name in ("stderr", "output"))]
-    return " ".join([*parts, str(error.__cause__ or "")])
-
-
-def _explain(said: str, profile: SlurmProfile) -> str:
-    """sbatch's refusal as one line that says what to do."""
-    where, known = profile.where, partitions()
-    if "nvalid partition" in said or (profile.partition and known and profile.partition not in known):
-        return f"{where}: there is no partition {profile.partition!r}; partitions: {', '.join(known)}"
-    if "nvalid account" in said or "nvalid qos" in said:
-        named = [f"{key} {getattr(profile, key)!r}" for key in ("account", "qos") if getattr(profile, key)]
-        given = " with ".join(named) or "your default account"
-        return f"{where}: Slurm refuses {given}; yours: `sacctmgr show assoc user=$USER format=account,partition,qos`"
-    if "nvalid feature" in said:
-        return f"{where}: no node has the constraint {profile.constraint!r}; theirs: `sinfo -o '%R %f'`"
-    if (
-        "configuration is not available" in said
-        or "nvalid generic resource" in said
-        or "emory specification" in said
-        or "node count specification" in said
-    ):
-        asked = f"{profile.gpus_per_node} GPUs, {profile.cpus} cores, {profile.memory:g} GB a node"
-        place = f"partition {profile.partition or '(default)'}"
-        wanted = "no node" if profile.nodes == 1 else f"no {profile.nodes} nodes"
-        return f"{where}: {wanted} of {place} with {asked}; theirs: `sinfo -o '%R %D %c %m %G'`"
-    reason = re.search(r"sbatch: error: (.*?)(?= sbatch: |$)", said)
-    return f"{where}: sbatch refused: {reason[1] if reason else said[:300]}"
-
-
 def _is_success(result: Path) -> bool:
     """What a process left is no error."""
     from submitit.core.utils import pickle_load
@@ -365,39 +323,3 @@ def _children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextmanager
-def _profile_decides(profile: SlurmProfile) -> Iterator[None]:
-    """sbatch hears the script alone: SBATCH_* of the user's would go before it, and the job would inherit what tells
-    of an allocation that we are in (SLURM_CPU_BIND and the like). Such defaults fill what the profile leaves open."""
-    left_open = [f"SBATCH_{name.upper()}" for name in CHOICES if getattr(profile, name) is None]
-    before = dict(os.environ)
-    for name in before:
-        if name.startswith(("SBATCH_", "SLURM")) and name not in (*KEPT, *left_open):
-            del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(before)
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes started meanwhile do not see Ctrl-C: a terminal sends it to all, but run.py alone ends workers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
