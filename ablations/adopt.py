@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from ablations.cell import Cell
 from ablations.history import Earlier, open_ends, read_history
 from ablations.inputs import identity_record
-from ablations.plan import Sweep, read_state, write_plan
+from ablations.plan import Sweep, write_plan
 from ablations.records import KINDS, folder_of
+from ablations.state import read_state
 from videonsa.lock import Lock
 from videonsa.record import read_record, write_record
 

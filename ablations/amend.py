@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cell import Cell
-from ablations.plan import AMENDED, FAILED, INTERRUPTED, Sweep, read_amended, read_state, sweep_name
+from ablations.plan import AMENDED, Sweep, read_amended, sweep_name
 from ablations.profile import Profile
 from ablations.settings import OF_GRIDS
+from ablations.state import FAILED, INTERRUPTED, read_state
 from videonsa.config import SettingsError
 from videonsa.record import write_text
 

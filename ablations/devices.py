@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ablations.plan import Job
+from ablations.jobs import Job
 
 GPUs = tuple[str, ...]  # by their names, as CUDA_VISIBLE_DEVICES takes them
 

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 from ablations import recorded
 from ablations.cell import Cell, Probe
-from ablations.plan import DONE, Job, State, Sweep
+from ablations.jobs import Job
+from ablations.plan import Sweep
 from ablations.sizes import questions_of
+from ablations.state import DONE, State
 from ablations.training_data import steps_of
 from videonsa.config import SettingsError, attention_differences
 from videonsa.record import read_record

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cell import Cell
-from ablations.plan import Job
+from ablations.jobs import Job
 from ablations.trained import trained_folder
 from ablations.work import Work
 from videonsa.record import provenance

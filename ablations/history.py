@@ -11,9 +11,11 @@ from typing import Any
 
 from ablations.cell import Cell, Probe, Training
 from ablations.evidence import shown
-from ablations.plan import DONE, GONE, Job, State, Sweep
+from ablations.jobs import Job
+from ablations.plan import Sweep
 from ablations.reasons import changes
 from ablations.records import FOLDERS, KINDS, is_asked
+from ablations.state import DONE, GONE, State
 from videonsa.identity import VERSION
 from videonsa.record import read_record
 

@@ -14,10 +14,12 @@ from ablations.failures import error_of, line_of_failure
 from ablations.gates import read_gates
 from ablations.here import checkpoint_of, observed, provenance_here
 from ablations.inputs import PACKAGES
+from ablations.jobs import by_suite
 from ablations.mirror import mirror
-from ablations.plan import DONE, FAILED, answers_folder, by_suite, cell_folder, is_of, training_folder
+from ablations.plan import answers_folder, cell_folder, training_folder
 from ablations.progress import Progress
 from ablations.records import record_of
+from ablations.state import DONE, FAILED, is_of
 from ablations.trained import of_weights
 from ablations.work import Work
 from videonsa.config import to_dict

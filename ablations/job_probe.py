@@ -9,9 +9,9 @@ from ablations.facts import check_here
 from ablations.failures import error_of, line_of_failure
 from ablations.here import checkpoint_of, observed, provenance_here
 from ablations.inputs import PACKAGES
-from ablations.plan import DONE, FAILED
 from ablations.progress import Progress
 from ablations.records import record_of
+from ablations.state import DONE, FAILED
 from ablations.trained import of_weights
 from ablations.work import Work
 from evals.observers import registry

@@ -16,9 +16,10 @@ from ablations.failures import error_of, line_of_failure, training_failure
 from ablations.gates import FILE
 from ablations.here import observed, provenance_here
 from ablations.inputs import TRAIN_PACKAGES
-from ablations.plan import DONE, FAILED, training_folder
+from ablations.plan import training_folder
 from ablations.progress import Progress, launch, read_progress
 from ablations.records import fail_record, record_of
+from ablations.state import DONE, FAILED
 from ablations.trained import is_trained, made_before, put_aside_remains, trained_folder, training_summary
 from ablations.work import Work
 from slurm.executor import distributed_environment, told_to_leave

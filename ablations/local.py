@@ -15,7 +15,8 @@ from ablations.devices import GPUs, gpus_for, named
 from ablations.display import Display
 from ablations.estimate import job_seconds
 from ablations.failures import DISK_ERROR, NO_RECORD, WORKER_DIED, disk_words, training_failure
-from ablations.plan import Job, Sweep, cell_folder, shared, training_folder
+from ablations.jobs import Job, shared
+from ablations.plan import Sweep, cell_folder, training_folder
 from ablations.progress import read_progress
 from ablations.records import fail_record, set_aside
 from ablations.stages import Stages

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ablations.plan import Job
+from ablations.jobs import Job
 from slurm.profile import SlurmProfile
 from videonsa.config import SettingsError, TrainSettings, from_dict
 from videonsa.limits import is_whole

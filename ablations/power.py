@@ -11,8 +11,9 @@ from statistics import NormalDist, median
 from typing import Any
 
 from ablations.estimate import model_of
-from ablations.plan import DONE, State, Sweep, cell_folder
+from ablations.plan import Sweep, cell_folder
 from ablations.sizes import SIZES
+from ablations.state import DONE, State
 from evals.suites import get_suite
 from videonsa.config import SuiteSettings
 from videonsa.record import read_record

@@ -12,7 +12,9 @@ from typing import Any
 from ablations.cell import Cell, Probe, Training
 from ablations.failures import training_failure
 from ablations.inputs import BY_CONTENT, identity_record
-from ablations.plan import DONE, FAILED, WAITING, Job, State, Sweep, cell_folder, states, training_folder
+from ablations.jobs import Job
+from ablations.plan import Sweep, cell_folder, training_folder
+from ablations.state import DONE, FAILED, WAITING, State, states
 from videonsa.config import TrainSettings
 from videonsa.record import SCHEMA, provenance, read_record, write_record
 

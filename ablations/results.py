@@ -11,23 +11,13 @@ from ablations.cell import Cell, Training
 from ablations.display import describe
 from ablations.estimate import estimate
 from ablations.grid import FOLDER, grid_names, load_grid
+from ablations.jobs import Job, make_jobs
 from ablations.placement import placement_lines
-from ablations.plan import (
-    DONE,
-    FAILED,
-    INTERRUPTED,
-    WAITING,
-    Job,
-    State,
-    Sweep,
-    fingerprint,
-    make_jobs,
-    read_state,
-    training_folder,
-)
+from ablations.plan import Sweep, fingerprint, training_folder
 from ablations.power import power_lines
 from ablations.profile import profile_names
 from ablations.progress import read_progress
+from ablations.state import DONE, FAILED, INTERRUPTED, WAITING, State, read_state
 from ablations.storage import disk_lines
 from ablations.training_data import data_lines
 from videonsa.config import SettingsError

@@ -24,9 +24,10 @@ from ablations.cell import Cell, Probe
 from ablations.facts import facts_now, keep_files, pin_revisions
 from ablations.grid import load_grid
 from ablations.history import again_lines, older_records, plan_changes, remade_lines
+from ablations.jobs import make_jobs
 from ablations.local import Resources, local_resources, run_debug, run_local
 from ablations.placement import check_processes, find_placement
-from ablations.plan import DONE, FAILED, Sweep, make_jobs, make_sweep, read_state, write_plan
+from ablations.plan import Sweep, make_sweep, write_plan
 from ablations.profile import TEXTS, Profile, load_profile, profile_names
 from ablations.records import fail_untrained
 from ablations.reported import report, require_report
@@ -36,6 +37,7 @@ from ablations.slurm_follow import NO_JOBS, follow, queue_lines
 from ablations.slurm_jobs import cancel_sweep, queued, settle_ended
 from ablations.slurm_submit import submit
 from ablations.stages import Stages
+from ablations.state import DONE, FAILED, read_state
 from slurm.executor import CLUSTERS
 from slurm.machine import unused_gpus
 from slurm.profile import TEXTS as SLURM_TEXTS

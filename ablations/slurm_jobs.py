@@ -22,8 +22,9 @@ from ablations.failures import (
     disk_words,
     training_failure,
 )
-from ablations.plan import DONE, Sweep, training_folder
+from ablations.plan import Sweep, training_folder
 from ablations.records import fail_record
+from ablations.state import DONE
 from slurm.queue import JobState, cancel, job_states
 from videonsa.lock import Lock
 from videonsa.record import read_record, write_text

@@ -12,11 +12,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ablations.cell import Cell
-from ablations.plan import Busy, Job, Sweep, make_jobs, read_state, write_plan
+from ablations.jobs import Busy, Job, make_jobs
+from ablations.plan import Sweep, write_plan
 from ablations.records import fail_untrained, set_aside
 from ablations.slurm_jobs import Submitted, active_jobs, read_submitted, settle
 from ablations.snapshot import origin, take_snapshot
 from ablations.stages import Stages
+from ablations.state import read_state
 from ablations.worker import make_worker
 from slurm.executor import Request, signal_seconds, submit_slurm
 from slurm.profile import ClusterError, SlurmProfile

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.plan import Job, Sweep, training_folder
+from ablations.jobs import Job
+from ablations.plan import Sweep, training_folder
 from videonsa.config import TrainSettings
 from videonsa.counts import count_weights, learning
 from videonsa.disk import existing, mount_point, space

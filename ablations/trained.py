@@ -12,7 +12,8 @@ from typing import Any
 
 from ablations.cell import Training
 from ablations.failures import TrainingFailed
-from ablations.plan import DONE, has_weights, training_folder
+from ablations.plan import training_folder
+from ablations.state import DONE, has_weights
 from videonsa.record import read_record
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.plan import Job
+from ablations.jobs import Job
 from ablations.stages import Stages
 
 

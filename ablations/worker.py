@@ -13,7 +13,8 @@ from ablations.failures import JobFailed
 from ablations.job_evaluate import run_cells
 from ablations.job_probe import run_probe
 from ablations.job_train import run_training, train_along
-from ablations.plan import Job, Sweep
+from ablations.jobs import Job
+from ablations.plan import Sweep
 from ablations.progress import Progress
 from ablations.stages import Stages
 from ablations.work import Work

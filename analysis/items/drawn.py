@@ -12,9 +12,10 @@ from analysis.items import Item
 from analysis.items.found import Asked, Found
 from analysis.items.probes import probes_of
 from analysis.items.scores import base_questions
-from analysis.load import load, probe_tables, read_probes
+from analysis.load import load
 from analysis.paper.questions import Question
 from analysis.pooled import cells_of
+from analysis.probes import probe_tables, read_probes
 from videonsa.arrays import NoArrays
 
 if TYPE_CHECKING:

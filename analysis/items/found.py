@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from analysis.items.published import key
-from analysis.load import below_out, checked, folders, read_kind
 from analysis.paper.questions import Question, differing, our_question
+from analysis.records import below_out, checked, folders, read_kind
 from analysis.rows import CELL_COLUMNS, cell_row, part
 from videonsa.arrays import ARRAYS
 

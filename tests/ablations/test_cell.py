@@ -9,8 +9,10 @@ import pytest
 from ablations import facts
 from ablations.cell import Cell, make_cells
 from ablations.grid import load_grid
-from ablations.plan import Job, make_jobs, make_sweep, read_state, shared
+from ablations.jobs import Job, make_jobs, shared
+from ablations.plan import make_sweep
 from ablations.profile import load_profile
+from ablations.state import read_state
 from videonsa.config import SettingsError
 from videonsa.identity import part_version
 

@@ -14,10 +14,12 @@ import pytest
 from ablations.devices import gpus_for
 from ablations.estimate import measured_rates
 from ablations.grid import load_grid
+from ablations.jobs import Job, make_jobs
 from ablations.local import Resources, run_local
-from ablations.plan import Job, make_jobs, make_sweep, read_state
+from ablations.plan import make_sweep
 from ablations.profile import load_profile
 from ablations.stages import Stages
+from ablations.state import read_state
 from tests.ablations import fakes
 from tests.ablations.conftest import records
 from videonsa.record import write_record

@@ -12,9 +12,11 @@ from ablations import recorded
 from ablations.cell import Cell
 from ablations.estimate import estimate, job_seconds, seconds_a_cell
 from ablations.grid import grid_names, load_grid
-from ablations.plan import Sweep, cell_folder, make_jobs, make_sweep, read_state
+from ablations.jobs import make_jobs
+from ablations.plan import Sweep, cell_folder, make_sweep
 from ablations.profile import load_profile
 from ablations.records import record_of
+from ablations.state import read_state
 
 
 @pytest.fixture(autouse=True)

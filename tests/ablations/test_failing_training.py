@@ -13,7 +13,7 @@ import pytest
 from ablations.cell import Training
 from ablations.facts import facts_now
 from ablations.job_train import run_training, train_along
-from ablations.plan import Job
+from ablations.jobs import Job
 from ablations.progress import Progress
 from ablations.results import skipped_lines
 from ablations.stages import Stages

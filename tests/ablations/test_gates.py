@@ -11,9 +11,11 @@ import torch
 from ablations import run
 from ablations.cell import make_cells
 from ablations.grid import load_grid
-from ablations.plan import make_jobs, make_sweep, read_state
+from ablations.jobs import make_jobs
+from ablations.plan import make_sweep
 from ablations.profile import load_profile
 from ablations.slurm_submit import batches
+from ablations.state import read_state
 from tests.ablations import fakes
 from tests.ablations.conftest import records
 from videonsa.config import NSASettings, SettingsError

@@ -16,9 +16,10 @@ import pytest
 
 from ablations import run
 from ablations.grid import load_grid
+from ablations.jobs import Job
 from ablations.local import Resources, next_jobs
 from ablations.placement import find_placement
-from ablations.plan import Job, Sweep, make_sweep
+from ablations.plan import Sweep, make_sweep
 from ablations.profile import load_profile
 from slurm.executor import start_local
 from slurm.profile import load_slurm_profile, make_slurm_profile

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from ablations.grid import grid_names, load_grid
-from ablations.plan import Sweep, make_jobs, make_sweep, read_state, write_plan
+from ablations.jobs import make_jobs
+from ablations.plan import Sweep, make_sweep, write_plan
 from ablations.profile import load_profile, read_probe
 from ablations.run import choose, main
+from ablations.state import read_state
 from videonsa.config import SettingsError
 from videonsa.methods.settings import OracleSettings
 

@@ -9,11 +9,13 @@ import pytest
 
 from ablations.cell import Training, make_cells
 from ablations.grid import load_grid
+from ablations.jobs import Job, make_jobs
 from ablations.local import Resources, next_jobs, run_debug
-from ablations.plan import Job, make_jobs, make_sweep, read_state
+from ablations.plan import make_sweep
 from ablations.profile import load_profile
 from ablations.slurm_submit import batches
 from ablations.stages import Stages
+from ablations.state import read_state
 from tests.ablations import fakes
 from tests.ablations.conftest import records, set_faults
 from videonsa.config import SettingsError

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ablations import storage
-from ablations.plan import Sweep, make_jobs, read_state
+from ablations.jobs import make_jobs
+from ablations.plan import Sweep
+from ablations.state import read_state
 from ablations.storage import amount, disk_lines
 from tests.ablations.test_estimate import planned
 

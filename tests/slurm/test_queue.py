@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ablations.plan import Job
+from ablations.jobs import Job
 from ablations.slurm_jobs import Submitted, error_of, latest, state_of
 from ablations.slurm_submit import batches
 from slurm import queue

@@ -14,7 +14,7 @@ import pytest
 
 from ablations.cell import Training
 from ablations.facts import facts_now
-from ablations.plan import Job
+from ablations.jobs import Job
 from ablations.profile import load_profile
 from ablations.snapshot import take_snapshot
 from ablations.stages import Stages

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ablations.plan import Job
+from ablations.jobs import Job
 from ablations.slurm_jobs import read_submitted
 from ablations.slurm_submit import batches
 from tests.ablations.conftest import ROOT

@@ -49,7 +49,7 @@ COLUMNS = (
     *("speedup", "command_s", "torch", "triton", "transformers", "commit"),
 )
 START = (
-    "import sys; from ablations import plan, run; plan.WORTH_A_JOB = int(sys.argv[1]); sys.exit(run.main(sys.argv[2:]))"
+    "import sys; from ablations import jobs, run; jobs.WORTH_A_JOB = int(sys.argv[1]); sys.exit(run.main(sys.argv[2:]))"
 )
 LOOK_SECONDS = 0.02
 
