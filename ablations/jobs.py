@@ -1,4 +1,4 @@
-"""The jobs that a sweep still needs: trainings, evaluations of cells of one checkpoint, probes."""
+"""The jobs that a sweep still needs: trainings, evaluations of cells of one checkpoint, probes. Imports no torch."""
 
 from __future__ import annotations
 

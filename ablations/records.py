@@ -14,7 +14,7 @@ from ablations.failures import training_failure
 from ablations.inputs import BY_CONTENT, identity_record
 from ablations.jobs import Job
 from ablations.plan import Sweep, cell_folder, training_folder
-from ablations.state import DONE, FAILED, WAITING, State, states
+from ablations.state import DONE, FAILED, WAITING, State, agrees
 from videonsa.config import TrainSettings
 from videonsa.record import SCHEMA, provenance, read_record, write_record
 
@@ -41,7 +41,7 @@ def is_asked(what: Training | Cell | Probe, settings: Mapping[str, Any]) -> bool
     """A record's settings are those that are asked, as far as it states them and they change a number."""
     if isinstance(what, Training):
         return _is_trained_so(what, settings)
-    same = all(states(settings.get(key), what.settings[key]) for key in what.settings if key not in ("train", "seed"))
+    same = all(agrees(settings.get(key), what.settings[key]) for key in what.settings if key not in ("train", "seed"))
     return same and _is_trained_so(what.training, settings.get("train") or {})
 
 
@@ -50,7 +50,7 @@ def _is_trained_so(training: Training, settings: Mapping[str, Any]) -> bool:
         return settings.get("checkpoint") == training.checkpoint
     aside = [field.name for field in dataclasses.fields(TrainSettings) if field.metadata.get("no_effect")]
     stated = {key: value for key, value in settings.items() if key not in (*aside, *BY_CONTENT)}
-    return states(stated, training.record_settings)
+    return agrees(stated, training.record_settings)
 
 
 def fail_record(out: Path, what: Training | Cell | Probe, error: Mapping[str, str]) -> None:

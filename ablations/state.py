@@ -1,4 +1,4 @@
-"""What of a sweep is done, as its records say.
+"""What of a sweep is done, as its records say. Imports no torch.
 
 Done means that the record exists, is whole, and is this cell's: there is no other list of what has been done.
 """
@@ -75,15 +75,15 @@ def is_of(record: Mapping[str, Any], cell: Cell) -> bool:
     """The record answers for this cell: its id and the settings that it was made with."""
     settings = record.get("settings") or {}
     same = all(
-        states(settings.get(key), cell.settings[key]) for key in ("nsa", "suite", "method") if key in cell.settings
+        agrees(settings.get(key), cell.settings[key]) for key in ("nsa", "suite", "method") if key in cell.settings
     )
     return same and record.get("kind") == "evaluation" and (record.get("identities") or {}).get("cell") == cell.id
 
 
-def states(recorded: Any, settings: Any) -> bool:
+def agrees(recorded: Any, settings: Any) -> bool:
     """The recorded settings are these; fields that are newer than the record are left to the identity."""
     if isinstance(recorded, Mapping) and isinstance(settings, Mapping):
-        return all(states(value, settings.get(key)) for key, value in recorded.items())
+        return all(agrees(value, settings.get(key)) for key, value in recorded.items())
     return recorded == settings
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from analysis.figures import DRAWINGS, fits
 from analysis.figures.looks import PAPER
 from analysis.options import JOINABLE, Refused
-from analysis.summary import draw_all, sweep_data, write_tables
+from analysis.summary import draw_all, summarize, sweep_data, write_tables
 from videonsa.commands import as_typed
-from videonsa.values import unknown
+from videonsa.values import one_line, unknown
 
 if TYPE_CHECKING:
     from analysis.load import Results
@@ -35,16 +35,28 @@ def chosen_sweeps(out: Path, wanted: Sequence[str]) -> list[str]:
     return list(wanted) or known
 
 
-def made_with_joined(names: Sequence[str], options: argparse.Namespace) -> bool:
+def summarize_sweep(out: Path, sweep: str) -> bool:
+    """Make all of a sweep's own; False, and a line that says why, where its plan is damaged: the others are made."""
+    from analysis.load import NotAPlan
+
+    try:
+        show(summarize(out, out / "sweeps" / sweep))
+    except NotAPlan as error:
+        print(one_line(f"error: {error}"), file=sys.stderr)
+        return False
+    return True
+
+
+def make_with_joined(names: Sequence[str], options: argparse.Namespace) -> bool:
     """Make these with rows of foreign results, of every chosen sweep that shares a benchmark with them."""
     for name in names:
         if name not in JOINABLE:
             raise Refused(f"{name} takes no --join; these do: {', '.join(JOINABLE)}")
     every = options.all and options.style == PAPER
-    return made_of_sweeps(["table", "parts", "report"] if every else names, options)
+    return make_of_sweeps(["table", "parts", "report"] if every else names, options)
 
 
-def made_of_sweeps(names: Sequence[str], options: argparse.Namespace) -> bool:
+def make_of_sweeps(names: Sequence[str], options: argparse.Namespace) -> bool:
     """Make these of every chosen sweep that has them; False when one failed, or a name could be made of no sweep."""
     from analysis.load import axes_of
     from analysis.sweeps import read_sweeps
@@ -65,6 +77,24 @@ def made_of_sweeps(names: Sequence[str], options: argparse.Namespace) -> bool:
     for name in lacking:
         print(f"{name}: {why_not(name, sweeps, options.out)}", file=sys.stderr)
     return whole and not lacking
+
+
+def make_reports(options: argparse.Namespace) -> bool:
+    """Make the W&B report of every chosen sweep; False when something of one is not where it was to go."""
+    from analysis.mirror.report import report_sweep
+
+    if options.join:
+        raise Refused("wandb shows what was run here: without --join")
+    whole = True
+    sweeps = chosen_sweeps(options.out, options.sweep)
+    if not sweeps:
+        raise Refused(why_not("wandb", sweeps, options.out))
+    for sweep in sweeps:
+        made = report_sweep(options.out, options.out / "sweeps" / sweep, not options.no_questions)
+        show(made.paths)
+        print("\n".join(made.lines), file=sys.stdout if made.whole else sys.stderr)
+        whole &= made.whole
+    return whole
 
 
 def _one(name: str, plan: dict, results: Results, data: dict, folder: Path, pictures: bool) -> tuple[list[Path], bool]:
@@ -137,5 +167,6 @@ def why_not(name: str, sweeps: Sequence[str], out: Path) -> str:
 
 
 def show(paths: Sequence[Path]) -> None:
+    """Print what was made, a line each."""
     for path in paths:
         print(path)

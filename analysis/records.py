@@ -43,6 +43,7 @@ def read_kind(path: Path, kind: str, problems: list[str]) -> dict[str, Any] | No
 
 
 def is_number(value: object) -> TypeGuard[float]:
+    """JSON's true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -31,12 +31,13 @@ if __name__ == "__main__":
 
 from analysis.by_sweep import (  # noqa: E402
     chosen_sweeps,
-    made_of_sweeps,
-    made_with_joined,
+    make_of_sweeps,
+    make_reports,
+    make_with_joined,
     show,
     show_beside,
+    summarize_sweep,
     sweep_names,
-    why_not,
 )
 from analysis.figures import DRAWINGS, module  # noqa: E402
 from analysis.figures.looks import PAPER, look  # noqa: E402
@@ -90,7 +91,7 @@ def _make(options: argparse.Namespace) -> int:
         show_beside(options)
         return 0
     if options.join:
-        return 0 if made_with_joined(names, options) else 1
+        return 0 if make_with_joined(names, options) else 1
     whole = read = True
     if options.all and options.style == PAPER:
         sweeps = chosen_sweeps(options.out, options.sweep)
@@ -100,7 +101,7 @@ def _make(options: argparse.Namespace) -> int:
                 f"no sweep in {options.out} and no measurements in {' or '.join(map(str, measurements.values()))}"
             )
         for sweep in sweeps:
-            read &= _summarized(options.out, sweep)
+            read &= summarize_sweep(options.out, sweep)
         names = [*there, "index", *(["wandb"] if "wandb" in names else [])]
     for name in [name for name in names if name in measurements]:
         names.remove(name)
@@ -112,22 +113,10 @@ def _make(options: argparse.Namespace) -> int:
     if "index" in names:
         show([write_index(options.out)])
     if "wandb" in names:
-        whole &= _reports(options)
+        whole &= make_reports(options)
     if names := [name for name in names if name not in items and name not in ("appendix", "index", "wandb")]:
-        whole &= made_of_sweeps(names, options)
+        whole &= make_of_sweeps(names, options)
     return (0 if whole else 1) if read else 2
-
-
-def _summarized(out: Path, sweep: str) -> bool:
-    """Make all of a sweep's own; False, and a line that says why, where its plan is damaged: the others are made."""
-    from analysis.load import NotAPlan
-
-    try:
-        show(summarize(out, out / "sweeps" / sweep))
-    except NotAPlan as error:
-        print(one_line(f"error: {error}"), file=sys.stderr)
-        return False
-    return True
 
 
 def _figures(names: Sequence[str], options: argparse.Namespace, measurements: Mapping[str, Path]) -> list[str]:
@@ -161,24 +150,6 @@ def _items(names: Sequence[str], options: argparse.Namespace, appendix: bool) ->
     for problem in found.problems:
         print(problem, file=sys.stderr)
     return all(one.whole for one in asked)
-
-
-def _reports(options: argparse.Namespace) -> bool:
-    """Make the W&B report of every chosen sweep; False when something of one is not where it was to go."""
-    from analysis.mirror.report import report_sweep
-
-    if options.join:
-        raise Refused("wandb shows what was run here: without --join")
-    whole = True
-    sweeps = chosen_sweeps(options.out, options.sweep)
-    if not sweeps:
-        raise Refused(why_not("wandb", sweeps, options.out))
-    for sweep in sweeps:
-        made = report_sweep(options.out, options.out / "sweeps" / sweep, not options.no_questions)
-        show(made.paths)
-        print("\n".join(made.lines), file=sys.stdout if made.whole else sys.stderr)
-        whole &= made.whole
-    return whole
 
 
 def _draw_measured(name: str, measurements: Path, folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ def worker_environment(threads: int, code: Path = ROOT) -> dict[str, str]:
 
 @contextmanager
 def changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """With these variables; all are as before when the context ends."""
     before = dict(os.environ)
     os.environ.update(changes)
     try:
@@ -54,13 +54,3 @@ def profile_decides(profile: SlurmProfile) -> Iterator[None]:
         yield
     finally:
         os.environ.update(before)
-
-
-@contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started meanwhile do not see Ctrl-C: a terminal sends it to all, but run.py alone ends workers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from slurm.environment import (
     CHOICES,
     ROOT,
     changed_environment,
-    deaf_to_interrupts,
     profile_decides,
     worker_environment,
 )
@@ -212,7 +211,7 @@ def start_local(
     executor = submitit.LocalExecutor(folder)
     executor.update_parameters(timeout_min=LOCAL_MINUTES, gpus_per_node=len(gpus), tasks_per_node=processes)
     executor.parameters["visible_gpus"] = gpus  # set as a parameter, a UUID would be refused
-    with changed_environment(worker_environment(threads)), deaf_to_interrupts():
+    with changed_environment(worker_environment(threads)), _deaf_to_interrupts():
         job = executor.submit(function)
     return Running(name, folder, job, time.time(), gpus, processes)
 
@@ -323,3 +322,13 @@ def _children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started meanwhile do not see Ctrl-C: a terminal sends it to all, but run.py alone ends workers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
