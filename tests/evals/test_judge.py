@@ -111,9 +111,8 @@ def test_after_an_outage_answers_are_only_judged_again(
     with pytest.raises(NothingAnswered, match="the judge failed"):
         ask(tmp_path, lambda prompt: None)
     with monkeypatch.context() as patch:
-        patch.setattr(judge, "PATIENCE", 2)
-        # lmms-eval asks for several at once: who had asked by then still hears that it failed, and may be told first.
-        with pytest.raises(judge.JudgeSilent, match=r"the judge failed [2-5] times in a row .*run again"):
+        patch.setattr(judge, "PATIENCE", 5)  # all that are asked: several ask at once, and one alone can be the last
+        with pytest.raises(judge.JudgeSilent, match=r"the judge failed 5 times in a row .*run again"):
             ask(tmp_path, lambda prompt: None)
     result, asked = ask(tmp_path, lambda prompt: "B" if "What is it, 0?" in prompt else "A")
     assert (asked, result["scores"]["accuracy"], result["scores"]["errors"]) == (0, 0.8, 0)
