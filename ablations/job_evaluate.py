@@ -18,7 +18,7 @@ from ablations.jobs import by_suite
 from ablations.mirror import mirror
 from ablations.plan import answers_folder, cell_folder, training_folder
 from ablations.progress import Progress
-from ablations.records import record_of
+from ablations.records import found_by, record_of
 from ablations.state import DONE, FAILED, is_of
 from ablations.trained import of_weights
 from ablations.work import Work
@@ -120,7 +120,7 @@ def close_cell(work: Work, cell: Cell, find: Find, loaded: Any, wait: bool) -> l
             record = record_of(cell)
             try:
                 result = find()
-                record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
+                record |= found_by(result)
                 if (result.get("scores") or {}).get("accuracy") is None:
                     raise RuntimeError("no question could be scored")
                 record |= {"status": DONE, "error": None} | of_weights(work.out, cell.training, record)

@@ -10,7 +10,7 @@ from ablations.failures import error_of, line_of_failure
 from ablations.here import checkpoint_of, observed, provenance_here
 from ablations.inputs import PACKAGES
 from ablations.progress import Progress
-from ablations.records import record_of
+from ablations.records import found_by, record_of
 from ablations.state import DONE, FAILED
 from ablations.trained import of_weights
 from ablations.work import Work
@@ -45,7 +45,7 @@ def run_probe(work: Work, progress: Progress) -> list[str]:
             if arrays := result.pop("arrays", None):
                 claim.check()
                 record |= {"arrays": write_arrays(folder / ARRAYS, arrays)}
-            record |= {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
+            record |= found_by(result)
             record |= {"status": DONE, "summary": {"seconds": round(time.time() - started, 3)}, "error": None}
             record |= of_weights(work.out, probe.training, record)
         except Exception as error:

@@ -32,6 +32,11 @@ def record_of(what: Training | Cell | Probe) -> dict[str, Any]:
     return record | {"summary": {}, "error": None}
 
 
+def found_by(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record keeps of a stage's result: what it is of, and how it ended, it says itself."""
+    return {key: value for key, value in result.items() if key not in ("schema", "kind", "status", "id")}
+
+
 def folder_of(out: Path, what: Training | Cell | Probe) -> Path:
     """Where its files lie."""
     return out / FOLDERS[KINDS[type(what)]] / what.id

@@ -30,10 +30,9 @@ import torch
 import transformers
 
 from evals.suites import get_suite
-from videonsa.bench import command, shapes
+from videonsa.bench import command, shapes, suite
 from videonsa.bench.check import CheckFailed
 from videonsa.bench.children import end, environment
-from videonsa.config import NSASettings
 from videonsa.disk import DiskError, writing
 from videonsa.options import positive
 from videonsa.process import interrupted_when_told_to_end
@@ -120,30 +119,28 @@ def run(options: argparse.Namespace, folder: Path, table: command.Table) -> None
 
 def write_checkpoint(options: argparse.Namespace, folder: Path) -> dict[str, int]:
     """A folder as transformers saves it; returns its depths. The device's memory is given back. Raises DiskError."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    nsa = shapes.TINY if options.model == "tiny" else NSASettings()
-    model, processor = shapes.build(options.model, nsa, torch.bfloat16, device, options.layers, options.vision_layers)
+    loaded = suite.checkpoint(options.model, options.layers, options.vision_layers)
     transformers.utils.logging.disable_progress_bar()
     with writing(folder):
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-    given = model.config
+        loaded.model.save_pretrained(folder)
+        loaded.processor.save_pretrained(folder)
+    given = loaded.model.config
     depth = dict(zip(DEPTH, (given.text_config.num_hidden_layers, given.vision_config.depth), strict=True))
-    del model
-    if device.type == "cuda":
+    del loaded
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return depth
 
 
 def write_grid(options: argparse.Namespace, folder: Path) -> list[str]:
     """The sweep's arguments that name one cell of that checkpoint."""
-    suite = {"frames": 2 * options.tokens // TOKENS, "tokens_per_frame": TOKENS, "limit": options.questions}
+    asked = {"frames": 2 * options.tokens // TOKENS, "tokens_per_frame": TOKENS, "limit": options.questions}
     grid = {
         "question": "How many questions a second do so many GPUs answer?",
         "asks": "test",
         "axes": {"nsa.attention": ["nsa"]},
         "base": {"checkpoint": str(folder / "weights")},
-        "suites": {SUITE.name: suite},
+        "suites": {SUITE.name: asked},
     }
     profile = {"description": "No probes.", "train": {"model": "tiny", "steps": 1}, "suites": {SUITE.name: {}}}
     for name, content in (("grid", grid), ("profile", profile)):
